@@ -1,0 +1,14 @@
+//! The configuration file: zot's `config.json`, with one section of Berth's own, `sidecar`.
+//!
+//! Both processes read the same file, each its own part, through [`Section`]s that remember where they
+//! stand. Nothing stops at the first mistake: [`File::finish`] gives every problem, each under the path of
+//! its key, with what was expected and how to mend it.
+
+mod duration;
+mod log;
+mod section;
+mod upstream;
+
+pub use log::Log;
+pub use section::{File, Note, Problems, Section};
+pub use upstream::Upstream;

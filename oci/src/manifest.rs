@@ -1,0 +1,237 @@
+//! Manifests: the JSON documents that name the parts of an image or artifact.
+//!
+//! The registry stores a manifest byte for byte; this reads from it only what the registry must know:
+//! what it refers to, and what a referrers list says of it.
+//! <https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md>
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, DigestError};
+
+/// The largest manifest that is accepted, in bytes (distribution specification, "Pushing Manifests").
+pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
+
+/// The kinds of manifest that clients push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaType {
+    /// An OCI image, or an artifact in its shape.
+    OciManifest,
+    /// An OCI index, a list of manifests.
+    OciIndex,
+    /// Docker's image manifest, version 2 schema 2.
+    DockerManifest,
+    /// Docker's list of manifests.
+    DockerList,
+}
+
+impl MediaType {
+    /// The media type as it is written in `Content-Type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OciManifest => "application/vnd.oci.image.manifest.v1+json",
+            Self::OciIndex => "application/vnd.oci.image.index.v1+json",
+            Self::DockerManifest => "application/vnd.docker.distribution.manifest.v2+json",
+            Self::DockerList => "application/vnd.docker.distribution.manifest.list.v2+json",
+        }
+    }
+
+    fn is_list(self) -> bool {
+        matches!(self, Self::OciIndex | Self::DockerList)
+    }
+}
+
+impl FromStr for MediaType {
+    type Err = ManifestError;
+
+    /// Reads a `Content-Type`; its parameters are ignored, as the specification says.
+    fn from_str(text: &str) -> Result<Self, ManifestError> {
+        let essence = text.split(';').next().unwrap_or_default().trim();
+        [Self::OciManifest, Self::OciIndex, Self::DockerManifest, Self::DockerList]
+            .into_iter()
+            .find(|known| known.as_str().eq_ignore_ascii_case(essence))
+            .ok_or_else(|| ManifestError::MediaType(essence.chars().take(200).collect()))
+    }
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A reference to content by digest (image specification, "Descriptors").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What the content is.
+    #[serde(default)]
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Where else it can be had; a layer with such addresses need not be in the registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    /// The kind of artifact, in a referrers list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// Free words of whoever made it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What the registry must know of a manifest.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// Its kind.
+    pub media_type: MediaType,
+    /// The blobs that must be in the repository before it: configuration and layers.
+    pub blobs: Vec<Descriptor>,
+    /// The manifests that must be in the repository before it.
+    pub manifests: Vec<Descriptor>,
+    /// The manifest that this one refers to.
+    pub subject: Option<Digest>,
+    /// What a referrers list calls it: `artifactType`, or else the configuration's media type.
+    pub artifact_type: Option<String>,
+    /// Its annotations, repeated in a referrers list.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Why some bytes are no manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// A `Content-Type` or `mediaType` that is none of the four.
+    #[error("'{0}' is not a manifest type: expected an OCI image manifest or index, or Docker's schema 2")]
+    MediaType(String),
+    /// `Content-Type` and `mediaType` disagree.
+    #[error("Content-Type says {header}, the manifest's mediaType says {body}")]
+    Disagree {
+        /// `Content-Type`.
+        header: MediaType,
+        /// `mediaType`.
+        body: MediaType,
+    },
+    /// Neither `Content-Type` nor the document says what it is.
+    #[error("no Content-Type, and the manifest doesn't say what it is: send the Content-Type of the manifest")]
+    Unknown,
+    /// Not JSON, or not of the shape.
+    #[error("the manifest is not of the shape that the image specification gives: {0}")]
+    Shape(#[from] serde_json::Error),
+    /// `schemaVersion` isn't 2.
+    #[error("schemaVersion must be 2")]
+    SchemaVersion,
+    /// A digest that is none.
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    schema_version: u32,
+    media_type: Option<String>,
+    artifact_type: Option<String>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    subject: Option<Descriptor>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Manifest {
+    /// Reads a manifest that was sent with `content_type`.
+    ///
+    /// # Errors
+    /// [`ManifestError`] says what is wrong with it.
+    pub fn parse(content_type: Option<&str>, bytes: &[u8]) -> Result<Self, ManifestError> {
+        let document: Document = serde_json::from_slice(bytes)?;
+        if document.schema_version != 2 {
+            return Err(ManifestError::SchemaVersion);
+        }
+        let in_body = document.media_type.as_deref().filter(|t| !t.is_empty()).map(MediaType::from_str).transpose()?;
+        let media_type = match (content_type.map(MediaType::from_str).transpose()?, in_body) {
+            (Some(header), Some(body)) if header != body => return Err(ManifestError::Disagree { header, body }),
+            (Some(known), _) | (None, Some(known)) => known,
+            (None, None) if document.manifests.is_some() => MediaType::OciIndex,
+            (None, None) if document.config.is_some() => MediaType::OciManifest,
+            (None, None) => return Err(ManifestError::Unknown),
+        };
+        let given = document.artifact_type.filter(|t| !t.is_empty());
+        let (blobs, manifests, artifact_type) = if media_type.is_list() {
+            (Vec::new(), document.manifests.unwrap_or_default(), given)
+        } else {
+            let config =
+                document.config.ok_or_else(|| <serde_json::Error as serde::de::Error>::missing_field("config"))?;
+            let artifact_type = given.or_else(|| Some(config.media_type.clone()));
+            let layers = document.layers.unwrap_or_default();
+            let required = layers.into_iter().filter(|layer| layer.urls.is_empty());
+            (std::iter::once(config).chain(required).collect(), Vec::new(), artifact_type)
+        };
+        Ok(Self {
+            media_type,
+            blobs,
+            manifests,
+            subject: document.subject.map(|subject| subject.digest),
+            artifact_type,
+            annotations: document.annotations.unwrap_or_default(),
+        })
+    }
+
+    /// How a referrers list describes this manifest, whose own bytes have `digest` and `size`.
+    pub fn descriptor(&self, digest: Digest, size: u64) -> Descriptor {
+        Descriptor {
+            media_type: self.media_type.to_string(),
+            digest,
+            size,
+            urls: Vec::new(),
+            artifact_type: self.artifact_type.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn an_artifact_is_called_by_its_type_or_its_configuration() {
+        let plain = format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{D}","size":0}}}}"#);
+        let named = plain.replacen('{', r#"{"artifactType":"c/d","#, 1);
+        for (text, expected) in [(&plain, "a/b"), (&named, "c/d")] {
+            let manifest = Manifest::parse(None, text.as_bytes()).expect(text);
+            assert_eq!(manifest.media_type, MediaType::OciManifest);
+            assert_eq!(manifest.artifact_type.as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_layer_that_is_kept_elsewhere_is_not_required() {
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{D}","size":0}},"layers":[{{"digest":"{D}","size":0,"urls":["https://x"]}}]}}"#
+        );
+        assert_eq!(Manifest::parse(None, text.as_bytes()).expect("a manifest").blobs.len(), 1);
+    }
+
+    #[test]
+    fn a_content_type_that_contradicts_the_document_is_refused() {
+        let text = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, MediaType::OciIndex);
+        let error = Manifest::parse(Some(MediaType::OciManifest.as_str()), text.as_bytes());
+        assert!(matches!(error, Err(ManifestError::Disagree { .. })), "{error:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>, text in r#"\{"schemaVersion":2,("manifests":\[\]|"config":\{\}|"x":[0-9]|,){0,4}\}"#) {
+            let _ = Manifest::parse(None, &bytes);
+            let _ = Manifest::parse(None, text.as_bytes());
+        }
+    }
+}
