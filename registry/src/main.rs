@@ -1,1 +1,80 @@
-fn main() {}
+//! `berth-registry` stores and serves OCI content. It knows no user and no password: whoever reaches it may do
+//! everything, so it listens on loopback or a unix socket, behind `berth-proxy`.
+//!
+//! `http` reads requests and writes answers, `content` holds the registry's rules, `storage` keeps bytes.
+
+mod config;
+mod content;
+mod http;
+mod storage;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Parser, Subcommand};
+
+use crate::{config::Config, content::Content, storage::Directory};
+
+#[derive(Parser)]
+#[command(version, about = "The storage process of Berth, a private container registry")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the distribution API where the file's sidecar.upstream says.
+    Serve {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+    },
+    /// Check everything that can be checked without serving; print each problem under its key.
+    Verify {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+    },
+    /// Exit with 0 if the registry of this file answers.
+    Health {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve { config } => serve(config),
+        Command::Verify { config } => verify(config),
+        Command::Health { config } => health(config),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn serve(path: PathBuf) -> Result<(), String> {
+    let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
+    config.log.start(&["hyper"], &warnings)?;
+    let storage = Directory::open(&config.root_directory).map_err(|e| e.to_string())?;
+    http::serve(&config.upstream, Arc::new(Content::new(storage))).await
+}
+
+fn verify(path: PathBuf) -> Result<(), String> {
+    let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    Directory::check(&config.root_directory).map_err(|e| e.to_string())?;
+    println!("{}: the registry can serve this", path.display());
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn health(path: PathBuf) -> Result<(), String> {
+    let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
+    http::health(&config.upstream).await
+}

@@ -1,0 +1,69 @@
+//! Lists: repositories, tags, referrers.
+
+use berth_oci::{Descriptor, Digest, Error, Page, Repository};
+
+use super::{Content, storage_error};
+use crate::storage::keys;
+
+/// One page of a list.
+pub struct List {
+    /// The entries.
+    pub entries: Vec<String>,
+    /// The next page, if there is more.
+    pub next: Option<Page>,
+}
+
+/// How many repositories one page has at most.
+const REPOSITORIES_PER_PAGE: usize = 1000;
+
+impl Content {
+    /// The repositories that hold a manifest.
+    pub async fn repositories(&self, page: &Page) -> Result<List, Error> {
+        let n = page.n.unwrap_or(REPOSITORIES_PER_PAGE).min(REPOSITORIES_PER_PAGE);
+        let found = self.storage.repositories(page.last.clone(), n + 1).await.map_err(storage_error)?;
+        Ok(cut(found, n))
+    }
+
+    /// The tags of a repository, in ASCII order (distribution specification, "Listing Tags").
+    pub async fn tags(&self, repository: &Repository, page: &Page) -> Result<List, Error> {
+        self.must_exist(repository).await?;
+        let mut tags = self.storage.list(keys::tags(repository)).await.map_err(storage_error)?.unwrap_or_default();
+        if let Some(last) = &page.last {
+            tags.drain(..tags.partition_point(|tag| tag <= last));
+        }
+        Ok(cut(tags, page.n.unwrap_or(usize::MAX)))
+    }
+
+    /// The descriptors of the manifests that refer to `subject`, which need not exist.
+    pub async fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, Error> {
+        let folder = keys::referrers(repository, subject);
+        let mut descriptors = Vec::new();
+        for name in self.storage.list(folder.clone()).await.map_err(storage_error)?.unwrap_or_default() {
+            let Some(bytes) = self.storage.read(format!("{folder}/{name}")).await.map_err(storage_error)? else {
+                continue; // Deleted since it was listed.
+            };
+            let descriptor: Descriptor = serde_json::from_slice(&bytes).map_err(|e| storage_error(e.into()))?;
+            // A crash may have left the entry of a manifest that was never held.
+            let held = self.storage.exists(keys::manifest(repository, &descriptor.digest)).await;
+            let wanted = artifact_type.is_none_or(|wanted| descriptor.artifact_type.as_deref() == Some(wanted));
+            if wanted && held.map_err(storage_error)? {
+                descriptors.push(descriptor);
+            }
+        }
+        Ok(descriptors)
+    }
+}
+
+/// The first `n` of `entries`, and the page after them.
+fn cut(mut entries: Vec<String>, n: usize) -> List {
+    let more = entries.len() > n;
+    entries.truncate(n);
+    // With n = 0 there is no last entry, and no next page (distribution specification, "Listing Tags").
+    let next = entries.last().filter(|_| more).map(|last| Page { n: Some(n), last: Some(last.clone()) });
+    List { entries, next }
+}

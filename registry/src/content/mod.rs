@@ -1,0 +1,68 @@
+//! The registry's rules: what a manifest is, what must exist before it, what belongs to which repository.
+//!
+//! A blob belongs to the repositories that hold it: its bytes are stored once, and it is found only where it was
+//! pushed or mounted. Things are written in an order in which a crash between any two writes leaves nothing that
+//! points at nothing: bytes, then what a repository holds, then the tag.
+
+mod blobs;
+mod lists;
+mod manifests;
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
+use berth_oci::{Error, ErrorCode, Repository};
+use http::StatusCode;
+use tokio::sync::RwLock;
+
+pub use self::{
+    lists::List,
+    manifests::{Condition, Stored},
+};
+use crate::storage::{Directory, keys};
+
+/// All repositories.
+pub struct Content {
+    storage: Directory,
+    /// Pushes to a repository share its lock; who deletes a manifest with its tags has it alone, so that no tag is
+    /// set meanwhile.
+    repositories: [RwLock<()>; 64],
+}
+
+impl Content {
+    /// The repositories in `storage`.
+    pub fn new(storage: Directory) -> Self {
+        Self { storage, repositories: std::array::from_fn(|_| RwLock::default()) }
+    }
+
+    fn lock_of(&self, repository: &Repository) -> &RwLock<()> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(repository);
+        &self.repositories[usize::try_from(hash % 64).unwrap_or_default()]
+    }
+
+    /// Nothing, or the error that there is no such repository.
+    async fn must_exist(&self, repository: &Repository) -> Result<(), Error> {
+        if self.storage.exists(keys::manifests(repository)).await.map_err(storage_error)? {
+            return Ok(());
+        }
+        let message = format!("there is no repository {repository}");
+        Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message))
+    }
+}
+
+/// The answer when the disk says no. The cause goes to the log; the client learns what it can act on.
+fn storage_error(error: std::io::Error) -> Error {
+    use std::io::ErrorKind;
+    tracing::error!(%error, "storage failed");
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            ErrorCode::Unavailable,
+            "the registry's disk is full: nothing was stored; free some space and push again",
+        ),
+        _ => Error::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorCode::Unknown,
+            "the registry's storage failed; its log says how",
+        ),
+    }
+}

@@ -1,0 +1,376 @@
+//! Storage in a directory of this machine.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use berth_oci::{Algorithm, Digest, Repository, UploadId};
+use rustix::fs::{FlockOperation, flock};
+use uuid::Uuid;
+
+use super::{
+    Upload, UploadError,
+    durable::{Folders, folder_of, sync_folder},
+    hasher, keys, upload,
+};
+
+/// What must be so for a name to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// Nothing: write it.
+    None,
+    /// The name must not exist: `If-None-Match: *`.
+    Absent,
+    /// The name must exist: `If-Match: *`.
+    Present,
+}
+
+/// Why a name wasn't written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The [`Precondition`] doesn't hold.
+    #[error("the precondition does not hold")]
+    Precondition,
+    /// The disk said no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Why a directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It can't be made or written.
+    #[error("storage.rootDirectory: {path} can't be written ({error}); make it, and let this user own it")]
+    Unusable {
+        /// The directory.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// Another process has it.
+    #[error(
+        "storage.rootDirectory: {0} is in use by another berth-registry; stop that one, or choose another directory"
+    )]
+    InUse(String),
+}
+
+/// A directory that this process alone writes.
+#[derive(Clone)]
+pub struct Directory(Arc<Inner>);
+
+struct Inner {
+    root: PathBuf,
+    folders: Folders,
+    /// One lock for each share of the names: who looks whether a name exists before writing it, holds its lock.
+    names: [Mutex<()>; 64],
+    /// Held as long as the process lives.
+    _lock: File,
+}
+
+impl Directory {
+    /// Makes the directory if need be, and locks it. Its content isn't read.
+    ///
+    /// # Errors
+    /// [`OpenError`], for the person who starts the registry.
+    pub fn open(root: &Path) -> Result<Self, OpenError> {
+        let lock = lock(root)?;
+        let unusable = |error| OpenError::Unusable { path: root.display().to_string(), error };
+        let storage = Self(Arc::new(Inner {
+            root: root.to_owned(),
+            folders: Folders::new(root.to_owned()),
+            names: std::array::from_fn(|_| Mutex::default()),
+            _lock: lock,
+        }));
+        storage.0.prepare().map_err(unusable)?;
+        Ok(storage)
+    }
+
+    /// Finds out whether [`Directory::open`] would succeed, also while a registry is using the directory.
+    ///
+    /// # Errors
+    /// As [`Directory::open`], but for [`OpenError::InUse`].
+    pub fn check(root: &Path) -> Result<(), OpenError> {
+        match lock(root) {
+            Ok(_) | Err(OpenError::InUse(_)) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The content under a key, or nothing.
+    pub async fn read(&self, key: String) -> io::Result<Option<Vec<u8>>> {
+        self.blocking(move |inner| found(fs::read(inner.path(&key)))).await
+    }
+
+    /// Whether there is something under a key.
+    pub async fn exists(&self, key: String) -> io::Result<bool> {
+        self.blocking(move |inner| fs::exists(inner.path(&key))).await
+    }
+
+    /// Puts `bytes` under a key, durably, if the precondition holds; which is decided atomically.
+    pub async fn write(&self, key: String, bytes: Vec<u8>, precondition: Precondition) -> Result<(), WriteError> {
+        self.blocking(move |inner| inner.write(&key, &bytes, precondition)).await
+    }
+
+    /// Takes away what is under a key, durably. Whether there was something.
+    pub async fn remove(&self, key: String) -> io::Result<bool> {
+        self.blocking(move |inner| {
+            let path = inner.path(&key);
+            let _name = inner.lock_name(&key);
+            match found(fs::remove_file(&path))? {
+                None => Ok(false),
+                Some(()) => sync_folder(folder_of(&path)?).map(|()| true),
+            }
+        })
+        .await
+    }
+
+    /// The names in a folder, sorted; nothing if there is no such folder.
+    pub async fn list(&self, folder: String) -> io::Result<Option<Vec<String>>> {
+        self.blocking(move |inner| inner.list(&folder)).await
+    }
+
+    /// At most `limit` repositories after `last`. A repository's parts are ordered one by one, so `a/b` comes
+    /// before `a-b`.
+    pub async fn repositories(&self, last: Option<String>, limit: usize) -> io::Result<Vec<String>> {
+        self.blocking(move |inner| {
+            let mut out = Vec::new();
+            inner.walk("", last.as_deref(), limit, &mut out)?;
+            Ok(out)
+        })
+        .await
+    }
+
+    /// The bytes with this digest, and how many they are.
+    pub async fn blob(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+        let key = keys::blob(digest);
+        self.blocking(move |inner| {
+            let Some(file) = found(File::open(inner.path(&key)))? else { return Ok(None) };
+            let len = file.metadata()?.len();
+            Ok(Some((file, len)))
+        })
+        .await
+    }
+
+    /// How many bytes have this digest, if they are here.
+    pub async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        let key = keys::blob(digest);
+        self.blocking(move |inner| Ok(found(fs::metadata(inner.path(&key)))?.map(|m| m.len()))).await
+    }
+
+    /// Keeps a small blob whose bytes are all at hand, and whose digest the caller has computed.
+    pub async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<()> {
+        let key = keys::blob(digest);
+        self.blocking(move |inner| {
+            let path = inner.path(&key);
+            if fs::exists(&path)? {
+                return Ok(());
+            }
+            let temporary = inner.temporary(&bytes)?;
+            inner.publish(&temporary, &path)
+        })
+        .await
+    }
+
+    /// Begins an upload into `repository`.
+    pub async fn begin_upload(&self, repository: Repository, algorithm: Algorithm) -> io::Result<Upload> {
+        self.blocking(move |inner| {
+            let folder = inner.path("uploads").join(Uuid::new_v4().to_string());
+            upload::begin(&folder, repository, algorithm)
+        })
+        .await
+    }
+
+    /// Takes up an upload, for this caller alone.
+    ///
+    /// # Errors
+    /// [`UploadError::Unknown`] if `repository` has none of this name, [`UploadError::Busy`] while someone else
+    /// holds it.
+    pub async fn resume_upload(&self, repository: Repository, id: UploadId) -> Result<Upload, UploadError> {
+        self.blocking(move |inner| {
+            let folder = inner.path("uploads").join(id.as_str());
+            upload::resume(&folder, &repository)
+        })
+        .await
+    }
+
+    /// Makes a finished upload the blob that it is. The upload is gone afterwards.
+    ///
+    /// # Errors
+    /// [`UploadError::Digest`] if its bytes have another digest.
+    pub async fn finish_upload(&self, upload: Upload, expected: Digest) -> Result<(), UploadError> {
+        self.blocking(move |inner| {
+            let folder = upload.folder().to_owned();
+            let data = upload.close(&expected)?;
+            let path = inner.path(&keys::blob(&expected));
+            // The same bytes may be here already: then the name keeps the file that it has.
+            if !fs::exists(&path)? {
+                inner.publish(&data, &path)?;
+            }
+            fs::remove_dir_all(folder)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Drops an upload.
+    pub async fn cancel_upload(&self, upload: Upload) -> io::Result<()> {
+        self.blocking(move |_| fs::remove_dir_all(upload.folder())).await
+    }
+
+    /// Runs `work` where it may block.
+    async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let inner = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        done.unwrap_or_else(|panic| Err(io::Error::other(panic).into()))
+    }
+}
+
+impl Inner {
+    fn path(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    /// Makes the folders that every write needs, and clears away what a crash left half written.
+    fn prepare(&self) -> io::Result<()> {
+        for folder in [
+            "uploads".to_owned(),
+            keys::REPOSITORIES.to_owned(),
+            keys::blobs(Algorithm::Sha256),
+            keys::blobs(Algorithm::Sha512),
+        ] {
+            self.folders.make(&self.path(&folder))?;
+        }
+        for entry in fs::read_dir(self.path("uploads"))? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lock_name(&self, key: &str) -> std::sync::MutexGuard<'_, ()> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
+        let share = usize::try_from(hash % 64).unwrap_or_default();
+        self.names[share].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, key: &str, bytes: &[u8], precondition: Precondition) -> Result<(), WriteError> {
+        let path = self.path(key);
+        let temporary = self.temporary(bytes)?;
+        let name = self.lock_name(key);
+        let holds = match precondition {
+            Precondition::None => true,
+            Precondition::Absent => !fs::exists(&path)?,
+            Precondition::Present => fs::exists(&path)?,
+        };
+        if !holds {
+            fs::remove_file(temporary)?;
+            return Err(WriteError::Precondition);
+        }
+        let folder = folder_of(&path)?;
+        self.folders.make(folder)?;
+        fs::rename(temporary, &path)?;
+        drop(name);
+        Ok(sync_folder(folder)?)
+    }
+
+    /// A flushed file with these bytes, whose name isn't final.
+    fn temporary(&self, bytes: &[u8]) -> io::Result<PathBuf> {
+        let path = self.path("uploads").join(format!("tmp-{}", Uuid::new_v4()));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(path)
+    }
+
+    /// Gives a flushed file its final name as a blob.
+    fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let folder = folder_of(to)?;
+        self.folders.make(folder)?;
+        fs::set_permissions(from, fs::Permissions::from_mode(0o440))?;
+        fs::rename(from, to)?;
+        sync_folder(folder)
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Option<Vec<String>>> {
+        let Some(entries) = found(fs::read_dir(self.path(folder)))? else { return Ok(None) };
+        let mut names = Vec::new();
+        for entry in entries {
+            // Whatever isn't text is none of ours.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(Some(names))
+    }
+
+    /// Appends the repositories at and below `name` that come after `last`, until there are `limit`.
+    fn walk(&self, name: &str, last: Option<&str>, limit: usize, out: &mut Vec<String>) -> io::Result<()> {
+        let parts = |name: &str| name.split('/').map(str::to_owned).collect::<Vec<_>>();
+        let folder = if name.is_empty() { keys::REPOSITORIES.into() } else { format!("{}/{name}", keys::REPOSITORIES) };
+        for entry in self.list(&folder)?.unwrap_or_default() {
+            if out.len() >= limit {
+                return Ok(());
+            }
+            if entry == keys::MANIFESTS {
+                if last.is_none_or(|last| parts(name) > parts(last)) {
+                    out.push(name.to_owned());
+                }
+            } else if !entry.starts_with('_') {
+                let child = if name.is_empty() { entry } else { format!("{name}/{entry}") };
+                // Everything below a name that comes before `last`, and isn't above it, comes before it too.
+                let below = last.is_none_or(|last| {
+                    let (child, last) = (parts(&child), parts(last));
+                    child > last || last.starts_with(&child)
+                });
+                if below {
+                    self.walk(&child, last, limit, out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Locks the directory for this process, and proves that it can be written.
+fn lock(root: &Path) -> Result<File, OpenError> {
+    let unusable = |error: io::Error| OpenError::Unusable { path: root.display().to_string(), error };
+    fs::create_dir_all(root).map_err(unusable)?;
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).open(root.join(".lock")).map_err(unusable)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(root.display().to_string())),
+        Err(error) => Err(unusable(error.into())),
+    }
+}
+
+/// Nothing instead of an error when the file isn't there.
+pub(super) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The digest of bytes that are all at hand.
+///
+/// # Errors
+/// Never, as long as the algorithms are the ones of [`Algorithm`].
+pub fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> io::Result<Digest> {
+    hasher::digest(algorithm, bytes).map_err(io::Error::other)
+}
