@@ -1,0 +1,345 @@
+//! What the proxy reads of the configuration file: `http`, `accessControl` (zot's) and `sidecar` (ours).
+
+mod access;
+mod provider;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use berth_config::{File, Log, Note, Problems, Section, Upstream};
+use url::Url;
+
+pub use provider::ProviderConfig;
+
+use crate::policy::Rules;
+
+/// The proxy's settings.
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The certificate chain and its key, in PEM; plain HTTP without.
+    pub tls: Option<Tls>,
+    /// The address that people and clients use. Every URL that we write begins with it.
+    pub external_url: ExternalUrl,
+    /// Who signs people in.
+    pub providers: Vec<ProviderConfig>,
+    /// Other origins that a sign-in may return to.
+    pub callback_origins: Vec<url::Origin>,
+    /// Whether people may make API keys.
+    pub api_keys: bool,
+    /// Whether cookies are for https alone.
+    pub secure_cookies: bool,
+    /// Who may do what.
+    pub rules: Rules,
+    /// Where the registry is.
+    pub upstream: Upstream,
+    /// What is remembered.
+    pub state: State,
+    /// What to log, and where to.
+    pub log: Log,
+}
+
+/// `http.tls`
+#[derive(Clone)]
+pub struct Tls {
+    /// The chain, PEM.
+    pub certificate: PathBuf,
+    /// The key, PEM.
+    pub key: PathBuf,
+}
+
+/// `sidecar.database`, `secretFile` and `session`
+pub struct State {
+    /// A `sqlite:` URL.
+    pub database: String,
+    /// The key that seals what the database holds; never in the database itself.
+    pub secret_file: PathBuf,
+    /// A session ends when it wasn't used for so long.
+    pub session_idle: Duration,
+    /// A session ends after so long in any case.
+    pub session_absolute: Duration,
+}
+
+/// `http.externalUrl`: an origin, kept without a slash at its end.
+#[derive(Clone, Debug)]
+pub struct ExternalUrl {
+    url: Url,
+    text: String,
+}
+
+impl ExternalUrl {
+    /// Reads a URL that has nothing but a scheme and an authority.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let url = Url::parse(text).map_err(|_| "is not a URL")?;
+        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+            return Err("must begin with http:// or https://");
+        }
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return Err("must be only a scheme and a host");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("must not hold a password");
+        }
+        let text = url.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { url, text })
+    }
+
+    /// The absolute URL of `path`, which begins with a slash.
+    pub fn join(&self, path: &str) -> String {
+        format!("{}{path}", self.text)
+    }
+
+    /// `host[:port]`, which is also the `service` of our tokens.
+    pub fn authority(&self) -> &str {
+        self.url.authority()
+    }
+
+    /// Whether it is https.
+    pub fn is_https(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    /// Its origin, to compare with a browser's.
+    pub fn origin(&self) -> url::Origin {
+        self.url.origin()
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`, and the files that it names; gives the warnings beside the settings.
+    ///
+    /// # Errors
+    /// Every problem of the parts that the proxy reads.
+    pub fn read(path: &Path) -> Result<(Self, Vec<Note>), Problems> {
+        Self::from_file(File::read(path)?)
+    }
+
+    fn from_file(file: File) -> Result<(Self, Vec<Note>), Problems> {
+        let root = file.root();
+        let log = Log::read(&root);
+        let sidecar = root.section("sidecar");
+        let http = root.section("http");
+        let upstream = Upstream::read(&sidecar);
+        let state = read_state(&sidecar);
+        let listen = SocketAddr::new(read_address(&http), http.port("port").unwrap_or(8080));
+        let external_url = read_external_url(&http);
+        let tls = read_tls(&http.section("tls"));
+
+        let auth = http.section("auth");
+        let openid = auth.section("openid");
+        let providers: Vec<_> =
+            openid.entries("providers").iter().filter_map(|(name, section)| provider::read(name, section)).collect();
+        let callback_origins = read_origins(&openid);
+        if openid.is_present() && providers.is_empty() {
+            openid.problem("providers", "has no provider that can be used; expected {\"oidc\": {\"issuer\": …}}");
+        }
+        openid.close();
+        let api_keys = auth.flag("apikey").unwrap_or(true);
+        let secure_cookies = auth.flag("secureSession").unwrap_or(external_url.is_https());
+        if secure_cookies && !external_url.is_https() {
+            auth.problem(
+                "secureSession",
+                "can't be true while http.externalUrl is plain http; use https, or leave it out",
+            );
+        }
+        read_other_auth(auth, &http, providers.is_empty());
+
+        let rules = access::read(&http.section("accessControl"), http.section("accessControl").is_present());
+        read_other_http(http);
+        read_other_root(root);
+        let config = Self {
+            listen,
+            tls,
+            external_url,
+            providers,
+            callback_origins,
+            api_keys,
+            secure_cookies,
+            rules,
+            upstream,
+            state,
+            log,
+        };
+        Ok((config, file.finish()?))
+    }
+}
+
+fn read_address(http: &Section<'_>) -> IpAddr {
+    // Everyone may knock: whoever isn't let in by a rule stays out.
+    let everywhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    match http.text("address") {
+        None => everywhere,
+        Some("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Some(text) => text.parse().unwrap_or_else(|_| {
+            http.problem("address", "is not an IP address; expected one such as \"0.0.0.0\" or \"127.0.0.1\"");
+            everywhere
+        }),
+    }
+}
+
+fn read_external_url(http: &Section<'_>) -> ExternalUrl {
+    let example = "expected the address that people and clients use, such as \"https://registry.company\"";
+    let reason = match http.text("externalUrl").map(ExternalUrl::parse) {
+        Some(Ok(url)) => return url,
+        Some(Err(reason)) => reason,
+        None => "is missing",
+    };
+    http.problem("externalUrl", format!("{reason}; {example}"));
+    // Never used: a problem was recorded.
+    let Ok(url) = ExternalUrl::parse("http://localhost") else { unreachable!("a constant URL") };
+    url
+}
+
+fn read_tls(tls: &Section<'_>) -> Option<Tls> {
+    if !tls.is_present() {
+        return None;
+    }
+    tls.refuse("cacert", "client certificates aren't read yet: leave it out, and give clients API keys");
+    let file = |key: &'static str| {
+        let Some(path) = tls.text(key) else {
+            tls.problem(key, "is missing; expected the path of a PEM file, or no \"tls\" section for plain http");
+            return None;
+        };
+        if let Err(e) = std::fs::File::open(path) {
+            tls.problem(key, format!("{path} can't be read ({e}); make it readable for this user"));
+        }
+        Some(PathBuf::from(path))
+    };
+    Some(Tls { certificate: file("cert")?, key: file("key")? })
+}
+
+fn read_origins(openid: &Section<'_>) -> Vec<url::Origin> {
+    let origins = openid.texts("callbackAllowOrigins").unwrap_or_default();
+    let parsed = origins.iter().enumerate().filter_map(|(i, text)| match ExternalUrl::parse(text) {
+        Ok(url) => Some(url.origin()),
+        Err(reason) => {
+            let key = format!("callbackAllowOrigins[{i}]");
+            openid.problem(&key, format!("{reason}; expected an origin such as \"https://ui.company\""));
+            None
+        }
+    });
+    parsed.collect()
+}
+
+fn read_state(sidecar: &Section<'_>) -> State {
+    let database = sidecar.text("database").unwrap_or("sqlite:/var/lib/berth/proxy.db");
+    let file = database.strip_prefix("sqlite:").map(|path| path.split('?').next().unwrap_or(path));
+    if file.is_none_or(str::is_empty) {
+        sidecar.problem("database", "is not supported; expected \"sqlite:/var/lib/berth/proxy.db\"");
+    }
+    let secret_file = sidecar.text("secretFile").map(PathBuf::from);
+    let secret_file = secret_file.unwrap_or_else(|| Path::new(file.unwrap_or_default()).with_extension("key"));
+    let session = sidecar.section("session");
+    let idle = session.duration("idle").unwrap_or(Duration::from_hours(2));
+    let absolute = session.duration("absolute").unwrap_or(Duration::from_hours(24));
+    if idle < Duration::from_mins(1) {
+        session.problem("idle", "is too short; expected a minute at least, such as \"2h\"");
+    }
+    if absolute < idle {
+        session.problem("absolute", "is shorter than session.idle; expected something longer, such as \"24h\"");
+    }
+    session.close();
+    sidecar.not_ours("allowRemoteRegistry");
+    State { database: database.to_owned(), secret_file, session_idle: idle, session_absolute: absolute }
+}
+
+/// zot's other ways to sign in: refused where leaving them out would change who gets in.
+fn read_other_auth(auth: Section<'_>, http: &Section<'_>, no_provider: bool) {
+    auth.refuse("ldap", "connect the directory to authentik, which signs people in from it");
+    auth.refuse("htpasswd", "give its users accounts in authentik, and API keys");
+    auth.refuse("bearer", "give CI jobs the API key of a service account");
+    auth.refuse("mtls", "give clients API keys");
+    auth.ignore("failDelay", "failed sign-ins aren't slept on");
+    auth.ignore("sessionKeysFile", "sessions are in sidecar.database, sealed with sidecar.secretFile");
+    auth.ignore("sessionDriver", "sessions are in sidecar.database");
+    if no_provider {
+        http.problem(
+            "auth",
+            "signs nobody in; expected http.auth.openid.providers.oidc with the issuer of your authentik application",
+        );
+    }
+    auth.close();
+}
+
+fn read_other_http(http: Section<'_>) {
+    http.ignore("realm", "clients are asked for a bearer token, of the realm that externalUrl gives");
+    http.ignore("allowOrigin", "browsers of other origins are not let in");
+    http.ignore("ratelimit", "there is no limit by method");
+    http.ignore("compat", "Docker's manifests are always accepted");
+    http.close();
+}
+
+fn read_other_root(root: Section<'_>) {
+    for key in ["storage", "log"] {
+        root.not_ours(key);
+    }
+    root.ignore("distSpecVersion", "the newest one is served");
+    root.ignore("extensions", "Berth has no extensions");
+    root.ignore("scheduler", "there is nothing to schedule");
+    root.ignore("cluster", "replicas share a database and an object store");
+    root.close();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(Config, Vec<Note>), Vec<String>> {
+        let file = File::parse(text).expect("JSON");
+        Config::from_file(file).map_err(|Problems(notes)| notes.iter().map(ToString::to_string).collect())
+    }
+
+    /// authentik's guide "Integrate with Zot", with the credentials file of the test.
+    fn guide(credentials: &Path) -> String {
+        serde_json::json!({"http": {"externalUrl": "https://zot.company/", "port": "8080", "auth": {"openid": {
+            "providers": {"oidc": {"credentialsFile": credentials, "keypath": "",
+                "issuer": "https://authentik.company/application/o/zot/",
+                "scopes": ["openid", "profile", "email"]}}}}}})
+        .to_string()
+    }
+
+    #[test]
+    fn the_guide_s_files_are_read_as_they_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let credentials = folder.path().join("oidc-credentials.json");
+        std::fs::write(&credentials, r#"{"clientid": "id", "clientsecret": "secret"}"#).expect("a file");
+        let (config, warnings) = read(&guide(&credentials)).expect("the guide's configuration");
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(config.listen.port(), 8080);
+        assert_eq!(config.external_url.join("/x"), "https://zot.company/x");
+        assert!(config.secure_cookies && config.api_keys);
+        assert_eq!(config.providers[0].client_id, "id");
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let problems = read(
+            r#"{"http": {"port": "eighty", "auth": {"ldap": {}, "openid": {"providers": {"oidc": {"issuer": "x"}}}},
+                "accessControl": {"repositories": {"**": {"polices": []}}}}, "sidecar": {"database": "mysql://x"}}"#,
+        );
+        let problems = problems.err().expect("problems");
+        for path in [
+            "http.port:",
+            "http.externalUrl:",
+            "http.auth.ldap:",
+            "http.auth.openid.providers.oidc.issuer:",
+            "http.auth.openid.providers.oidc.clientid:",
+            "http.accessControl.repositories.**.polices:",
+            "sidecar.database:",
+        ] {
+            assert!(problems.iter().any(|p| p.starts_with(path)), "{path} is missing in {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_let_in_by_an_empty_file() {
+        let problems = read(r#"{"http": {"externalUrl": "http://localhost"}}"#).err().expect("problems");
+        assert!(problems[0].starts_with("http.auth: signs nobody in"), "{problems:?}");
+    }
+}

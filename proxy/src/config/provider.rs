@@ -1,0 +1,117 @@
+//! `http.auth.openid.providers.<name>`
+
+use std::path::PathBuf;
+
+use berth_config::{File, Section};
+use url::Url;
+
+/// One provider that signs people in.
+#[derive(Clone)]
+pub struct ProviderConfig {
+    /// Its key in the file, which is in its callback's path: `oidc`.
+    pub id: String,
+    /// What is on its button, after "SIGN IN WITH".
+    pub name: String,
+    /// The issuer, exactly as the provider writes it in its tokens.
+    pub issuer: String,
+    /// Our name at the provider.
+    pub client_id: String,
+    /// Our password there; a public client has none.
+    pub client_secret: Option<String>,
+    /// The scopes to ask for, `openid` among them.
+    pub scopes: Vec<String>,
+    /// The claim that is the user's name.
+    pub username_claim: String,
+    /// The claim that lists the user's groups.
+    pub groups_claim: String,
+    /// A PEM file of certificate authorities to trust beside the system's.
+    pub certificate_authority: Option<PathBuf>,
+}
+
+/// Reads one provider; nothing if a problem was recorded without which it makes no sense.
+pub fn read(id: &str, section: &Section<'_>) -> Option<ProviderConfig> {
+    if !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
+        section.problem("issuer", "belongs to a provider whose name isn't made of letters, digits, - and _; rename it");
+    }
+    let issuer = read_issuer(section);
+    let (client_id, client_secret) = read_credentials(section);
+    if client_id.is_none() {
+        section.problem(
+            "clientid",
+            "is missing; expected the Client ID of authentik's provider, here or in credentialsFile",
+        );
+    }
+    let mut scopes = section.texts("scopes").unwrap_or_else(|| ["openid", "profile", "email"].map(String::from).into());
+    if !scopes.iter().any(|scope| scope == "openid") {
+        scopes.insert(0, "openid".to_owned());
+    }
+    let claims = section.section("claimMapping");
+    let username_claim = claims.text("username").unwrap_or("email").to_owned();
+    let groups_claim = claims.text("groups").unwrap_or("groups").to_owned();
+    claims.close();
+    let certificate_authority = section.text("certificateAuthorityFile").map(PathBuf::from);
+    if let Some(path) = &certificate_authority
+        && let Err(e) = std::fs::read(path)
+    {
+        section.problem("certificateAuthorityFile", format!("{} can't be read ({e})", path.display()));
+    }
+    if section.text("keypath").is_some() {
+        section.warn("keypath", "is not used: the provider's keys are fetched from it");
+    }
+    let name = section.text("name").unwrap_or("OIDC").to_owned();
+    Some(ProviderConfig {
+        id: id.to_owned(),
+        name,
+        issuer: issuer?,
+        client_id: client_id?,
+        client_secret,
+        scopes,
+        username_claim,
+        groups_claim,
+        certificate_authority,
+    })
+}
+
+fn read_issuer(section: &Section<'_>) -> Option<String> {
+    let example = "expected the OpenID Configuration Issuer of authentik's provider, such as \
+                   \"https://authentik.company/application/o/<slug>/\"";
+    let Some(issuer) = section.text("issuer") else {
+        section.problem("issuer", format!("is missing; {example}"));
+        return None;
+    };
+    match Url::parse(issuer) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none() => {
+            Some(issuer.to_owned())
+        }
+        _ => {
+            section.problem("issuer", format!("is not an http(s) URL; {example}"));
+            None
+        }
+    }
+}
+
+/// The client's name and password, from the file that `credentialsFile` names or from here.
+fn read_credentials(section: &Section<'_>) -> (Option<String>, Option<String>) {
+    let own = |key| section.text(key).map(str::to_owned);
+    let (id, secret) = (own("clientid"), own("clientsecret"));
+    let Some(path) = section.text("credentialsFile") else { return (id, secret) };
+    let expected = "expected {\"clientid\": \"…\", \"clientsecret\": \"…\"}";
+    match std::fs::read_to_string(path) {
+        Err(e) => {
+            section
+                .problem("credentialsFile", format!("{path} can't be read ({e}); {expected}, readable for this user"));
+            (id, secret)
+        }
+        Ok(text) => match File::parse(&text) {
+            Err(_) => {
+                section.problem("credentialsFile", format!("{path} is not JSON; {expected}"));
+                (id, secret)
+            }
+            Ok(file) => {
+                let root = file.root();
+                let from_file = |key| root.text(key).map(str::to_owned);
+                (from_file("clientid").or(id), from_file("clientsecret").or(secret))
+            }
+        },
+    }
+}

@@ -1,0 +1,559 @@
+//! The door: every request comes through here, and this is the only file that knows Pingora.
+//!
+//! It reads as the story of one request. [`ProxyHttp::request_filter`] finds out what it is for, who sends it and
+//! whether they may; then it is answered here, or [`ProxyHttp::upstream_request_filter`] writes the request that goes
+//! to the registry, and [`ProxyHttp::response_filter`] looks at what comes back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use axum::body::Body;
+use berth_config::Upstream;
+use berth_oci::{Error as OciError, ErrorCode, Operation, Page};
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderName, HeaderValue, Method, StatusCode,
+    header::{
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LINK, LOCATION, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+    },
+};
+use http_body_util::BodyExt;
+use pingora::{
+    Error, ErrorSource, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+    prelude::HttpPeer,
+    proxy::{FailToProxy, ProxyHttp, Session},
+};
+use serde_json::json;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    challenge::{Because, challenge},
+    forward,
+    identity::{Caller, Credential, Grant, Identity, Refusal, Via, scope::Access},
+    policy::{Decision, Verdict, WriteCondition},
+    route::{Route, route},
+    site::{self, LARGEST_FORM, RequestInfo},
+};
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// How long a client may be silent, in the middle of a request or of an answer. There is no limit on the whole.
+const SILENCE: Duration = Duration::from_mins(2);
+
+/// How long the registry may take to connect, and to go on with an answer. Closing a large upload flushes it.
+const REGISTRY_CONNECTS: Duration = Duration::from_secs(5);
+const REGISTRY_ANSWERS: Duration = Duration::from_mins(5);
+
+/// How much of a refused body is read, and for how long, so that the client sees the answer and not a broken pipe.
+const DRAINED: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
+
+/// How many repositories a list has at most.
+const LISTED: usize = 1000;
+
+/// The gateway.
+pub struct Gateway {
+    app: Arc<App>,
+    site: axum::Router,
+    upstream: Upstream,
+    in_flight: InFlight,
+}
+
+/// How many requests are being served.
+#[derive(Clone, Default)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    /// Whether there is none.
+    pub fn is_idle(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    fn one(&self) -> Guard {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Guard(Arc::clone(&self.0))
+    }
+}
+
+struct Guard(Arc<AtomicUsize>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What is known of one request on its way.
+pub struct Context {
+    info: RequestInfo,
+    began: Instant,
+    /// Whoever sends it, for the log.
+    user: String,
+    /// What goes to the registry.
+    forwarded: Option<Forwarded>,
+    /// A body of ours instead of the registry's.
+    replacement: Option<Bytes>,
+    _in_flight: Guard,
+}
+
+struct Forwarded {
+    operation: Operation,
+    condition: WriteCondition,
+    /// The API key behind it, if it is one.
+    credential: Option<String>,
+}
+
+/// What becomes of a request.
+enum Next {
+    Forward(Forwarded),
+    Answer(Box<http::Response<Body>>),
+}
+
+impl Gateway {
+    /// The gateway to the registry at `upstream`.
+    pub fn new(app: Arc<App>, upstream: Upstream, in_flight: InFlight) -> Self {
+        Self { site: site::router(Arc::clone(&app)), app, upstream, in_flight }
+    }
+
+    /// Parse, identify, decide.
+    async fn next(&self, session: &mut Session, context: &mut Context) -> Next {
+        let request = session.req_header();
+        let operation = match route(&request.method, &request.uri) {
+            Ok(Route::Site) => return self.ask_site(session, context).await,
+            Ok(Route::Registry(operation)) => operation,
+            Err(error) => return Self::refuse(&error.into(), None),
+        };
+        let headers = &request.headers;
+        let credential = match Credential::from_headers(headers, self.app.session_cookie()) {
+            Ok(credential) => credential,
+            Err(malformed) => {
+                let error = OciError::new(StatusCode::BAD_REQUEST, ErrorCode::Unauthorized, malformed.to_string());
+                return Self::refuse(&error, None);
+            }
+        };
+        // zot's user interface asks for no challenge: a browser would show its own password box.
+        let challenged = headers.get("x-zot-api-client").is_none_or(|client| client != "zot-ui");
+        let upload = forward::upload_of(&operation).map(|id| id.as_str());
+        let caller = match self.app.identities.identify(&credential, upload).await {
+            Ok(caller) => caller,
+            Err(Refusal::Store(_)) => {
+                let message = "the credential can't be checked now; try again";
+                let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable);
+                return Self::refuse(&OciError::new(status, code, message), None);
+            }
+            Err(refusal) => {
+                let (id, client) = (&context.info.id, context.info.client);
+                tracing::info!(request = id, ?client, reason = %refusal, "a credential was refused");
+                return self.unauthorized(&operation, Because::Invalid, &refusal.to_string(), challenged);
+            }
+        };
+        context.user = caller.name().to_owned();
+        let by_cookie = matches!(credential, Credential::Session(_));
+        if by_cookie && !request.method.is_safe() && !site::is_our_own(headers, &self.app.external_url) {
+            return Self::refuse(&denied("the request came from another site's page"), None);
+        }
+        match self.decide(operation, &caller) {
+            Ok(forwarded) => match &forwarded.operation {
+                Operation::ListRepositories(page) => self.list_repositories(page, &caller).await,
+                _ => Next::Forward(forwarded),
+            },
+            Err((operation, because, message)) => {
+                tracing::debug!(request = context.info.id, user = context.user, message, "refused");
+                match because {
+                    Some(because) => self.unauthorized(&operation, because, &message, challenged),
+                    None => Self::refuse(&denied(&message), None),
+                }
+            }
+        }
+    }
+
+    /// Whether the caller may do this, with that token; if not, whether another credential could help.
+    fn decide(
+        &self,
+        mut operation: Operation,
+        caller: &Caller,
+    ) -> Result<Forwarded, (Operation, Option<Because>, String)> {
+        let identity = caller.identity.as_deref();
+        let anonymous = matches!((&caller.grant, identity), (Grant::Everything, None));
+        let hopeless_list = matches!(operation, Operation::ListRepositories(_)) && !self.app.rules.has_anonymous();
+        // On a 200 to an anonymous ping, docker and podman would never send their credentials.
+        if anonymous && (operation == Operation::Ping || hopeless_list) {
+            return Err((operation, Some(Because::Missing), "sign in first".to_owned()));
+        }
+        if let (Grant::Token(access), Some(needed)) = (&caller.grant, Access::needed(&operation))
+            && !access.iter().any(|own| own.covers(&needed))
+        {
+            let message = format!("requested access to the resource is denied: the token doesn't grant {needed}");
+            return Err((operation, Some(Because::Insufficient), message));
+        }
+        let condition = match self.app.rules.judge(identity, &operation) {
+            Verdict::Allowed(condition) => condition,
+            Verdict::Denied(Decision { rule, .. }) => {
+                tracing::debug!(user = caller.name(), rule, "denied");
+                let because = match (&caller.grant, identity) {
+                    (Grant::Token(_), _) => Some(Because::Insufficient),
+                    (Grant::Everything, None) => Some(Because::Missing),
+                    (Grant::Everything, Some(_)) => None,
+                };
+                return Err((operation, because, "requested access to the resource is denied".to_owned()));
+            }
+        };
+        // Who may not read the source of a mount mounts from nowhere, and uploads.
+        if let Operation::MountBlob { from, .. } = &mut operation
+            && from.as_ref().is_some_and(|from| !self.app.rules.may_read(identity, from.as_str()))
+        {
+            *from = None;
+        }
+        let credential = match identity {
+            Some(Identity { via: Via::ApiKey(id), .. }) => Some(id.clone()),
+            _ => None,
+        };
+        Ok(Forwarded { operation, condition, credential })
+    }
+
+    /// `_catalog`: what the caller may read, in full pages.
+    async fn list_repositories(&self, page: &Page, caller: &Caller) -> Next {
+        let n = page.n.unwrap_or(LISTED).min(LISTED);
+        let readable = |name: &str| self.app.rules.may_read(caller.identity.as_deref(), name);
+        let (names, more) = match self.app.registry.repositories(n, page.last.clone(), readable).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "repositories can't be listed");
+                let message = "the registry behind this proxy does not answer";
+                let error = OciError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message);
+                return Self::refuse(&error, None);
+            }
+        };
+        let next = Page { n: Some(n), last: names.last().cloned() };
+        let mut response = json_response(StatusCode::OK, json!({"repositories": names}).to_string());
+        if more && next.last.is_some() {
+            let link = format!("<{}>; rel=\"next\"", next.append_to("/v2/_catalog".to_owned()));
+            if let Ok(link) = HeaderValue::from_str(&link) {
+                response.headers_mut().insert(LINK, link);
+            }
+        }
+        Next::Answer(Box::new(response))
+    }
+
+    fn unauthorized(&self, operation: &Operation, because: Because, message: &str, challenged: bool) -> Next {
+        let error = OciError::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message);
+        let challenge = challenged.then(|| challenge(&self.app, Access::needed(operation).as_ref(), because));
+        Self::refuse(&error, challenge)
+    }
+
+    fn refuse(error: &OciError, challenge: Option<String>) -> Next {
+        let mut response = json_response(error.status, error.body());
+        if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        Next::Answer(Box::new(response))
+    }
+
+    /// Hands a request to the site.
+    async fn ask_site(&self, session: &mut Session, context: &Context) -> Next {
+        let body = match read_form(session).await {
+            Ok(Some(body)) => body,
+            Ok(None) => {
+                let message = format!("a request to this address has at most {LARGEST_FORM} bytes");
+                let error = OciError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, message);
+                return Self::refuse(&error, None);
+            }
+            Err(_) => {
+                let message = "the body could not be read";
+                return Self::refuse(&OciError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message), None);
+            }
+        };
+        let from = session.req_header();
+        let target = from.uri.path_and_query().map_or("/", |target| target.as_str());
+        let request = http::Request::builder().method(from.method.clone()).uri(target).extension(context.info.clone());
+        let Ok(mut request) = request.body(Body::from(body)) else {
+            let message = "the request target can't be read";
+            return Self::refuse(&OciError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message), None);
+        };
+        *request.headers_mut() = from.headers.clone();
+        let Ok(response) = self.site.clone().oneshot(request).await;
+        Next::Answer(Box::new(response))
+    }
+
+    /// Writes an answer of ours.
+    async fn answer(&self, session: &mut Session, response: http::Response<Body>) -> Result<()> {
+        let (parts, body) = response.into_parts();
+        let failed = |e| Error::because(ErrorType::InternalError, "an answer of ours can't be read", e);
+        let body = body.collect().await.map_err(failed)?.to_bytes();
+        let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len() + 2))?;
+        for (name, value) in &parts.headers {
+            header.append_header(name.clone(), value.clone())?;
+        }
+        header.insert_header(CONTENT_LENGTH, body.len())?;
+        if session.req_header().uri.path().starts_with("/v2") {
+            header.insert_header(API_VERSION, "registry/2.0")?;
+        }
+        let refused_body = !session.is_body_empty() && !session.is_body_done();
+        if refused_body {
+            session.set_keepalive(None);
+            header.insert_header(CONNECTION, "close")?;
+        }
+        let without_body = session.req_header().method == Method::HEAD || body.is_empty();
+        session.write_response_header(Box::new(header), without_body).await?;
+        if !without_body {
+            session.write_response_body(Some(body), true).await?;
+        }
+        // Who waits for 100 Continue hasn't sent anything.
+        if refused_body && session.get_header(EXPECT).is_none() {
+            drain(session).await;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a little of a body that nobody wants.
+async fn drain(session: &mut Session) {
+    let (most, longest) = DRAINED;
+    let reading = async {
+        let mut read = 0;
+        while let Ok(Some(chunk)) = session.read_request_body().await {
+            read += chunk.len();
+            if read > most {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(longest, reading).await;
+}
+
+/// The body of a request to the site; nothing if it is too long.
+async fn read_form(session: &mut Session) -> Result<Option<Bytes>> {
+    if session.is_body_empty() {
+        return Ok(Some(Bytes::new()));
+    }
+    if session.get_header(EXPECT).is_some() {
+        session.write_continue_response().await?;
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = session.read_request_body().await? {
+        if body.len() + chunk.len() > LARGEST_FORM {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
+}
+
+fn denied(message: &str) -> OciError {
+    OciError::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
+}
+
+fn json_response(status: StatusCode, body: String) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context {
+            info: RequestInfo { id: Uuid::new_v4().simple().to_string(), client: None },
+            began: Instant::now(),
+            user: "anonymous".to_owned(),
+            forwarded: None,
+            replacement: None,
+            _in_flight: self.in_flight.one(),
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        session.set_read_timeout(Some(SILENCE));
+        session.set_write_timeout(Some(SILENCE));
+        context.info.client = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip());
+        match self.next(session, context).await {
+            Next::Forward(forwarded) => {
+                context.forwarded = Some(forwarded);
+                Ok(false)
+            }
+            Next::Answer(response) => {
+                self.answer(session, *response).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, _context: &mut Context) -> Result<Box<HttpPeer>> {
+        let mut peer = match &self.upstream {
+            Upstream::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?,
+            Upstream::Tcp { .. } => {
+                let mut addresses = tokio::net::lookup_host(self.upstream.authority()).await.map_err(|e| {
+                    Error::because(ErrorType::ConnectNoRoute, "the registry's name can't be resolved", e).into_up()
+                })?;
+                let address = addresses.next().ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))?;
+                HttpPeer::new(address, false, String::new())
+            }
+        };
+        peer.options.connection_timeout = Some(REGISTRY_CONNECTS);
+        peer.options.read_timeout = Some(REGISTRY_ANSWERS);
+        peer.options.write_timeout = Some(SILENCE);
+        peer.options.idle_timeout = Some(Duration::from_mins(1));
+        Ok(Box::new(peer))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let Some(Forwarded { operation, condition, .. }) = &context.forwarded else {
+            return Error::e_explain(ErrorType::InternalError, "a request is forwarded that nobody allowed");
+        };
+        let headers = forward::request_headers(&session.req_header().headers, *condition);
+        let mut request =
+            RequestHeader::build(operation.method(), operation.target().as_bytes(), Some(headers.len() + 2))?;
+        for (name, value) in headers {
+            request.append_header(name, value)?;
+        }
+        request.insert_header(HOST, self.upstream.authority())?;
+        *upstream = request;
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let Some(forwarded) = &context.forwarded else { return Ok(()) };
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        for name in &forward::KEPT_BACK {
+            response.remove_header(name);
+        }
+        if let Some(id) = forward::begun_upload(&forwarded.operation, response.status, &response.headers) {
+            self.app.identities.tokens.began_upload(id.as_str(), forwarded.credential.as_deref());
+        }
+        if let Some(location) =
+            response.headers.get(LOCATION).and_then(|value| forward::location(response.status, value))
+        {
+            response.insert_header(LOCATION, location)?;
+        }
+        response.insert_header(API_VERSION, "registry/2.0")?;
+        // The condition was ours, so the client learns what it means.
+        let message = match (response.status, forwarded.condition) {
+            (StatusCode::PRECONDITION_FAILED, WriteCondition::OnlyCreate) => {
+                "requested access to the resource is denied: the tag exists, and you may create tags but not move them"
+            }
+            (StatusCode::PRECONDITION_FAILED, WriteCondition::OnlyUpdate) => {
+                "requested access to the resource is denied: the tag doesn't exist, and you may move tags but not create them"
+            }
+            _ => return Ok(()),
+        };
+        let body = Bytes::from(denied(message).body());
+        response.set_status(StatusCode::FORBIDDEN)?;
+        response.remove_header(&TRANSFER_ENCODING);
+        response.insert_header(CONTENT_TYPE, "application/json")?;
+        response.insert_header(CONTENT_LENGTH, body.len())?;
+        context.replacement = Some(body);
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if let Some(replacement) = &mut context.replacement {
+            *body = end_of_stream.then(|| std::mem::take(replacement));
+        }
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        use ErrorType::{ConnectTimedout, HTTPStatus, ReadTimedout, WriteTimedout};
+        let (status, message) = match (error.esource(), error.etype()) {
+            (_, HTTPStatus(code)) => {
+                (StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_REQUEST), "the request can't be served")
+            }
+            (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout) => {
+                (StatusCode::GATEWAY_TIMEOUT, "the registry behind this proxy takes too long to answer; try again")
+            }
+            (ErrorSource::Upstream, kind) if is_connecting(kind) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the registry behind this proxy is not running; try again")
+            }
+            (ErrorSource::Upstream, _) => {
+                (StatusCode::BAD_GATEWAY, "the registry behind this proxy broke off its answer; try again")
+            }
+            (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
+                (StatusCode::REQUEST_TIMEOUT, "nothing came for too long")
+            }
+            (
+                ErrorSource::Downstream,
+                ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | WriteTimedout,
+            ) => {
+                return FailToProxy { error_code: 0, can_reuse_downstream: false };
+            }
+            (ErrorSource::Downstream, _) => (StatusCode::BAD_REQUEST, "the request is malformed"),
+            (ErrorSource::Internal | ErrorSource::Unset, _) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "the proxy failed; its log says how")
+            }
+        };
+        if status.is_server_error() {
+            tracing::error!(request = context.info.id, %error, "a request failed");
+        }
+        let code = if status.is_server_error() { ErrorCode::Unavailable } else { ErrorCode::Unsupported };
+        let body = OciError::new(status, code, message).body();
+        let written = async {
+            let mut header = ResponseHeader::build(status, Some(3))?;
+            header.insert_header(CONTENT_TYPE, "application/json")?;
+            header.insert_header(CONTENT_LENGTH, body.len())?;
+            session.as_downstream_mut().write_error_response(header, Bytes::from(body)).await
+        };
+        if let Err(error) = written.await {
+            tracing::debug!(%error, "the client didn't wait for the error");
+        }
+        FailToProxy { error_code: status.as_u16(), can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let request = session.req_header();
+        tracing::info!(
+            request = context.info.id,
+            client = context.info.client.map(tracing::field::display),
+            user = context.user,
+            method = %request.method,
+            path = request.uri.path(),
+            status,
+            ms = u64::try_from(context.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            error = error.map(|e| tracing::field::display(e.etype().as_str())),
+            "request"
+        );
+    }
+
+    /// Without the query, where a sign-in's code is.
+    fn request_summary(&self, session: &Session, context: &Context) -> String {
+        format!("{} {} ({})", session.req_header().method, session.req_header().uri.path(), context.info.id)
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+        true // `logging` and `fail_to_proxy` have said it.
+    }
+}
+
+fn is_connecting(kind: &ErrorType) -> bool {
+    use ErrorType::{ConnectError, ConnectNoRoute, ConnectRefused, SocketError};
+    matches!(kind, ConnectError | ConnectNoRoute | ConnectRefused | SocketError)
+}

@@ -1,0 +1,159 @@
+//! API keys: `zak_` and 256 random bits, shown once and stored as a hash.
+
+use std::{sync::Arc, time::Duration};
+
+use moka::future::Cache;
+use uuid::Uuid;
+
+use super::{Identity, Refusal, Via};
+use crate::{
+    secrets,
+    store::{ApiKey, NewKey, Store, StoreError, Usage},
+};
+
+/// What every key begins with, as zot's do.
+const PREFIX: &str = "zak_";
+
+/// How long a key that was revoked on another replica may still be taken here.
+const REMEMBERED: Duration = Duration::from_secs(5);
+
+/// Whether a text looks like a key.
+pub fn is_key(text: &str) -> bool {
+    text.starts_with(PREFIX)
+}
+
+/// The API keys, with those in use in memory.
+pub struct Keys {
+    store: Store,
+    usage: Arc<Usage>,
+    /// By the hash of the key: `None` if there is no such key.
+    by_hash: Cache<String, Option<Known>>,
+    /// By its id.
+    by_id: Cache<String, Option<Known>>,
+}
+
+#[derive(Clone)]
+struct Known {
+    key: Arc<ApiKey>,
+    identity: Arc<Identity>,
+}
+
+impl From<ApiKey> for Known {
+    fn from(key: ApiKey) -> Self {
+        let identity = Identity::new(key.user.clone(), Via::ApiKey(key.id.clone()));
+        Self { key: Arc::new(key), identity: Arc::new(identity) }
+    }
+}
+
+impl Keys {
+    /// The keys in `store`.
+    pub fn new(store: Store, usage: Arc<Usage>) -> Self {
+        let cache = || Cache::builder().max_capacity(100_000).time_to_live(REMEMBERED).build();
+        Self { store, usage, by_hash: cache(), by_id: cache() }
+    }
+
+    /// The owner of a key, who must be called `user` if a name was given with it.
+    pub async fn find(&self, user: Option<&str>, key: &str) -> Result<Arc<Identity>, Refusal> {
+        if !is_key(key) {
+            return Err(Refusal::NotAKey);
+        }
+        let hash = secrets::hash(key);
+        let load = async { Ok(self.store.key_by_hash(&hash).await?.map(Known::from)) };
+        let known = self.by_hash.try_get_with_by_ref(&hash, load).await.map_err(shared)?;
+        let known = known.ok_or(Refusal::UnknownKey)?;
+        if user.is_some_and(|user| !user.eq_ignore_ascii_case(&known.identity.user)) {
+            return Err(Refusal::OthersKey);
+        }
+        self.in_time(&known)
+    }
+
+    /// The owner of the key of this id; `None` if it is gone.
+    pub async fn find_by_id(&self, id: &str) -> Result<Option<Arc<Identity>>, Refusal> {
+        let load = async { Ok(self.store.key_by_id(id).await?.map(Known::from)) };
+        let known = self.by_id.try_get_with_by_ref(id, load).await.map_err(shared)?;
+        known.map(|known| self.in_time(&known)).transpose()
+    }
+
+    fn in_time(&self, known: &Known) -> Result<Arc<Identity>, Refusal> {
+        if known.key.is_expired() {
+            return Err(Refusal::ExpiredKey);
+        }
+        self.usage.key(&known.key.id);
+        Ok(Arc::clone(&known.identity))
+    }
+
+    /// Makes a key for `user`. The text is given here, and never again.
+    pub async fn create(
+        &self,
+        user: &str,
+        label: &str,
+        user_agent: &str,
+        expires_at: Option<i64>,
+    ) -> Result<(String, ApiKey), StoreError> {
+        let text = format!("{PREFIX}{}", secrets::random_text());
+        let (id, key_hash) = (Uuid::new_v4().to_string(), secrets::hash(&text));
+        let new = NewKey { id: &id, key_hash: &key_hash, user_name: user, label, user_agent, expires_at };
+        self.store.create_key(&new).await?;
+        // Somebody may have guessed at it before it was.
+        self.by_hash.invalidate(&key_hash).await;
+        let key = self.store.key_by_id(&id).await?.ok_or_else(|| StoreError::from(sqlx::Error::RowNotFound))?;
+        Ok((text, key))
+    }
+
+    /// Somebody's keys.
+    pub async fn of(&self, user: &str) -> Result<Vec<ApiKey>, StoreError> {
+        self.store.keys_of(user).await
+    }
+
+    /// Revokes a key of this user; whether there was one. It stops here at once.
+    pub async fn revoke(&self, user: &str, id: &str) -> Result<bool, StoreError> {
+        let Some(hash) = self.store.delete_key(user, id).await? else { return Ok(false) };
+        self.by_hash.invalidate(&hash).await;
+        self.by_id.invalidate(id).await;
+        Ok(true)
+    }
+
+    /// Forgets what is remembered of keys, because their owner's claims have changed.
+    pub fn forget(&self) {
+        self.by_hash.invalidate_all();
+        self.by_id.invalidate_all();
+    }
+}
+
+/// An error that several requests waited for.
+pub(super) fn shared(error: Arc<StoreError>) -> Refusal {
+    tracing::error!(%error, "a credential can't be checked");
+    Refusal::Store(StoreError::from(sqlx::Error::Protocol(error.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+
+    use super::*;
+    use crate::store::{User, for_test};
+
+    #[tokio::test]
+    async fn a_key_stops_when_it_is_revoked() {
+        let (_folder, store) = for_test().await;
+        let user = User {
+            name: "alice@company".to_owned(),
+            provider: "oidc".to_owned(),
+            subject: "1".to_owned(),
+            groups: Vec::new(),
+            claims: Map::new(),
+        };
+        store.put_user(&user).await.expect("stored");
+        let keys = Keys::new(store, Arc::default());
+        let (text, key) = keys.create(&user.name, "ci", "test", None).await.expect("a key");
+        assert!(keys.find(Some("Alice@company"), &text).await.is_ok());
+        assert!(matches!(keys.find(Some("bob"), &text).await, Err(Refusal::OthersKey)));
+        assert!(keys.find_by_id(&key.id).await.expect("read").is_some());
+        assert!(!keys.revoke("bob", &key.id).await.expect("asked"));
+        assert!(keys.revoke(&user.name, &key.id).await.expect("revoked"));
+        assert!(matches!(keys.find(None, &text).await, Err(Refusal::UnknownKey)));
+        assert!(keys.find_by_id(&key.id).await.expect("read").is_none());
+        let (text, _) = keys.create(&user.name, "old", "test", Some(1)).await.expect("a key");
+        assert!(matches!(keys.find(None, &text).await, Err(Refusal::ExpiredKey)));
+    }
+}

@@ -1,0 +1,105 @@
+//! From claims to a person.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use openidconnect::core::CoreIdToken;
+use serde_json::{Map, Value};
+
+use super::{Provider, SignInError, discovery::Discovered};
+use crate::{config::ProviderConfig, store::User};
+
+/// Every claim of an ID token that has been checked.
+pub fn claims_of(id_token: &CoreIdToken) -> Result<Map<String, Value>, SignInError> {
+    let text = id_token.to_string();
+    let payload = text.split('.').nth(1).and_then(|payload| BASE64_URL_SAFE_NO_PAD.decode(payload).ok());
+    let claims = payload.and_then(|payload| serde_json::from_slice(&payload).ok());
+    claims.ok_or_else(|| SignInError::IdToken("its payload can't be read".to_owned()))
+}
+
+impl Provider {
+    /// Asks the provider for the claims that aren't in the ID token (OpenID Connect Core, section 5.3).
+    pub(super) async fn complete(
+        &self,
+        discovered: &Discovered,
+        mut claims: Map<String, Value>,
+        access_token: &str,
+    ) -> Result<Map<String, Value>, SignInError> {
+        let missing = |name: &str| claims.get(name).is_none_or(|value| value.is_null() || value == "");
+        let Some(url) = &discovered.user_info else { return Ok(claims) };
+        if !missing(&self.config.username_claim) && !missing(&self.config.groups_claim) {
+            return Ok(claims);
+        }
+        let request = http::Request::get(url.as_str()).header("authorization", format!("Bearer {access_token}"));
+        let unusable = |cause: String| SignInError::Exchange(format!("its userinfo endpoint {cause}"));
+        let request = request.body(Vec::new()).map_err(|e| unusable(e.to_string()))?;
+        let answer = self.send(request).await.map_err(|e| unusable(format!("can't be reached ({e})")))?;
+        if !answer.status().is_success() {
+            return Err(unusable(format!("answers {}", answer.status())));
+        }
+        let more: Map<String, Value> = serde_json::from_slice(answer.body())
+            .map_err(|_| unusable("doesn't answer with a JSON object".to_owned()))?;
+        // Without this, an answer for somebody else could be taken for this person's (section 5.3.2).
+        if more.get("sub") != claims.get("sub") {
+            return Err(unusable("speaks of another person than the ID token".to_owned()));
+        }
+        for (name, value) in more {
+            claims.entry(name).or_insert(value);
+        }
+        Ok(claims)
+    }
+}
+
+/// The person that checked claims speak of.
+pub fn user_of(config: &ProviderConfig, claims: Map<String, Value>) -> Result<User, SignInError> {
+    let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let name = text(&config.username_claim).or_else(|| text("email")).map(str::to_owned);
+    let name = name.ok_or_else(|| SignInError::NoUserName(config.username_claim.clone()))?;
+    let groups = match claims.get(&config.groups_claim) {
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    };
+    let subject = text("sub").unwrap_or_default().to_owned();
+    Ok(User { name, provider: config.id.clone(), subject, groups, claims })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn user(claims: Value, username: &str) -> Result<User, SignInError> {
+        let config = ProviderConfig {
+            id: "oidc".to_owned(),
+            name: "OIDC".to_owned(),
+            issuer: "https://a/".to_owned(),
+            client_id: "c".to_owned(),
+            client_secret: None,
+            scopes: Vec::new(),
+            username_claim: username.to_owned(),
+            groups_claim: "groups".to_owned(),
+            certificate_authority: None,
+        };
+        user_of(&config, claims.as_object().cloned().unwrap_or_default())
+    }
+
+    #[test]
+    fn the_name_is_the_configured_claim_or_the_e_mail() {
+        let claims = json!({"email": "a@b", "preferred_username": "alice", "nickname": ""});
+        assert_eq!(user(claims.clone(), "preferred_username").expect("a user").name, "alice");
+        assert_eq!(user(claims, "nickname").expect("a user").name, "a@b");
+        assert!(matches!(user(json!({"sub": "1"}), "email"), Err(SignInError::NoUserName(_))));
+    }
+
+    #[test]
+    fn groups_are_an_array_or_one_text() {
+        for (groups, expected) in [
+            (json!(["a", "b"]), vec!["a", "b"]),
+            (json!("a"), vec!["a"]),
+            (json!({"a": 1}), vec![]),
+            (json!(null), vec![]),
+        ] {
+            assert_eq!(user(json!({"email": "x", "groups": groups}), "email").expect("a user").groups, expected);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The proxy's own questions to the registry: is it there, which repositories has it?
+
+use std::time::Duration;
+
+use berth_config::Upstream;
+use berth_oci::Page;
+use serde::Deserialize;
+
+/// How long the registry may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many repositories are asked for at once.
+const AT_ONCE: usize = 1000;
+
+/// The registry doesn't answer, or not as one.
+#[derive(Debug, thiserror::Error)]
+#[error("the registry at {upstream} does not answer: {cause}")]
+pub struct RegistryError {
+    upstream: String,
+    cause: String,
+}
+
+/// A client of the registry.
+pub struct Registry {
+    http: reqwest::Client,
+    upstream: Upstream,
+}
+
+#[derive(Deserialize)]
+struct Catalog {
+    repositories: Vec<String>,
+}
+
+impl Registry {
+    /// A client of the registry at `upstream`; it connects when it is asked.
+    ///
+    /// # Errors
+    /// A sentence, if no client can be made.
+    pub fn new(upstream: &Upstream) -> Result<Self, String> {
+        let builder = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+        let builder = match upstream {
+            Upstream::Tcp { .. } => builder,
+            Upstream::Unix(path) => builder.unix_socket(path.as_path()),
+        };
+        let http = builder.build().map_err(|e| format!("sidecar.upstream: {e}"))?;
+        Ok(Self { http, upstream: upstream.clone() })
+    }
+
+    /// Whether the registry answers.
+    pub async fn ping(&self) -> Result<(), RegistryError> {
+        self.get("/v2/").await.map(drop)
+    }
+
+    /// At most `n` of the repositories after `last` that `readable` says yes to, and whether there are more of
+    /// them. However many it says no to, a page is full unless the list is at its end.
+    pub async fn repositories(
+        &self,
+        n: usize,
+        last: Option<String>,
+        readable: impl Fn(&str) -> bool,
+    ) -> Result<(Vec<String>, bool), RegistryError> {
+        let mut found = Vec::new();
+        let mut page = Page { n: Some(AT_ONCE), last };
+        loop {
+            let answer = self.get(&page.append_to("/v2/_catalog".to_owned())).await?;
+            let more = answer.headers().contains_key(http::header::LINK);
+            let catalog: Catalog = answer.json().await.map_err(|e| self.error(&e))?;
+            page.last = catalog.repositories.last().cloned();
+            let ended = !more || page.last.is_none();
+            for name in catalog.repositories.into_iter().filter(|name| readable(name)) {
+                if found.len() == n {
+                    return Ok((found, true));
+                }
+                found.push(name);
+            }
+            if ended {
+                return Ok((found, false));
+            }
+        }
+    }
+
+    async fn get(&self, target: &str) -> Result<reqwest::Response, RegistryError> {
+        let url = format!("http://{}{target}", self.upstream.authority());
+        let answer = self.http.get(url).send().await.and_then(reqwest::Response::error_for_status);
+        answer.map_err(|e| self.error(&e))
+    }
+
+    fn error(&self, error: &reqwest::Error) -> RegistryError {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        RegistryError { upstream: self.upstream.to_string(), cause: cause.to_string() }
+    }
+}

@@ -1,0 +1,159 @@
+//! Random values, their hashes, and the key that seals what is stored.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey},
+    digest, hmac, rand,
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+/// The length of a nonce of AES-256-GCM.
+const NONCE: usize = 12;
+
+/// 256 random bits, as text for a URL, a cookie or a password.
+pub fn random_text() -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(random_bytes())
+}
+
+fn random_bytes() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    // Without the system's randomness nothing that follows could be trusted.
+    #[allow(clippy::expect_used)]
+    rand::fill(&mut bytes).expect("the system's random numbers");
+    bytes
+}
+
+/// SHA-256 of a secret in hexadecimal: what is stored instead of it. A secret of 256 random bits needs no salt.
+pub fn hash(secret: &str) -> String {
+    use std::fmt::Write;
+    let digest = digest::digest(&digest::SHA256, secret.as_bytes());
+    digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// The key of this installation. Other keys are derived from it, each for one purpose.
+pub struct RootKey(hmac::Key);
+
+impl RootKey {
+    /// Reads the key from `path`; makes one there on the first start.
+    ///
+    /// # Errors
+    /// A sentence with the path and the mend.
+    pub fn load_or_create(path: &Path) -> Result<Self, String> {
+        let problem = |what: &str| format!("sidecar.secretFile: {} {what}", path.display());
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Ok(mut file) => {
+                let text = BASE64_URL_SAFE_NO_PAD.encode(random_bytes());
+                file.write_all(text.as_bytes())
+                    .and_then(|()| file.sync_all())
+                    .map_err(|e| problem(&format!("can't be written ({e}); make room for it")))?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(problem(&format!("can't be made ({e}); make its folder, writable for this user"))),
+        }
+        Self::load(path)
+    }
+
+    /// Reads the key from `path`.
+    ///
+    /// # Errors
+    /// A sentence with the path and the mend.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let problem = |what: &str| format!("sidecar.secretFile: {} {what}", path.display());
+        let mut text = String::new();
+        let read = OpenOptions::new().read(true).open(path).and_then(|mut file| file.read_to_string(&mut text));
+        read.map_err(|e| problem(&format!("can't be read ({e}); let this user own it")))?;
+        match BASE64_URL_SAFE_NO_PAD.decode(text.trim().trim_end_matches('=')) {
+            Ok(bytes) if bytes.len() >= 32 => Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes))),
+            _ => Err(problem("must hold 32 random bytes in URL-safe base64; remove it to have a new one made")),
+        }
+    }
+
+    /// The key for `purpose`.
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        let mut key = [0; 32];
+        key.copy_from_slice(hmac::sign(&self.0, purpose.as_bytes()).as_ref());
+        key
+    }
+}
+
+/// Encrypts what others keep for us: the database, or a browser.
+pub struct Sealer(RandomizedNonceKey);
+
+/// Something that we didn't seal, or not for this purpose.
+#[derive(Debug, thiserror::Error)]
+#[error("not sealed by this installation")]
+pub struct Unsealable;
+
+impl Sealer {
+    /// The sealer for `purpose`; no other opens what it seals.
+    pub fn new(root: &RootKey, purpose: &str) -> Self {
+        // The key has the algorithm's length by its type.
+        #[allow(clippy::expect_used)]
+        Self(RandomizedNonceKey::new(&AES_256_GCM, &root.derive(purpose)).expect("a key of 256 bits"))
+    }
+
+    /// Encrypts `plain` with AES-256-GCM under a random nonce, which stands before it.
+    ///
+    /// # Errors
+    /// Only for texts of many gigabytes.
+    pub fn seal(&self, plain: &[u8]) -> Result<String, Unsealable> {
+        let mut bytes = plain.to_vec();
+        let nonce = self.0.seal_in_place_append_tag(Aad::empty(), &mut bytes).map_err(|_| Unsealable)?;
+        let mut out = nonce.as_ref().to_vec();
+        out.append(&mut bytes);
+        Ok(BASE64_URL_SAFE_NO_PAD.encode(out))
+    }
+
+    /// What was sealed.
+    ///
+    /// # Errors
+    /// [`Unsealable`] for anything else.
+    pub fn open(&self, sealed: &str) -> Result<Vec<u8>, Unsealable> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(sealed).map_err(|_| Unsealable)?;
+        let (nonce, rest) = bytes.split_at_checked(NONCE).ok_or(Unsealable)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Unsealable)?;
+        let mut rest = rest.to_vec();
+        let plain = self.0.open_in_place(nonce, Aad::empty(), &mut rest).map_err(|_| Unsealable)?;
+        Ok(plain.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("proxy.key");
+        let first = RootKey::load_or_create(&path).expect("a new key").derive("x");
+        let second = RootKey::load_or_create(&path).expect("the same key").derive("x");
+        assert_eq!(first, second);
+        let mode = std::fs::metadata(&path).expect("the file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn only_what_was_sealed_for_a_purpose_is_opened() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = RootKey::load_or_create(&folder.path().join("k")).expect("a key");
+        let (one, other) = (Sealer::new(&root, "one"), Sealer::new(&root, "other"));
+        let sealed = one.seal(b"secret").expect("sealed");
+        assert_eq!(one.open(&sealed).expect("opened"), b"secret");
+        assert!(other.open(&sealed).is_err());
+        let mut changed = sealed.into_bytes();
+        changed[20] = if changed[20] == b'A' { b'B' } else { b'A' };
+        assert!(one.open(&String::from_utf8(changed).expect("text")).is_err());
+        assert!(one.open("").is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! The three commands.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, TcpListener},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use pingora::{
+    listeners::tls::TlsSettings,
+    proxy::http_proxy_service,
+    server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, configuration::ServerConf},
+};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    app::App,
+    config::Config,
+    gateway::{Gateway, InFlight},
+    secrets::RootKey,
+    tls::Certificate,
+};
+
+/// How long requests may go on after the proxy was told to stop.
+const LAST_REQUESTS: Duration = Duration::from_secs(8);
+
+/// How often what was used is written, and what has ended is forgotten.
+const CHORES: Duration = Duration::from_mins(1);
+
+/// Libraries whose messages below a warning are never wanted; some of them print headers.
+const QUIET: [&str; 9] =
+    ["h2", "hyper", "hyper_util", "pingora", "pingora_core", "pingora_proxy", "reqwest", "rustls", "sqlx"];
+
+/// `berth-proxy serve`
+pub fn serve(path: &Path) -> Result<(), String> {
+    let (config, warnings) = Config::read(path).map_err(|problems| problems.to_string())?;
+    config.log.start(&QUIET, &warnings)?;
+    // Pingora would panic.
+    drop(TcpListener::bind(config.listen).map_err(|e| {
+        format!("http.address, http.port: can't listen on {} ({e}); choose an address that is free", config.listen)
+    })?);
+    let runtime = Runtime::new().map_err(|e| format!("can't start threads: {e}"))?;
+    let app = Arc::new(runtime.block_on(App::open(&config))?);
+    let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
+
+    for provider in &app.providers {
+        runtime.spawn(Arc::clone(provider).keep_discovered());
+    }
+    runtime.spawn(chores(Arc::clone(&app)));
+    if let Some(certificate) = &certificate {
+        runtime.spawn(Arc::clone(certificate).keep_fresh());
+    }
+
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let conf = ServerConf {
+        threads,
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let in_flight = InFlight::default();
+    let gateway = Gateway::new(Arc::clone(&app), config.upstream.clone(), in_flight.clone());
+    let mut service = http_proxy_service(&server.configuration, gateway);
+    let address = config.listen.to_string();
+    match certificate {
+        None => service.add_tcp(&address),
+        Some(certificate) => {
+            let mut settings = TlsSettings::intermediate("", "").map_err(|e| e.to_string())?;
+            settings.set_cert_resolver(certificate);
+            settings.enable_h2();
+            service.add_tls_with_settings(&address, None, settings);
+        }
+    }
+    server.add_service(service);
+    tracing::info!("listening on {address} for {}, in front of {}", config.external_url.join(""), config.upstream);
+    server.run(RunArgs { shutdown_signal: Box::new(StopSignal { in_flight }) });
+
+    runtime.block_on(write_usage(&app));
+    Ok(())
+}
+
+/// SIGTERM or SIGINT, and then the end of the requests that are being served, or of our patience.
+struct StopSignal {
+    in_flight: InFlight,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for StopSignal {
+    async fn recv(&self) -> ShutdownSignal {
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "signals can't be watched; the proxy stops only when it is killed");
+                std::future::pending::<()>().await;
+            }
+        }
+        tracing::info!("stopping");
+        let idle = async {
+            while !self.in_flight.is_idle() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(LAST_REQUESTS, idle).await.is_err() {
+            tracing::warn!("some requests were cut off");
+        }
+        ShutdownSignal::FastShutdown
+    }
+}
+
+async fn write_usage(app: &App) {
+    if let Err(error) = app.usage.write(&app.store).await {
+        tracing::warn!(%error, "when keys were last used can't be written");
+    }
+}
+
+async fn chores(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(CHORES).await;
+        write_usage(&app).await;
+        if let Err(error) = app.identities.sessions.sweep().await {
+            tracing::warn!(%error, "ended sessions can't be forgotten");
+        }
+    }
+}
+
+/// `berth-proxy verify`
+pub fn verify(path: &Path) -> Result<(), String> {
+    let (config, warnings) = Config::read(path).map_err(|problems| problems.to_string())?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    if let Some(files) = &config.tls {
+        Certificate::read(files)?;
+    }
+    if config.state.secret_file.exists() {
+        RootKey::load(&config.state.secret_file)?;
+    }
+    for provider in config.providers {
+        crate::oidc::Provider::new(provider, String::new())?;
+    }
+    println!("{}: the proxy can serve this", path.display());
+    Ok(())
+}
+
+/// `berth-proxy health`: asks the running proxy on its own port.
+pub fn health(path: &Path) -> Result<(), String> {
+    let (config, _) = Config::read(path).map_err(|problems| problems.to_string())?;
+    let mut address = config.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let unwell = |cause: String| format!("the proxy at {scheme}://{address} is not well: {cause}");
+    let asked = async {
+        // Its certificate is for its public name; here it is asked by its address, on this machine.
+        let client = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
+        let client = client.timeout(Duration::from_secs(5)).build().map_err(|e| e.to_string())?;
+        let answer = client.get(format!("{scheme}://{address}/readyz")).send().await.map_err(|e| e.to_string())?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|e| e.to_string())?;
+        if status.is_success() { Ok(()) } else { Err(format!("{status}: {}", text.trim())) }
+    };
+    let runtime = Runtime::new().map_err(|e| unwell(e.to_string()))?;
+    runtime.block_on(asked).map_err(unwell)
+}

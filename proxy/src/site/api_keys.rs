@@ -1,0 +1,194 @@
+//! `/zot/auth/apikey`: API keys for programs that speak for a signed-in browser, in zot's shapes.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use berth_oci::{Error, ErrorCode};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::visitor::{Visitor, is_our_own, visitor};
+use crate::{app::App, identity::Identity, store::ApiKey, store::now};
+
+/// How long a label may be.
+pub const LONGEST_LABEL: usize = 200;
+
+/// A key as zot's clients know it. A time that never was is Go's zero time.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    created_at: String,
+    expiration_date: String,
+    is_expired: bool,
+    creator_ua: &'a str,
+    generated_by: &'static str,
+    last_used: String,
+    label: &'a str,
+    scopes: [&'static str; 0],
+    uuid: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<&'a str>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(key: &'a ApiKey, api_key: Option<&'a str>) -> Self {
+        Self {
+            created_at: rfc3339(Some(key.created_at)),
+            expiration_date: rfc3339(key.expires_at),
+            is_expired: key.is_expired(),
+            creator_ua: &key.user_agent,
+            generated_by: "manual",
+            last_used: rfc3339(key.used_at),
+            label: &key.label,
+            scopes: [],
+            uuid: &key.id,
+            api_key,
+        }
+    }
+}
+
+fn rfc3339(seconds: Option<i64>) -> String {
+    let time = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let text = time.and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned())
+}
+
+/// An error as an answer.
+pub fn error_response(error: &Error) -> Response {
+    (error.status, [(header::CONTENT_TYPE, "application/json")], error.body()).into_response()
+}
+
+fn bad_request(message: &str) -> Error {
+    Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message)
+}
+
+/// The answer when the database fails.
+pub fn unavailable(error: &dyn std::fmt::Display) -> Error {
+    tracing::error!(%error, "the database failed");
+    let message = "the registry's database can't be reached now; its log says why";
+    Error::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
+}
+
+/// The owner of the keys: somebody who is signed in with a browser. A key makes no keys, or a stolen one would
+/// outlive its revocation.
+async fn owner(app: &App, headers: &HeaderMap) -> Result<Arc<Identity>, Error> {
+    if !app.api_keys {
+        return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "API keys are switched off here"));
+    }
+    match visitor(app, headers).await.map_err(|e| unavailable(&e))? {
+        Visitor::Known(identity) => Ok(identity),
+        Visitor::Unknown | Visitor::Ended => {
+            let message = "API keys are made and seen by who is signed in with a browser; sign in first";
+            Err(Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message))
+        }
+    }
+}
+
+fn must_be_our_own(app: &App, headers: &HeaderMap) -> Result<(), Error> {
+    if is_our_own(headers, &app.external_url) {
+        return Ok(());
+    }
+    Err(Error::new(StatusCode::FORBIDDEN, ErrorCode::Denied, "the request came from another site's page"))
+}
+
+/// `GET /zot/auth/apikey`
+pub async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let listed = async {
+        let owner = owner(&app, &headers).await?;
+        app.identities.keys.of(&owner.user).await.map_err(|e| unavailable(&e))
+    };
+    match listed.await {
+        Ok(keys) => {
+            let keys: Vec<_> = keys.iter().map(|key| Shown::new(key, None)).collect();
+            Json(json!({"apiKeys": keys})).into_response()
+        }
+        Err(error) => error_response(&error),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wanted {
+    #[serde(default)]
+    label: String,
+    #[serde(default)]
+    scopes: Option<Vec<String>>,
+    #[serde(default)]
+    expiration_date: Option<String>,
+}
+
+impl Wanted {
+    fn expires_at(&self) -> Result<Option<i64>, Error> {
+        let Some(text) = self.expiration_date.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+        let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+            bad_request("expirationDate must be a time of RFC 3339, such as 2027-01-31T12:00:00Z, or be left out")
+        })?;
+        if time.unix_timestamp() <= now() {
+            return Err(bad_request("expirationDate is in the past"));
+        }
+        Ok(Some(time.unix_timestamp()))
+    }
+}
+
+/// `POST /zot/auth/apikey`
+pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Response {
+    let created = async {
+        must_be_our_own(&app, &headers)?;
+        let owner = owner(&app, &headers).await?;
+        let wanted: Wanted = serde_json::from_slice(&body)
+            .map_err(|e| bad_request(&format!("the body must be {{\"label\": \"…\"}}: {e}")))?;
+        if wanted.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty()) {
+            return Err(bad_request("scopes can't be given yet: a key may do what its owner may; leave them out"));
+        }
+        if wanted.label.chars().count() > LONGEST_LABEL {
+            return Err(bad_request(&format!("a label has at most {LONGEST_LABEL} characters")));
+        }
+        let expires_at = wanted.expires_at()?;
+        let user_agent = user_agent(&headers);
+        let made = app.identities.keys.create(&owner.user, &wanted.label, &user_agent, expires_at).await;
+        made.map_err(|e| unavailable(&e))
+    };
+    match created.await {
+        Ok((text, key)) => {
+            tracing::info!(user = key.user.name, key = key.id, "an API key was made");
+            (StatusCode::CREATED, Json(Shown::new(&key, Some(&text)))).into_response()
+        }
+        Err(error) => error_response(&error),
+    }
+}
+
+/// What a key was made with, for its owner to know it again.
+pub fn user_agent(headers: &HeaderMap) -> String {
+    let text = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    text.unwrap_or_default().chars().take(300).collect()
+}
+
+#[derive(Deserialize)]
+pub struct Which {
+    id: Option<String>,
+}
+
+/// `DELETE /zot/auth/apikey?id=<uuid>`
+pub async fn revoke(State(app): State<Arc<App>>, headers: HeaderMap, Query(which): Query<Which>) -> Response {
+    let revoked = async {
+        must_be_our_own(&app, &headers)?;
+        let owner = owner(&app, &headers).await?;
+        let id = which.id.as_deref().ok_or_else(|| bad_request("the query parameter 'id' is missing"))?;
+        if app.identities.keys.revoke(&owner.user, id).await.map_err(|e| unavailable(&e))? {
+            tracing::info!(user = owner.user, key = id, "an API key was revoked");
+            return Ok(());
+        }
+        Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "you have no API key of this id"))
+    };
+    match revoked.await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(error) => error_response(&error),
+    }
+}

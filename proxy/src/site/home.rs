@@ -1,0 +1,222 @@
+//! The first page: a way in, or who you are, what you may read, and your API keys.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Form,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::{Markup, html};
+use serde::Deserialize;
+use time::{OffsetDateTime, macros::format_description};
+
+use super::{
+    RequestInfo,
+    api_keys::{LONGEST_LABEL, user_agent},
+    page::{self, Page},
+    visitor::{Visitor, clear_cookie, is_our_own, visitor, with_cookies},
+};
+use crate::{
+    app::App,
+    identity::Identity,
+    store::{ApiKey, now},
+};
+
+/// How many repositories the page lists.
+const LISTED: usize = 200;
+
+/// `GET /`
+pub async fn show(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+) -> Response {
+    match visitor(&app, &headers).await {
+        Ok(Visitor::Known(identity)) => signed_in(&app, &identity, None, &request).await,
+        Ok(Visitor::Unknown) => signed_out(&app, None),
+        Ok(Visitor::Ended) => {
+            let response = signed_out(&app, Some("Your session has ended. Sign in again to go on."));
+            with_cookies(response, clear_cookie(&app, app.session_cookie()))
+        }
+        Err(error) => database_failed(&error, &request),
+    }
+}
+
+fn database_failed(error: &dyn std::fmt::Display, request: &RequestInfo) -> Response {
+    tracing::error!(request = request.id, %error, "a page can't be shown");
+    let reason = "the registry's database can't be reached, so nobody can be recognized now";
+    page::refusal(StatusCode::SERVICE_UNAVAILABLE, "Try again later", reason, &request.id).into_response()
+}
+
+fn signed_out(app: &App, notice: Option<&str>) -> Response {
+    let body = html! {
+        h1 { "Sign in" }
+        @if let Some(notice) = notice { p role="status" class="reason" { (notice) } }
+        p { "This is the private container registry " code { (app.external_url.authority()) } "." }
+        @for provider in &app.providers {
+            p {
+                a class="button" href={ "/zot/auth/login?provider=" (provider.config.id) "&callback_ui=/" } {
+                    "SIGN IN WITH " (provider.config.name)
+                }
+            }
+        }
+    };
+    Page::new(StatusCode::OK, "Sign in", body).into_response()
+}
+
+/// A key that has just been made: the only time that it is shown.
+struct NewKey {
+    text: String,
+    label: String,
+}
+
+async fn signed_in(app: &App, identity: &Identity, new_key: Option<NewKey>, request: &RequestInfo) -> Response {
+    let keys = match app.identities.keys.of(&identity.user).await {
+        Ok(keys) => keys,
+        Err(error) => return database_failed(&error, request),
+    };
+    let readable = |name: &str| app.rules.may_read(Some(identity), name);
+    let repositories = app.registry.repositories(LISTED, None, readable).await;
+    let groups = app.rules.groups_of(identity);
+    let body = html! {
+        h1 { "Signed in as " (identity.user) }
+        @if groups.is_empty() { p { "You are in no group." } } @else {
+            p { "Your groups: " @for (i, group) in groups.iter().enumerate() { @if i > 0 { ", " } (group) } }
+        }
+        form method="post" action="/zot/auth/logout" { button class="quiet" { "Sign out" } }
+        @if let Some(new) = &new_key { (shown_once(app, identity, new)) }
+        h2 { "Repositories" }
+        @match &repositories {
+            Err(error) => {
+                @let () = tracing::error!(request = request.id, %error, "repositories can't be listed");
+                p role="alert" class="reason" { "The registry behind this page does not answer now." }
+            }
+            Ok((names, _)) if names.is_empty() => p { "There is no repository that you may read yet." },
+            Ok((names, more)) => {
+                ul { @for name in names { li { code { (app.external_url.authority()) "/" (name) } } } }
+                @if *more { p class="small" { "These are the first " (LISTED) "." } }
+            }
+        }
+        @if app.api_keys { (key_section(&keys)) }
+    };
+    Page::new(StatusCode::OK, "Signed in", body).into_response()
+}
+
+fn shown_once(app: &App, identity: &Identity, new: &NewKey) -> Markup {
+    html! {
+        section class="once" role="status" {
+            h2 { "Your new API key “" (new.label) "”" }
+            p { "Copy it now: it is not shown again." }
+            pre id="new-key" { (new.text) }
+            p { "Sign in with it:" }
+            pre { "docker login -u " (identity.user) " " (app.external_url.authority()) }
+        }
+    }
+}
+
+fn key_section(keys: &[ApiKey]) -> Markup {
+    html! {
+        h2 { "API keys" }
+        p { "A key is the password of " code { "docker login" } ", podman, helm and CI jobs. It may do what you may." }
+        @if !keys.is_empty() {
+            table {
+                thead { tr { th { "Name" } th { "Made" } th { "Expires" } th { "Last used" } th { "" } } }
+                tbody { @for key in keys { tr {
+                    td { (key.label) }
+                    td { (day(Some(key.created_at), "")) }
+                    td { @if key.is_expired() { "expired" } @else { (day(key.expires_at, "never")) } }
+                    td { (day(key.used_at, "never")) }
+                    td { form method="post" action="/keys/revoke" {
+                        input type="hidden" name="id" value=(key.id);
+                        button class="quiet" aria-label={ "Revoke " (key.label) } { "Revoke" }
+                    } }
+                } } }
+            }
+        }
+        h3 { "Make a key" }
+        form class="row" method="post" action="/keys" {
+            label { "Name" input name="label" required maxlength=(LONGEST_LABEL) placeholder="laptop"; }
+            label { "Expires" select name="days" {
+                option value="90" { "in 90 days" }
+                option value="30" { "in 30 days" }
+                option value="365" { "in a year" }
+                option value="0" { "never" }
+            } }
+            button { "Make a key" }
+        }
+    }
+}
+
+fn day(seconds: Option<i64>, never: &str) -> String {
+    let time = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let text = time.and_then(|time| time.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC")).ok());
+    text.unwrap_or_else(|| never.to_owned())
+}
+
+/// Whoever sends a form of the page.
+async fn sender(app: &App, headers: &HeaderMap, request: &RequestInfo) -> Result<Arc<Identity>, Response> {
+    if !is_our_own(headers, &app.external_url) {
+        let reason = "the form came from another site's page";
+        return Err(page::refusal(StatusCode::FORBIDDEN, "Nothing was changed", reason, &request.id).into_response());
+    }
+    match visitor(app, headers).await {
+        Ok(Visitor::Known(identity)) if app.api_keys => Ok(identity),
+        Ok(_) => Err(Redirect::to("/").into_response()),
+        Err(error) => Err(database_failed(&error, request)),
+    }
+}
+
+#[derive(Deserialize)]
+pub struct MakeKey {
+    label: String,
+    days: i64,
+}
+
+/// `POST /keys`
+pub async fn create_key(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Form(form): Form<MakeKey>,
+) -> Response {
+    let identity = match sender(&app, &headers, &request).await {
+        Ok(identity) => identity,
+        Err(response) => return response,
+    };
+    let label: String = form.label.chars().take(LONGEST_LABEL).collect();
+    let expires_at = (1..=3650).contains(&form.days).then(|| now() + form.days * 24 * 60 * 60);
+    match app.identities.keys.create(&identity.user, &label, &user_agent(&headers), expires_at).await {
+        Ok((text, key)) => {
+            tracing::info!(user = identity.user, key = key.id, "an API key was made");
+            signed_in(&app, &identity, Some(NewKey { text, label }), &request).await
+        }
+        Err(error) => database_failed(&error, &request),
+    }
+}
+
+#[derive(Deserialize)]
+pub struct RevokeKey {
+    id: String,
+}
+
+/// `POST /keys/revoke`
+pub async fn revoke_key(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Form(form): Form<RevokeKey>,
+) -> Response {
+    let identity = match sender(&app, &headers, &request).await {
+        Ok(identity) => identity,
+        Err(response) => return response,
+    };
+    match app.identities.keys.revoke(&identity.user, &form.id).await {
+        Ok(_) => {
+            tracing::info!(user = identity.user, key = form.id, "an API key was revoked");
+            Redirect::to("/").into_response()
+        }
+        Err(error) => database_failed(&error, &request),
+    }
+}

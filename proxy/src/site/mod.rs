@@ -1,0 +1,97 @@
+//! The pages and endpoints that the proxy answers itself: signing in and out, API keys, the token service.
+
+mod api_keys;
+mod home;
+mod page;
+mod sign_in;
+mod sign_out;
+mod status;
+mod token;
+mod visitor;
+
+pub use visitor::is_our_own;
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+
+use crate::{app::App, challenge::TOKEN_PATH};
+
+/// What the gateway knows of a request, beside the request itself.
+#[derive(Clone, Debug)]
+pub struct RequestInfo {
+    /// In every log line about the request, and on every page that says what went wrong.
+    pub id: String,
+    /// Where it came from.
+    pub client: Option<IpAddr>,
+}
+
+/// The most that is read of a form, in bytes.
+pub const LARGEST_FORM: usize = 64 * 1024;
+
+/// The site.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(home::show))
+        .route("/keys", post(home::create_key))
+        .route("/keys/revoke", post(home::revoke_key))
+        .route("/static/berth.css", get(stylesheet))
+        .route("/zot/auth/login", get(sign_in::begin))
+        .route("/zot/auth/callback/{provider}", get(sign_in::finish))
+        .route("/zot/auth/logout", post(sign_out::sign_out))
+        .route("/zot/auth/apikey", get(api_keys::list).post(api_keys::create).delete(api_keys::revoke))
+        .route(TOKEN_PATH, get(token::by_query).post(token::by_form))
+        .route("/v2/_zot/ext/mgmt", get(status::sign_in_methods))
+        .route("/livez", get(status::live))
+        .route("/readyz", get(status::ready))
+        .fallback(nothing_here)
+        .layer(DefaultBodyLimit::max(LARGEST_FORM))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), protect))
+        .with_state(app)
+}
+
+async fn stylesheet() -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, "public, max-age=3600")];
+    (headers, include_str!("berth.css")).into_response()
+}
+
+async fn nothing_here() -> Response {
+    page::message(StatusCode::NOT_FOUND, "There is nothing here", "The address may be mistyped.").into_response()
+}
+
+/// The headers that keep a browser from doing more with an answer than it should. A page may send its forms to the
+/// providers too, since signing out leads there.
+async fn protect(State(app): State<Arc<App>>, request: axum::extract::Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let mut form_action = "'self'".to_owned();
+    for provider in &app.providers {
+        if let Some(origin) = provider.end_session_origin().await {
+            form_action.push(' ');
+            form_action.push_str(&origin);
+        }
+    }
+    let policy = format!(
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action {form_action}; frame-ancestors 'none'; \
+         base-uri 'none'"
+    );
+    let headers = response.headers_mut();
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if app.external_url.is_https() {
+        let a_year = HeaderValue::from_static("max-age=31536000");
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, a_year);
+    }
+    response
+}

@@ -1,0 +1,230 @@
+//! Signing in: to the provider, and back.
+//!
+//! What the callback must find again (state, nonce, PKCE verifier, where to return) is sealed into a cookie of the
+//! browser that began, one cookie a sign-in, so that two tabs can sign in at once and nobody else's browser can end it.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Redirect, Response},
+};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::{
+    RequestInfo, page,
+    visitor::{clear_cookie, set_cookie, with_cookies},
+};
+use crate::{
+    app::App,
+    identity::credential,
+    oidc::{Provider, SignInError},
+    secrets,
+    store::now,
+};
+
+/// How long a sign-in may take, in seconds.
+const LONGEST: i64 = 10 * 60;
+
+/// How many sign-ins one browser may have begun. More would fill its cookie jar.
+const AT_ONCE: usize = 8;
+
+#[derive(Deserialize)]
+pub struct Begin {
+    provider: Option<String>,
+    callback_ui: Option<String>,
+}
+
+/// What the browser keeps for us.
+#[derive(Serialize, Deserialize)]
+struct Pending {
+    provider: String,
+    state: String,
+    nonce: String,
+    verifier: String,
+    return_to: String,
+    expires: i64,
+}
+
+/// Why a sign-in ended nowhere, if the provider isn't to blame.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("there is no sign-in provider of this name here")]
+    Provider,
+    #[error("callback_ui may only lead to a page of this registry, or to an origin in callbackAllowOrigins")]
+    ReturnTo,
+    #[error(
+        "this browser brought back no sign-in that fits: it took longer than ten minutes, was begun in another \
+         browser, was ended before, or cookies are switched off. Begin again"
+    )]
+    Pending,
+    #[error("the answer comes from another provider than the one that was asked")]
+    MixUp,
+    #[error("the provider sent the browser back without a code")]
+    NoCode,
+    #[error(transparent)]
+    Provided(#[from] SignInError),
+    #[error("the registry's database can't be reached, so nobody can be signed in now; its log says why")]
+    Store,
+}
+
+impl Broken {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Provider => StatusCode::NOT_FOUND,
+            Self::ReturnTo | Self::Pending | Self::MixUp | Self::NoCode => StatusCode::BAD_REQUEST,
+            Self::Provided(SignInError::Unreachable { .. }) | Self::Store => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Provided(SignInError::Refused(_) | SignInError::NoUserName(_)) => StatusCode::FORBIDDEN,
+            Self::Provided(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The page, and the same in the log.
+    fn answer(&self, request: &RequestInfo) -> Response {
+        tracing::warn!(request = request.id, client = ?request.client, reason = %self, "a sign-in was refused");
+        page::refusal(self.status(), "You are not signed in", &self.to_string(), &request.id).into_response()
+    }
+}
+
+fn provider<'a>(app: &'a App, id: Option<&str>) -> Result<&'a Arc<Provider>, Broken> {
+    match (id, app.providers.as_slice()) {
+        (None, [only]) => Ok(only),
+        (id, all) => all.iter().find(|p| Some(p.config.id.as_str()) == id).ok_or(Broken::Provider),
+    }
+}
+
+/// Where a sign-in returns to. Read as browsers read it, so that `/\evil` and `/<tab>/evil` are what they are.
+fn return_to(app: &App, text: Option<&str>) -> Result<String, Broken> {
+    let base = Url::parse(&app.external_url.join("/")).map_err(|_| Broken::ReturnTo)?;
+    let url = base.join(text.unwrap_or("/")).map_err(|_| Broken::ReturnTo)?;
+    let allowed = url.origin() == base.origin() || app.callback_origins.contains(&url.origin());
+    if allowed && url.username().is_empty() && url.password().is_none() {
+        Ok(url.into())
+    } else {
+        Err(Broken::ReturnTo)
+    }
+}
+
+fn cookie_prefix(app: &App) -> &'static str {
+    if app.secure_cookies { "__Host-berth_sign_in_" } else { "berth_sign_in_" }
+}
+
+fn cookie_name(app: &App, state: &str) -> String {
+    format!("{}{}", cookie_prefix(app), &secrets::hash(state)[..16])
+}
+
+/// `GET /zot/auth/login`: sends the browser to the provider.
+pub async fn begin(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Query(query): Query<Begin>,
+) -> Response {
+    begin_with(&app, &headers, &query).await.unwrap_or_else(|broken| broken.answer(&request))
+}
+
+async fn begin_with(app: &App, headers: &HeaderMap, query: &Begin) -> Result<Response, Broken> {
+    let provider = provider(app, query.provider.as_deref())?;
+    let return_to = return_to(app, query.callback_ui.as_deref())?;
+    let begun = provider.begin().await?;
+    let name = cookie_name(app, &begun.state);
+    let pending = Pending {
+        provider: provider.config.id.clone(),
+        state: begun.state,
+        nonce: begun.nonce,
+        verifier: begun.verifier,
+        return_to,
+        expires: now() + LONGEST,
+    };
+    let plain = serde_json::to_vec(&pending).map_err(|_| Broken::Pending)?;
+    let sealed = app.sign_in_sealer.seal(&plain).map_err(|_| Broken::Pending)?;
+    let older = credential::cookies(headers).filter(|cookie| cookie.name().starts_with(cookie_prefix(app)));
+    let too_many = older.map(|cookie| cookie.name().to_owned()).collect::<Vec<_>>();
+    let too_many = if too_many.len() >= AT_ONCE { too_many } else { Vec::new() };
+    let cookies = too_many.iter().filter_map(|name| clear_cookie(app, name));
+    let cookies = cookies.chain(set_cookie(app, &name, &sealed, Some(time::Duration::seconds(LONGEST))));
+    let response = (StatusCode::FOUND, [(header::LOCATION, String::from(begun.url))]).into_response();
+    Ok(with_cookies(response, cookies))
+}
+
+/// What the provider sends the browser back with (RFC 6749, section 4.1.2; `iss` of RFC 9207).
+#[derive(Deserialize)]
+pub struct Callback {
+    code: Option<String>,
+    state: Option<String>,
+    iss: Option<String>,
+    error: Option<String>,
+    error_description: Option<String>,
+}
+
+/// `GET /zot/auth/callback/<provider>`: ends the sign-in.
+pub async fn finish(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    Path(provider_id): Path<String>,
+    headers: HeaderMap,
+    Query(callback): Query<Callback>,
+) -> Response {
+    let name = callback.state.as_deref().map(|state| cookie_name(&app, state));
+    let response = match finish_with(&app, &provider_id, &headers, callback, name.as_deref(), &request).await {
+        Ok(response) => response,
+        Err(broken) => broken.answer(&request),
+    };
+    // However it ended, it ended.
+    with_cookies(response, name.and_then(|name| clear_cookie(&app, &name)))
+}
+
+async fn finish_with(
+    app: &App,
+    provider_id: &str,
+    headers: &HeaderMap,
+    callback: Callback,
+    cookie_name: Option<&str>,
+    request: &RequestInfo,
+) -> Result<Response, Broken> {
+    let provider = provider(app, Some(provider_id))?;
+    let pending = cookie_name.and_then(|name| credential::cookie(headers, name));
+    let pending = pending.and_then(|sealed| app.sign_in_sealer.open(&sealed).ok());
+    let pending: Pending = pending.and_then(|plain| serde_json::from_slice(&plain).ok()).ok_or(Broken::Pending)?;
+    if callback.state.as_deref() != Some(&pending.state) || pending.expires < now() {
+        return Err(Broken::Pending);
+    }
+    if pending.provider != provider.config.id || callback.iss.is_some_and(|iss| iss != provider.config.issuer) {
+        return Err(Broken::MixUp);
+    }
+    if let Some(error) = callback.error {
+        let words = [Some(error), callback.error_description].into_iter().flatten().collect::<Vec<_>>().join(": ");
+        return Err(SignInError::Refused(words.chars().filter(|c| !c.is_control()).take(300).collect()).into());
+    }
+    let code = callback.code.ok_or(Broken::NoCode)?;
+    let signed_in = provider.finish(code, pending.verifier, pending.nonce).await?;
+
+    // A session that this browser may have had before doesn't outlive the sign-in (session fixation).
+    let session_cookie = app.session_cookie();
+    if let Some(old) = credential::cookie(headers, session_cookie) {
+        app.identities.sessions.end(&old).await.map_err(store_failed)?;
+    }
+    let user_agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let user_agent: String = user_agent.chars().take(300).collect();
+    let (user, sid) = (&signed_in.user, signed_in.sid.as_deref());
+    let id = app.identities.sessions.begin(user, sid, &signed_in.tokens, &user_agent).await;
+    let id = id.map_err(store_failed)?;
+    app.identities.keys.forget();
+    tracing::info!(request = request.id, user = user.name, provider = user.provider, "signed in");
+    let response = Redirect::to(&pending.return_to).into_response();
+    Ok(with_cookies(found(response), set_cookie(app, session_cookie, &id, None)))
+}
+
+fn store_failed(error: impl std::fmt::Display) -> Broken {
+    tracing::error!(%error, "a session can't be stored");
+    Broken::Store
+}
+
+/// 302 instead of axum's 303, as zot answers.
+fn found(mut response: Response) -> Response {
+    *response.status_mut() = StatusCode::FOUND;
+    response
+}
