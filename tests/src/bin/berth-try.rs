@@ -1,0 +1,79 @@
+//! The whole system on this machine, for trying it out: see `try.sh`.
+
+use std::{error::Error, fmt::Write, fs, path::Path};
+
+use berth_tests::{
+    process::free_port,
+    system::{Setup, System, demonstration_rules},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The port that is tried first.
+const PORT: u16 = 8080;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let folder = Path::new("target/try");
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    let folder = folder.canonicalize()?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let port = std::net::TcpListener::bind(("127.0.0.1", PORT)).map_or_else(|_| free_port(), |_| PORT);
+    let setup = Setup { access_control: demonstration_rules(), unix_socket: false, ..Setup::default() };
+
+    let started = async {
+        let system = System::start_in(&folder, port, setup).await;
+        let (key, _) = system.signed_in("alice").await.make_key("try").await;
+        (system, key)
+    };
+    let (mut system, key) = tokio::select! {
+        started = started => started,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let mut env = String::new();
+    for (name, value) in [
+        ("BERTH_URL", system.url.clone()),
+        ("BERTH_USER", "alice".to_owned()),
+        ("BERTH_API_KEY", key.clone()),
+        ("BERTH_ISSUER", system.issuer.clone()),
+        ("BERTH_CONFIG", system.config().display().to_string()),
+        ("BERTH_PROXY_PID", system.proxy.id().to_string()),
+        ("BERTH_REGISTRY_PID", system.registry.id().to_string()),
+    ] {
+        writeln!(env, "{name}='{value}'")?;
+    }
+    // Whoever waits for the file finds it whole.
+    fs::write(folder.join("env.next"), env)?;
+    fs::rename(folder.join("env.next"), folder.join("env"))?;
+
+    let (url, authority) = (&system.url, system.authority());
+    println!(
+        "
+Berth is running, with a stand-in for authentik.
+
+  Open       {url}
+  Click      SIGN IN WITH OIDC
+  Type       alice and alice (may push anywhere), or bob and bob (may only read shared/…)
+
+Push something, as alice:
+
+  docker login -u alice -p {key} {authority}
+  printf 'FROM scratch\\nCOPY README.md /\\n' | docker build -q -t {authority}/shared/hello:1 -f - .
+  docker push {authority}/shared/hello:1
+
+Another shell can read all of this: . target/try/env
+The configuration and the logs are in target/try. Ctrl-C stops everything.
+"
+    );
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    system.proxy.terminate();
+    system.registry.terminate();
+    fs::remove_file(folder.join("env"))?;
+    Ok(())
+}

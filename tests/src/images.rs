@@ -1,0 +1,107 @@
+//! Images to push, written as an OCI layout.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// The media type of an OCI image manifest.
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// `sha256:…` of some bytes.
+pub fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// An image of one uncompressed layer.
+pub struct Image {
+    /// The layer, a tar archive with one file.
+    pub layer: Vec<u8>,
+    /// The configuration, JSON.
+    pub config: Vec<u8>,
+    /// The manifest, JSON.
+    pub manifest: Vec<u8>,
+}
+
+impl Image {
+    /// An image whose one file is `size` bytes that don't compress, different for each `seed`.
+    pub fn new(seed: u64, size: usize) -> Self {
+        let mut file = Vec::with_capacity(size);
+        // xorshift64*: fast, and no two seeds give the same bytes.
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        while file.len() < size {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            file.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+        }
+        file.truncate(size);
+        let layer = tar("data", &file);
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+        });
+        let config = config.to_string().into_bytes();
+        let descriptor = |media_type: &str, bytes: &[u8]| json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()});
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        });
+        Self { layer, config, manifest: manifest.to_string().into_bytes() }
+    }
+
+    /// Writes the image into the OCI layout at `folder`, under `tag`, beside what is there.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    pub fn write_layout(&self, folder: &Path, tag: &str) {
+        let blobs = folder.join("blobs/sha256");
+        fs::create_dir_all(&blobs).expect("a folder");
+        for bytes in [&self.layer, &self.config, &self.manifest] {
+            fs::write(blob(folder, &digest(bytes)), bytes).expect("a blob");
+        }
+        fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).expect("the layout");
+        let index = folder.join("index.json");
+        let mut manifests = match fs::read(&index) {
+            Ok(text) => serde_json::from_slice::<Value>(&text).expect("an index")["manifests"].take(),
+            Err(_) => json!([]),
+        };
+        manifests.as_array_mut().expect("manifests").push(json!({
+            "mediaType": MANIFEST, "digest": digest(&self.manifest), "size": self.manifest.len(),
+            "annotations": {"org.opencontainers.image.ref.name": tag},
+        }));
+        let text = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+        fs::write(index, text).expect("the index");
+    }
+}
+
+fn blob(folder: &Path, digest: &str) -> PathBuf {
+    folder.join("blobs").join(digest.replace(':', "/"))
+}
+
+/// A tar archive (ustar) with one file.
+fn tar(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0u8; 512];
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, name.as_bytes());
+    put(100, b"0000644\0");
+    put(108, b"0000000\0");
+    put(116, b"0000000\0");
+    put(124, format!("{:011o}\0", content.len()).as_bytes());
+    put(136, b"00000000000\0");
+    put(148, b"        ");
+    put(156, b"0");
+    put(257, b"ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut archive = header.to_vec();
+    archive.write_all(content).expect("memory");
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
+}

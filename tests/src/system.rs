@@ -1,0 +1,229 @@
+//! The whole system on this machine: an identity provider, `berth-registry` and `berth-proxy`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    person::Person,
+    process::{Process, free_port, wait_for},
+};
+
+/// The client that the identity providers of the tests know.
+pub const CLIENT_ID: &str = "berth";
+/// Its secret, long enough for HS256.
+pub const CLIENT_SECRET: &str = "a-secret-of-the-tests-and-of-nothing-else";
+
+/// How a system is set up.
+pub struct Setup {
+    /// `http.accessControl`, or nothing for none.
+    pub access_control: Value,
+    /// Whether the registry listens on a unix socket, and not on a port of loopback.
+    pub unix_socket: bool,
+    /// More keys of the provider's section.
+    pub provider: Value,
+    /// More keys of `sidecar`.
+    pub sidecar: Value,
+    /// The issuer of another identity provider; its client is the same.
+    pub issuer: Option<String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { access_control: Value::Null, unix_socket: true, provider: json!({}), sidecar: json!({}), issuer: None }
+    }
+}
+
+/// The rules of the demonstration: alice may push anywhere, bob may only read `shared/**`, and everybody may pull
+/// what is public.
+pub fn demonstration_rules() -> Value {
+    let all = ["read", "create", "update", "delete"];
+    let alice = json!({"users": ["alice"], "actions": all});
+    json!({"repositories": {
+        "**": {"policies": [alice]},
+        "shared/**": {"policies": [alice, {"users": ["bob"], "actions": ["read"]}]},
+        "public/**": {"policies": [alice], "defaultPolicy": ["read"], "anonymousPolicy": ["read"]},
+    }})
+}
+
+/// A running system. Everything of it ends, and its folder goes, when it is dropped.
+pub struct System {
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// `http://localhost:port` of the proxy.
+    pub url: String,
+    /// The identity provider's issuer.
+    pub issuer: String,
+    /// `berth-proxy`
+    pub proxy: Process,
+    /// `berth-registry`
+    pub registry: Process,
+    /// The stand-in, unless another provider was given.
+    pub stand_in: Option<Process>,
+    provider_port: u16,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl System {
+    /// Starts a system in a folder of its own, and waits until it serves.
+    ///
+    /// # Panics
+    /// If it doesn't.
+    pub async fn start(setup: Setup) -> Self {
+        let folder = tempfile::Builder::new().prefix("berth-").tempdir().expect("a folder");
+        let path = folder.path().to_owned();
+        let port = free_port();
+        let mut system = Self::start_in(&path, port, setup).await;
+        system._temporary = Some(folder);
+        system
+    }
+
+    /// Starts a system whose files are in `folder` and whose proxy listens on `port`.
+    ///
+    /// # Panics
+    /// If it doesn't serve within a minute.
+    pub async fn start_in(folder: &Path, port: u16, setup: Setup) -> Self {
+        let provider_port = free_port();
+        let url = format!("http://localhost:{port}");
+        let stand_in = setup.issuer.is_none().then(|| stand_in(folder, provider_port, &url));
+        let issuer = setup.issuer.unwrap_or_else(|| format!("http://localhost:{provider_port}/application/o/berth/"));
+        let upstream = if setup.unix_socket {
+            format!("unix:{}", folder.join("registry.sock").display())
+        } else {
+            format!("http://127.0.0.1:{}", free_port())
+        };
+        let credentials = folder.join("oidc-credentials.json");
+        let secret = json!({"clientid": CLIENT_ID, "clientsecret": CLIENT_SECRET});
+        std::fs::write(&credentials, secret.to_string()).expect("the credentials file");
+        let mut provider = json!({
+            "credentialsFile": credentials, "issuer": issuer, "keypath": "", "scopes": ["openid", "profile", "email"],
+            "claimMapping": {"username": "preferred_username"},
+        });
+        merge(&mut provider, setup.provider);
+        let database = format!("sqlite:{}", folder.join("proxy.db").display());
+        let mut sidecar = json!({"upstream": upstream, "database": database});
+        merge(&mut sidecar, setup.sidecar);
+        let config = json!({
+            "http": {
+                "address": "127.0.0.1", "port": port.to_string(), "externalUrl": url,
+                "auth": {"openid": {"providers": {"oidc": provider}}},
+                "accessControl": setup.access_control,
+            },
+            "storage": {"rootDirectory": folder.join("registry")},
+            "log": {"level": "debug"},
+            "sidecar": sidecar,
+        });
+        let text = serde_json::to_string_pretty(&config).expect("the configuration");
+        std::fs::write(folder.join("config.json"), text).expect("the configuration file");
+        let (registry, proxy) = (serve("berth-registry", folder), serve("berth-proxy", folder));
+        let folder = folder.to_owned();
+        let mut system = Self { folder, url, issuer, proxy, registry, stand_in, provider_port, _temporary: None };
+        if system.stand_in.is_some() {
+            answers(&format!("{}.well-known/openid-configuration", system.issuer)).await;
+        }
+        system.ready().await;
+        system
+    }
+
+    /// Waits until the proxy and the registry behind it serve.
+    ///
+    /// # Panics
+    /// If they don't within a minute, with what they printed.
+    pub async fn ready(&mut self) {
+        wait_for("the system to serve", async || {
+            let (proxy, registry) = (&mut self.proxy, &mut self.registry);
+            assert!(!proxy.has_ended() && !registry.has_ended(), "{}{}", proxy.printed(), registry.printed());
+            let answer = reqwest::get(format!("{}/readyz", self.url)).await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// The path of the configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("config.json")
+    }
+
+    /// `localhost:port` of the proxy, as image names have it.
+    pub fn authority(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
+    /// Somebody with a browser of their own, signed in.
+    pub async fn signed_in(&self, user: &str) -> Person {
+        Person::signed_in(&self.url, user).await
+    }
+
+    /// Starts the proxy again, after it was killed.
+    pub async fn restart_proxy(&mut self) {
+        self.proxy.kill();
+        self.proxy = serve("berth-proxy", &self.folder);
+        self.ready().await;
+    }
+
+    /// Starts the registry again, after it was killed.
+    pub async fn restart_registry(&mut self) {
+        self.registry.kill();
+        self.registry = serve("berth-registry", &self.folder);
+        self.ready().await;
+    }
+
+    /// Starts the stand-in again, after it was killed. It has forgotten who was signed in.
+    pub async fn restart_stand_in(&mut self) {
+        self.stand_in = Some(stand_in(&self.folder, self.provider_port, &self.url));
+        answers(&format!("{}.well-known/openid-configuration", self.issuer)).await;
+    }
+}
+
+fn serve(name: &str, folder: &Path) -> Process {
+    let mut command = Command::new(binary(name));
+    command.arg("serve").arg(folder.join("config.json"));
+    Process::start(&mut command, &folder.join(format!("{name}.log"))).expect("a process")
+}
+
+fn stand_in(folder: &Path, port: u16, url: &str) -> Process {
+    let mut command = Command::new(binary("berth-stand-in"));
+    command.args(["--client-id", CLIENT_ID, "--client-secret", CLIENT_SECRET, "--port", &port.to_string()]);
+    command.args(["--redirect-uri", &format!("{url}/zot/auth/callback/oidc")]);
+    Process::start(&mut command, &folder.join("stand-in.log")).expect("a process")
+}
+
+async fn answers(url: &str) {
+    wait_for(url, async || reqwest::get(url).await.ok()?.status().is_success().then_some(())).await;
+}
+
+fn merge(into: &mut Value, more: Value) {
+    if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
+        into.extend(more);
+    }
+}
+
+/// The path of one of our programs, as they are built for this one's profile.
+///
+/// # Panics
+/// If they can't be built.
+pub fn binary(name: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let mut folder = std::env::current_exe().expect("our own path");
+        folder.pop();
+        if !folder.ends_with("deps") {
+            return folder; // We are one of the programs ourselves.
+        }
+        folder.pop();
+        // `cargo test` builds no programs of other packages.
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--locked", "--bins", "-p", "berth-proxy", "-p", "berth-registry"]);
+        cargo.args(["-p", "berth-tests"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo").success(), "the programs can't be built");
+        folder
+    });
+    folder.join(name)
+}
