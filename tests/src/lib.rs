@@ -1,6 +1,7 @@
 //! What the end-to-end tests are made of: a stand-in identity provider, the two real processes, people who sign in,
 //! images, and the clients that happen to be installed.
 
+pub mod api;
 pub mod images;
 pub mod person;
 pub mod process;

@@ -1,0 +1,15 @@
+//! End-to-end tests: the real binaries over sockets, with real clients. One file for each thing that users see.
+//!
+//! They are one program, so that it is linked once.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod access;
+mod browser;
+mod clients;
+mod commands;
+mod crash;
+mod deployment;
+mod outage;
+mod registry;
+mod sign_in;
+mod tokens;
