@@ -34,7 +34,11 @@ pub const KEPT_BACK: [HeaderName; 3] = [SERVER, SET_COOKIE, WWW_AUTHENTICATE];
 
 /// The headers of the forwarded request.
 pub fn request_headers(from: &HeaderMap, condition: WriteCondition) -> Vec<(HeaderName, HeaderValue)> {
-    let passed = PASSED.iter().flat_map(|name| from.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+    // Only of Accept may there be several; of the others the first is the one that the proxy itself went by.
+    let passed = PASSED.iter().flat_map(|name| {
+        let most = if *name == ACCEPT { usize::MAX } else { 1 };
+        from.get_all(name).iter().take(most).map(|value| (name.clone(), value.clone()))
+    });
     let star = HeaderValue::from_static("*");
     // Ours stands instead of the client's.
     let (ours, without) = match condition {

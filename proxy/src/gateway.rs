@@ -376,6 +376,9 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         session.set_read_timeout(Some(SILENCE));
         session.set_write_timeout(Some(SILENCE));
+        if !session.is_process_shutting_down() {
+            session.set_keepalive(Some(SILENCE.as_secs()));
+        }
         context.info.client = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip());
         match self.next(session, context).await {
             Next::Forward(forwarded) => {
@@ -501,7 +504,11 @@ impl ProxyHttp for Gateway {
             }
             (
                 ErrorSource::Downstream,
-                ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | WriteTimedout,
+                ErrorType::ReadError
+                | ErrorType::WriteError
+                | ErrorType::ConnectionClosed
+                | ErrorType::H2Error
+                | WriteTimedout,
             ) => {
                 return FailToProxy { error_code: 0, can_reuse_downstream: false };
             }

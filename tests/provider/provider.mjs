@@ -1,0 +1,94 @@
+// The certified OpenID provider `oidc-provider`, with authentik's addresses and claims.
+//
+//   PORT=9400 RP=http://localhost:8080 node provider.mjs
+//
+// alice and bob sign in with their names as passwords.
+import { generateKeyPairSync } from 'node:crypto';
+import { createServer } from 'node:http';
+import { Provider } from 'oidc-provider';
+
+const { PORT, RP, CLIENT_ID, CLIENT_SECRET, ALG = 'RS256' } = process.env;
+const origin = `http://localhost:${PORT}`;
+const base = '/application/o/berth/';
+
+const users = { alice: ['dev'], bob: ['ops'] };
+const key = (type, options, kid) => ({ ...generateKeyPairSync(type, options).privateKey.export({ format: 'jwk' }), use: 'sig', kid });
+
+const provider = new Provider(`${origin}${base}`, {
+  clients: [{
+    client_id: CLIENT_ID,
+    client_secret: CLIENT_SECRET,
+    grant_types: ['authorization_code', 'refresh_token'],
+    redirect_uris: [`${RP}/zot/auth/callback/oidc`],
+    post_logout_redirect_uris: [`${RP}/`],
+    id_token_signed_response_alg: ALG,
+  }],
+  jwks: { keys: [key('rsa', { modulusLength: 2048 }, 'rsa'), key('ec', { namedCurve: 'P-256' }, 'ec')] },
+  // authentik lists the one algorithm that it uses.
+  enabledJWA: { idTokenSigningAlgValues: [ALG] },
+  scopes: ['openid', 'offline_access'],
+  claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'preferred_username', 'groups'] },
+  conformIdTokenClaims: process.env.CLAIMS_AT_USERINFO === '1', // by default authentik puts them into the ID token
+  findAccount: (_, id) => users[id] && {
+    accountId: id,
+    claims: () => ({ sub: id, name: id, preferred_username: id, groups: users[id], email: `${id}@example.com`, email_verified: false }),
+  },
+  routes: {
+    authorization: '/application/o/authorize/',
+    token: '/application/o/token/',
+    userinfo: '/application/o/userinfo/',
+    introspection: '/application/o/introspect/',
+    revocation: '/application/o/revoke/',
+    jwks: `${base}jwks/`,
+    end_session: `${base}end-session/`,
+  },
+  features: {
+    devInteractions: { enabled: false },
+    dPoP: { enabled: false },
+    pushedAuthorizationRequests: { enabled: false },
+    rpInitiatedLogout: {
+      logoutSource: (context, form) => {
+        const sure = '<input type="hidden" name="logout" value="yes"><button id="sign-out">Sign out</button></form>';
+        context.body = `<!doctype html><title>Sign out</title>${form.replace('</form>', sure)}`;
+      },
+    },
+  },
+  interactions: { url: (_, interaction) => `/login/${interaction.uid}` },
+  // Consent is implicit, as in authentik's default flow.
+  async loadExistingGrant({ oidc: { client, session, params, result } }) {
+    const id = result?.consent?.grantId ?? session.grantIdFor(client.clientId);
+    const grant = (id && await provider.Grant.find(id))
+      || new provider.Grant({ clientId: client.clientId, accountId: session.accountId });
+    grant.addOIDCScope(params.scope ?? 'openid');
+    await grant.save();
+    return grant;
+  },
+  cookies: { keys: ['of the tests'] },
+});
+provider.on('server_error', (_, error) => console.error(error));
+provider.on('grant.error', (_, error) => console.error(error.error, error.error_detail ?? error.error_description));
+
+const form = `<!doctype html><title>Sign in</title><form method="post">
+<input name="username"><input name="password" type="password"><button id="go">Sign in</button></form>`;
+
+async function signIn(request, response) {
+  await provider.interactionDetails(request, response);
+  let body = '';
+  for await (const chunk of request) body += chunk;
+  const fields = new URLSearchParams(body);
+  const name = fields.get('username');
+  if (Object.hasOwn(users, name ?? '') && fields.get('password') === name) {
+    return provider.interactionFinished(request, response, { login: { accountId: name } });
+  }
+  response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end(form);
+}
+
+const callback = provider.callback();
+createServer((request, response) => {
+  if (request.url.startsWith('/login/')) {
+    signIn(request, response).catch((error) => response.writeHead(400).end(error.message));
+    return;
+  }
+  if (request.url === `${base}.well-known/openid-configuration`) request.url = '/.well-known/openid-configuration';
+  callback(request, response);
+}).listen(PORT, 'localhost');
