@@ -1,8 +1,8 @@
 //! The door: every request comes through here, and this is the only file that knows Pingora.
 //!
-//! It reads as the story of one request. [`ProxyHttp::request_filter`] finds out what it is for, who sends it and
-//! whether they may; then it is answered here, or [`ProxyHttp::upstream_request_filter`] writes the request that goes
-//! to the registry, and [`ProxyHttp::response_filter`] looks at what comes back.
+//! It reads as the story of one request. [`ProxyHttp::request_filter`] asks [`admission`](crate::admission) what becomes
+//! of it; then it is answered here, or [`ProxyHttp::upstream_request_filter`] writes the request that goes to the
+//! registry, and [`ProxyHttp::response_filter`] looks at what comes back.
 
 use std::{
     sync::{
@@ -15,13 +15,11 @@ use std::{
 use async_trait::async_trait;
 use axum::body::Body;
 use berth_config::Upstream;
-use berth_oci::{Error as OciError, ErrorCode, Operation, Page};
+use berth_oci::{Error as OciError, ErrorCode};
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderName, HeaderValue, Method, StatusCode,
-    header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LINK, LOCATION, TRANSFER_ENCODING, WWW_AUTHENTICATE,
-    },
+    HeaderName, Method, StatusCode,
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, TRANSFER_ENCODING},
 };
 use http_body_util::BodyExt;
 use pingora::{
@@ -30,17 +28,15 @@ use pingora::{
     prelude::HttpPeer,
     proxy::{FailToProxy, ProxyHttp, Session},
 };
-use serde_json::json;
 use tower::ServiceExt;
 use uuid::Uuid;
 
 use crate::{
+    admission::{self, Forwarded, Outcome},
+    answer::{denied, error_response},
     app::App,
-    challenge::{Because, challenge},
     forward,
-    identity::{Caller, Credential, Grant, Identity, Refusal, Via, scope::Access},
-    policy::{Decision, Verdict, WriteCondition},
-    route::{Route, route},
+    policy::WriteCondition,
     site::{self, LARGEST_FORM, RequestInfo},
 };
 
@@ -55,9 +51,6 @@ const REGISTRY_ANSWERS: Duration = Duration::from_mins(5);
 
 /// How much of a refused body is read, and for how long, so that the client sees the answer and not a broken pipe.
 const DRAINED: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
-
-/// How many repositories a list has at most.
-const LISTED: usize = 1000;
 
 /// The gateway.
 pub struct Gateway {
@@ -104,183 +97,33 @@ pub struct Context {
     _in_flight: Guard,
 }
 
-struct Forwarded {
-    operation: Operation,
-    condition: WriteCondition,
-    /// The API key behind it, if it is one.
-    credential: Option<String>,
-}
-
-/// What becomes of a request.
-enum Next {
-    Forward(Forwarded),
-    Answer(Box<http::Response<Body>>),
-}
-
 impl Gateway {
     /// The gateway to the registry at `upstream`.
     pub fn new(app: Arc<App>, upstream: Upstream, in_flight: InFlight) -> Self {
         Self { site: site::router(Arc::clone(&app)), app, upstream, in_flight }
     }
 
-    /// Parse, identify, decide.
-    async fn next(&self, session: &mut Session, context: &mut Context) -> Next {
-        let request = session.req_header();
-        let operation = match route(&request.method, &request.uri) {
-            Ok(Route::Site) => return self.ask_site(session, context).await,
-            Ok(Route::Registry(operation)) => operation,
-            Err(error) => return Self::refuse(&error.into(), None),
-        };
-        let headers = &request.headers;
-        let credential = match Credential::from_headers(headers, self.app.session_cookie()) {
-            Ok(credential) => credential,
-            Err(malformed) => {
-                let error = OciError::new(StatusCode::BAD_REQUEST, ErrorCode::Unauthorized, malformed.to_string());
-                return Self::refuse(&error, None);
-            }
-        };
-        // zot's user interface asks for no challenge: a browser would show its own password box.
-        let challenged = headers.get("x-zot-api-client").is_none_or(|client| client != "zot-ui");
-        let upload = forward::upload_of(&operation).map(|id| id.as_str());
-        let caller = match self.app.identities.identify(&credential, upload).await {
-            Ok(caller) => caller,
-            Err(Refusal::Store(_)) => {
-                let message = "the credential can't be checked now; try again";
-                let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable);
-                return Self::refuse(&OciError::new(status, code, message), None);
-            }
-            Err(refusal) => {
-                let (id, client) = (&context.info.id, context.info.client);
-                tracing::info!(request = id, ?client, reason = %refusal, "a credential was refused");
-                return self.unauthorized(&operation, Because::Invalid, &refusal.to_string(), challenged);
-            }
-        };
-        context.user = caller.name().to_owned();
-        let by_cookie = matches!(credential, Credential::Session(_));
-        if by_cookie && !request.method.is_safe() && !site::is_our_own(headers, &self.app.external_url) {
-            return Self::refuse(&denied("the request came from another site's page"), None);
-        }
-        match self.decide(operation, &caller) {
-            Ok(forwarded) => match &forwarded.operation {
-                Operation::ListRepositories(page) => self.list_repositories(page, &caller).await,
-                _ => Next::Forward(forwarded),
-            },
-            Err((operation, because, message)) => {
-                tracing::debug!(request = context.info.id, user = context.user, message, "refused");
-                match because {
-                    Some(because) => self.unauthorized(&operation, because, &message, challenged),
-                    None => Self::refuse(&denied(&message), None),
-                }
-            }
-        }
-    }
-
-    /// Whether the caller may do this, with that token; if not, whether another credential could help.
-    fn decide(
-        &self,
-        mut operation: Operation,
-        caller: &Caller,
-    ) -> Result<Forwarded, (Operation, Option<Because>, String)> {
-        let identity = caller.identity.as_deref();
-        let anonymous = matches!((&caller.grant, identity), (Grant::Everything, None));
-        let hopeless_list = matches!(operation, Operation::ListRepositories(_)) && !self.app.rules.has_anonymous();
-        // On a 200 to an anonymous ping, docker and podman would never send their credentials.
-        if anonymous && (operation == Operation::Ping || hopeless_list) {
-            return Err((operation, Some(Because::Missing), "sign in first".to_owned()));
-        }
-        if let (Grant::Token(access), Some(needed)) = (&caller.grant, Access::needed(&operation))
-            && !access.iter().any(|own| own.covers(&needed))
-        {
-            let message = format!("requested access to the resource is denied: the token doesn't grant {needed}");
-            return Err((operation, Some(Because::Insufficient), message));
-        }
-        let condition = match self.app.rules.judge(identity, &operation) {
-            Verdict::Allowed(condition) => condition,
-            Verdict::Denied(Decision { rule, .. }) => {
-                tracing::debug!(user = caller.name(), rule, "denied");
-                let because = match (&caller.grant, identity) {
-                    (Grant::Token(_), _) => Some(Because::Insufficient),
-                    (Grant::Everything, None) => Some(Because::Missing),
-                    (Grant::Everything, Some(_)) => None,
-                };
-                return Err((operation, because, "requested access to the resource is denied".to_owned()));
-            }
-        };
-        // Who may not read the source of a mount mounts from nowhere, and uploads.
-        if let Operation::MountBlob { from, .. } = &mut operation
-            && from.as_ref().is_some_and(|from| !self.app.rules.may_read(identity, from.as_str()))
-        {
-            *from = None;
-        }
-        let credential = match identity {
-            Some(Identity { via: Via::ApiKey(id), .. }) => Some(id.clone()),
-            _ => None,
-        };
-        Ok(Forwarded { operation, condition, credential })
-    }
-
-    /// `_catalog`: what the caller may read, in full pages.
-    async fn list_repositories(&self, page: &Page, caller: &Caller) -> Next {
-        let n = page.n.unwrap_or(LISTED).min(LISTED);
-        let readable = |name: &str| self.app.rules.may_read(caller.identity.as_deref(), name);
-        let (names, more) = match self.app.registry.repositories(n, page.last.clone(), readable).await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::error!(%error, "repositories can't be listed");
-                let message = "the registry behind this proxy does not answer";
-                let error = OciError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message);
-                return Self::refuse(&error, None);
-            }
-        };
-        let next = Page { n: Some(n), last: names.last().cloned() };
-        let mut response = json_response(StatusCode::OK, json!({"repositories": names}).to_string());
-        if more && next.last.is_some() {
-            let link = format!("<{}>; rel=\"next\"", next.append_to("/v2/_catalog".to_owned()));
-            if let Ok(link) = HeaderValue::from_str(&link) {
-                response.headers_mut().insert(LINK, link);
-            }
-        }
-        Next::Answer(Box::new(response))
-    }
-
-    fn unauthorized(&self, operation: &Operation, because: Because, message: &str, challenged: bool) -> Next {
-        let error = OciError::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message);
-        let challenge = challenged.then(|| challenge(&self.app, Access::needed(operation).as_ref(), because));
-        Self::refuse(&error, challenge)
-    }
-
-    fn refuse(error: &OciError, challenge: Option<String>) -> Next {
-        let mut response = json_response(error.status, error.body());
-        if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-        }
-        Next::Answer(Box::new(response))
-    }
-
     /// Hands a request to the site.
-    async fn ask_site(&self, session: &mut Session, context: &Context) -> Next {
+    async fn ask_site(&self, session: &mut Session, context: &Context) -> http::Response<Body> {
+        let bad_request = |message: &str| OciError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
         let body = match read_form(session).await {
             Ok(Some(body)) => body,
             Ok(None) => {
                 let message = format!("a request to this address has at most {LARGEST_FORM} bytes");
                 let error = OciError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, message);
-                return Self::refuse(&error, None);
+                return error_response(&error);
             }
-            Err(_) => {
-                let message = "the body could not be read";
-                return Self::refuse(&OciError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message), None);
-            }
+            Err(_) => return error_response(&bad_request("the body could not be read")),
         };
         let from = session.req_header();
         let target = from.uri.path_and_query().map_or("/", |target| target.as_str());
         let request = http::Request::builder().method(from.method.clone()).uri(target).extension(context.info.clone());
         let Ok(mut request) = request.body(Body::from(body)) else {
-            let message = "the request target can't be read";
-            return Self::refuse(&OciError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message), None);
+            return error_response(&bad_request("the request target can't be read"));
         };
         *request.headers_mut() = from.headers.clone();
         let Ok(response) = self.site.clone().oneshot(request).await;
-        Next::Answer(Box::new(response))
+        response
     }
 
     /// Writes an answer of ours.
@@ -347,17 +190,6 @@ async fn read_form(session: &mut Session) -> Result<Option<Bytes>> {
     Ok(Some(body.freeze()))
 }
 
-fn denied(message: &str) -> OciError {
-    OciError::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
-}
-
-fn json_response(status: StatusCode, body: String) -> http::Response<Body> {
-    let mut response = http::Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
 #[async_trait]
 impl ProxyHttp for Gateway {
     type CTX = Context;
@@ -380,16 +212,20 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(Some(SILENCE.as_secs()));
         }
         context.info.client = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip());
-        match self.next(session, context).await {
-            Next::Forward(forwarded) => {
+        let request = session.req_header();
+        let admission =
+            admission::admit(&self.app, &request.method, &request.uri, &request.headers, &context.info).await;
+        context.user = admission.user;
+        let response = match admission.outcome {
+            Outcome::Forward(forwarded) => {
                 context.forwarded = Some(forwarded);
-                Ok(false)
+                return Ok(false);
             }
-            Next::Answer(response) => {
-                self.answer(session, *response).await?;
-                Ok(true)
-            }
-        }
+            Outcome::Site => self.ask_site(session, context).await,
+            Outcome::Answer(response) => *response,
+        };
+        self.answer(session, response).await?;
+        Ok(true)
     }
 
     async fn upstream_peer(&self, _session: &mut Session, _context: &mut Context) -> Result<Box<HttpPeer>> {

@@ -2,11 +2,13 @@
 //! forwards what is allowed to `berth-registry`.
 //!
 //! ```text
-//! main → gateway → { route → identity → policy } → forward
+//! main → gateway → admission → { route → identity → policy } → forward
 //!           └──────→ site (pages, login, keys, token service)
 //! identity, site → oidc, store
 //! ```
 
+mod admission;
+mod answer;
 mod app;
 mod challenge;
 mod config;

@@ -78,8 +78,9 @@ impl Browser {
         Some(Self { driver, _chromedriver: process })
     }
 
+    /// The text of the page. A page that is just being left is read again.
     async fn text(&self) -> String {
-        self.driver.find(By::Tag("body")).await.unwrap().text().await.unwrap()
+        wait_for("a page", async || self.driver.find(By::Tag("body")).await.ok()?.text().await.ok()).await
     }
 
     async fn click(&self, by: By) {
@@ -87,11 +88,7 @@ impl Browser {
     }
 
     async fn until(&self, what: &str) {
-        wait_for(what, async || {
-            let body = self.driver.find(By::Tag("body")).await.ok()?;
-            body.text().await.ok()?.contains(what).then_some(())
-        })
-        .await;
+        wait_for(what, async || self.text().await.contains(what).then_some(())).await;
     }
 
     async fn sign_in(&self, user: &str) {

@@ -6,7 +6,7 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Query, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, header::USER_AGENT},
     response::{IntoResponse, Response},
 };
 use berth_oci::{Error, ErrorCode};
@@ -15,7 +15,13 @@ use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::visitor::{Visitor, is_our_own, visitor};
-use crate::{app::App, identity::Identity, store::ApiKey, store::now};
+use crate::{
+    answer::{denied, error_response, unavailable},
+    app::App,
+    identity::Identity,
+    store::ApiKey,
+    store::now,
+};
 
 /// How long a label may be.
 pub const LONGEST_LABEL: usize = 200;
@@ -60,20 +66,14 @@ fn rfc3339(seconds: Option<i64>) -> String {
     text.unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned())
 }
 
-/// An error as an answer.
-pub fn error_response(error: &Error) -> Response {
-    (error.status, [(header::CONTENT_TYPE, "application/json")], error.body()).into_response()
-}
-
 fn bad_request(message: &str) -> Error {
     Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message)
 }
 
 /// The answer when the database fails.
-pub fn unavailable(error: &dyn std::fmt::Display) -> Error {
+pub fn database_failed(error: impl std::fmt::Display) -> Error {
     tracing::error!(%error, "the database failed");
-    let message = "the registry's database can't be reached now; its log says why";
-    Error::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
+    unavailable("the registry's database can't be reached now; its log says why")
 }
 
 /// The owner of the keys: somebody who is signed in with a browser. A key makes no keys, or a stolen one would
@@ -82,7 +82,7 @@ async fn owner(app: &App, headers: &HeaderMap) -> Result<Arc<Identity>, Error> {
     if !app.api_keys {
         return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "API keys are switched off here"));
     }
-    match visitor(app, headers).await.map_err(|e| unavailable(&e))? {
+    match visitor(app, headers).await.map_err(database_failed)? {
         Visitor::Known(identity) => Ok(identity),
         Visitor::Unknown | Visitor::Ended => {
             let message = "API keys are made and seen by who is signed in with a browser; sign in first";
@@ -95,14 +95,14 @@ fn must_be_our_own(app: &App, headers: &HeaderMap) -> Result<(), Error> {
     if is_our_own(headers, &app.external_url) {
         return Ok(());
     }
-    Err(Error::new(StatusCode::FORBIDDEN, ErrorCode::Denied, "the request came from another site's page"))
+    Err(denied("the request came from another site's page"))
 }
 
 /// `GET /zot/auth/apikey`
 pub async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let listed = async {
         let owner = owner(&app, &headers).await?;
-        app.identities.keys.of(&owner.user).await.map_err(|e| unavailable(&e))
+        app.identities.keys.of(&owner.user).await.map_err(database_failed)
     };
     match listed.await {
         Ok(keys) => {
@@ -153,7 +153,7 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes
         let expires_at = wanted.expires_at()?;
         let user_agent = user_agent(&headers);
         let made = app.identities.keys.create(&owner.user, &wanted.label, &user_agent, expires_at).await;
-        made.map_err(|e| unavailable(&e))
+        made.map_err(database_failed)
     };
     match created.await {
         Ok((text, key)) => {
@@ -166,7 +166,7 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes
 
 /// What a key was made with, for its owner to know it again.
 pub fn user_agent(headers: &HeaderMap) -> String {
-    let text = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let text = headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
     text.unwrap_or_default().chars().take(300).collect()
 }
 
@@ -181,7 +181,7 @@ pub async fn revoke(State(app): State<Arc<App>>, headers: HeaderMap, Query(which
         must_be_our_own(&app, &headers)?;
         let owner = owner(&app, &headers).await?;
         let id = which.id.as_deref().ok_or_else(|| bad_request("the query parameter 'id' is missing"))?;
-        if app.identities.keys.revoke(&owner.user, id).await.map_err(|e| unavailable(&e))? {
+        if app.identities.keys.revoke(&owner.user, id).await.map_err(database_failed)? {
             tracing::info!(user = owner.user, key = id, "an API key was revoked");
             return Ok(());
         }

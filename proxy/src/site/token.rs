@@ -15,11 +15,9 @@ use axum::{
 use berth_oci::{Error, ErrorCode, Repository};
 use serde_json::json;
 
-use super::{
-    RequestInfo,
-    api_keys::{error_response, unavailable},
-};
+use super::{RequestInfo, api_keys::database_failed};
 use crate::{
+    answer::error_response,
     app::App,
     identity::{Credential, Grant, Identity, Refusal, Via, scope::Access, token::LIFETIME},
     policy::Action,
@@ -42,7 +40,7 @@ pub async fn by_query(
         Ok(credential) => mint(&app, &request, credential, &scopes).await,
         Err(error) => Err(error),
     };
-    minted.map_or_else(|e| refuse(&e), |(token, _)| answer(&token, None))
+    minted.map_or_else(|e| error_response(&e), |(token, _)| answer(&token, None))
 }
 
 /// `POST`: OAuth 2.0's password grant.
@@ -72,7 +70,7 @@ pub async fn by_form(
         Ok(credential) => mint(&app, &request, credential, &field("scope").unwrap_or_default()).await,
         Err(error) => Err(error),
     };
-    minted.map_or_else(|e| refuse(&e), |(token, granted)| answer(&token, Some(&granted)))
+    minted.map_or_else(|e| error_response(&e), |(token, granted)| answer(&token, Some(&granted)))
 }
 
 /// The credential in the header. A cookie doesn't count: a browser sends that of itself.
@@ -91,7 +89,7 @@ async fn mint(
     scopes: &str,
 ) -> Result<(String, Vec<Access>), Error> {
     let caller = app.identities.identify(&credential, None).await.map_err(|refusal| match refusal {
-        Refusal::Store(error) => unavailable(&error),
+        Refusal::Store(error) => database_failed(error),
         refusal => {
             tracing::info!(request = request.id, client = ?request.client, reason = %refusal, "no token was given");
             Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, refusal.to_string())
@@ -155,8 +153,4 @@ fn answer(token: &str, granted: Option<&[Access]>) -> Response {
     }
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
     (headers, body.to_string()).into_response()
-}
-
-fn refuse(error: &Error) -> Response {
-    error_response(error)
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Upload, UploadError,
-    durable::{Folders, folder_of, sync_folder},
+    durable::{Folders, folder_of, found, sync_folder},
     hasher, keys, upload,
 };
 
@@ -355,15 +355,6 @@ fn lock(root: &Path) -> Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(root.display().to_string())),
         Err(error) => Err(unusable(error.into())),
-    }
-}
-
-/// Nothing instead of an error when the file isn't there.
-pub(super) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(e) => Err(e),
     }
 }
 

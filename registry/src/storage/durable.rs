@@ -22,6 +22,15 @@ pub fn folder_of(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::Error::other("a path without a folder"))
 }
 
+/// Nothing instead of an error when the file isn't there.
+pub fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Folders that are known to survive a crash, so that they are flushed once and not at each write.
 pub struct Folders {
     root: PathBuf,

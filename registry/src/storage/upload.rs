@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{directory::found, hasher::Hasher};
+use super::{durable::found, hasher::Hasher};
 
 /// Why an upload can't go on.
 #[derive(Debug, thiserror::Error)]

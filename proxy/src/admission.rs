@@ -1,0 +1,192 @@
+//! What becomes of a request: parse it, find out who sends it, decide whether they may.
+//!
+//! Nothing here knows the server that the request came through, and nothing of the request's body was read yet.
+
+use axum::body::Body;
+use berth_oci::{Error, ErrorCode, Operation, Page};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
+    header::{LINK, WWW_AUTHENTICATE},
+};
+use serde_json::json;
+
+use crate::{
+    answer::{denied, error_response, json_response, unavailable},
+    app::App,
+    challenge::{Because, challenge},
+    forward,
+    identity::{Caller, Credential, Grant, Identity, Refusal, Via, scope::Access},
+    policy::{Decision, Verdict, WriteCondition},
+    route::{Route, route},
+    site::{self, RequestInfo},
+};
+
+/// How many repositories a list has at most.
+const LISTED: usize = 1000;
+
+/// What becomes of a request, and whose it is.
+pub struct Admission {
+    /// The user's name, or `anonymous`.
+    pub user: String,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// What becomes of a request.
+pub enum Outcome {
+    /// It goes to the registry.
+    Forward(Forwarded),
+    /// It is for a page of ours.
+    Site,
+    /// This is the answer.
+    Answer(Box<Response<Body>>),
+}
+
+/// What goes to the registry.
+pub struct Forwarded {
+    /// What was authorized.
+    pub operation: Operation,
+    /// What the registry must check when it writes.
+    pub condition: WriteCondition,
+    /// The id of the API key behind it, if it is one.
+    pub credential: Option<String>,
+}
+
+/// Why a request isn't forwarded.
+struct Refused {
+    /// Which credential could help; none, if the caller has shown all that they have.
+    because: Option<Because>,
+    /// What the challenge asks for.
+    needed: Option<Access>,
+    message: String,
+}
+
+/// Parse, identify, decide.
+pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, info: &RequestInfo) -> Admission {
+    let nobody = |outcome| Admission { user: "anonymous".to_owned(), outcome };
+    let operation = match route(method, uri) {
+        Ok(Route::Site) => return nobody(Outcome::Site),
+        Ok(Route::Registry(operation)) => operation,
+        Err(error) => return nobody(at_once(error_response(&error.into()))),
+    };
+    let credential = match Credential::from_headers(headers, app.session_cookie()) {
+        Ok(credential) => credential,
+        Err(malformed) => {
+            let error = Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unauthorized, malformed.to_string());
+            return nobody(at_once(error_response(&error)));
+        }
+    };
+    let upload = forward::upload_of(&operation).map(|id| id.as_str());
+    let caller = match app.identities.identify(&credential, upload).await {
+        Ok(caller) => caller,
+        Err(Refusal::Store(_)) => {
+            return nobody(at_once(error_response(&unavailable("the credential can't be checked now; try again"))));
+        }
+        Err(refusal) => {
+            tracing::info!(request = info.id, client = ?info.client, reason = %refusal, "a credential was refused");
+            let needed = Access::needed(&operation);
+            let refused = Refused { because: Some(Because::Invalid), needed, message: refusal.to_string() };
+            return nobody(at_once(refuse(app, headers, &refused)));
+        }
+    };
+    let user = caller.name().to_owned();
+    let by_cookie = matches!(credential, Credential::Session(_));
+    if by_cookie && !method.is_safe() && !site::is_our_own(headers, &app.external_url) {
+        let outcome = at_once(error_response(&denied("the request came from another site's page")));
+        return Admission { user, outcome };
+    }
+    let outcome = match decide(app, operation, &caller) {
+        Ok(Forwarded { operation: Operation::ListRepositories(page), .. }) => {
+            at_once(list_repositories(app, &page, &caller).await)
+        }
+        Ok(forwarded) => Outcome::Forward(forwarded),
+        Err(refused) => {
+            tracing::debug!(request = info.id, user, reason = refused.message, "refused");
+            at_once(refuse(app, headers, &refused))
+        }
+    };
+    Admission { user, outcome }
+}
+
+/// Whether the caller may do this, with that token; if not, whether another credential could help.
+fn decide(app: &App, mut operation: Operation, caller: &Caller) -> Result<Forwarded, Refused> {
+    let identity = caller.identity.as_deref();
+    let needed = Access::needed(&operation);
+    let refused = |because, message: &str| {
+        Err(Refused { because, needed: Access::needed(&operation), message: message.to_owned() })
+    };
+    let anonymous = matches!((&caller.grant, identity), (Grant::Everything, None));
+    let hopeless_list = matches!(operation, Operation::ListRepositories(_)) && !app.rules.has_anonymous();
+    // On a 200 to an anonymous ping, docker and podman would never send their credentials.
+    if anonymous && (operation == Operation::Ping || hopeless_list) {
+        return refused(Some(Because::Missing), "sign in first");
+    }
+    if let (Grant::Token(access), Some(needed)) = (&caller.grant, &needed)
+        && !access.iter().any(|own| own.covers(needed))
+    {
+        let message = format!("requested access to the resource is denied: the token doesn't grant {needed}");
+        return refused(Some(Because::Insufficient), &message);
+    }
+    let condition = match app.rules.judge(identity, &operation) {
+        Verdict::Allowed(condition) => condition,
+        Verdict::Denied(Decision { rule, .. }) => {
+            tracing::debug!(user = caller.name(), rule, "denied");
+            let because = match (&caller.grant, identity) {
+                (Grant::Token(_), _) => Some(Because::Insufficient),
+                (Grant::Everything, None) => Some(Because::Missing),
+                (Grant::Everything, Some(_)) => None,
+            };
+            return refused(because, "requested access to the resource is denied");
+        }
+    };
+    // Who may not read the source of a mount mounts from nowhere, and uploads.
+    if let Operation::MountBlob { from, .. } = &mut operation
+        && from.as_ref().is_some_and(|from| !app.rules.may_read(identity, from.as_str()))
+    {
+        *from = None;
+    }
+    let credential = match identity {
+        Some(Identity { via: Via::ApiKey(id), .. }) => Some(id.clone()),
+        _ => None,
+    };
+    Ok(Forwarded { operation, condition, credential })
+}
+
+/// `_catalog`: what the caller may read, in full pages.
+async fn list_repositories(app: &App, page: &Page, caller: &Caller) -> Response<Body> {
+    let n = page.n.unwrap_or(LISTED).min(LISTED);
+    let readable = |name: &str| app.rules.may_read(caller.identity.as_deref(), name);
+    let (names, more) = match app.registry.repositories(n, page.last.clone(), readable).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::error!(%error, "repositories can't be listed");
+            return error_response(&unavailable("the registry behind this proxy does not answer"));
+        }
+    };
+    let next = Page { n: Some(n), last: names.last().cloned() };
+    let mut response = json_response(StatusCode::OK, json!({"repositories": names}).to_string());
+    if more && next.last.is_some() {
+        let link = format!("<{}>; rel=\"next\"", next.append_to("/v2/_catalog".to_owned()));
+        if let Ok(link) = HeaderValue::from_str(&link) {
+            response.headers_mut().insert(LINK, link);
+        }
+    }
+    response
+}
+
+/// 401 with a challenge if another credential could help, or else 403.
+fn refuse(app: &App, headers: &HeaderMap, refused: &Refused) -> Response<Body> {
+    let Some(because) = refused.because else { return error_response(&denied(&refused.message)) };
+    let error = Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, &refused.message);
+    let mut response = error_response(&error);
+    // zot's user interface asks for no challenge: a browser would show its own password box.
+    let challenged = headers.get("x-zot-api-client").is_none_or(|client| client != "zot-ui");
+    if challenged && let Ok(challenge) = HeaderValue::from_str(&challenge(app, refused.needed.as_ref(), because)) {
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+fn at_once(response: Response<Body>) -> Outcome {
+    Outcome::Answer(Box::new(response))
+}

@@ -1,0 +1,65 @@
+#!/bin/sh
+# Installs what the tests need, and runs every test. As root it installs missing Debian packages; otherwise it says
+# which are missing.
+set -eu
+cd "$(dirname "$0")"
+
+missing=
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null || missing="$missing $2"
+}
+need cc gcc
+need c++ g++
+need cmake cmake
+need node nodejs
+need npm npm
+need dockerd docker.io
+need docker docker.io
+docker compose version >/dev/null 2>&1 || need docker-compose docker-compose
+need iptables iptables
+need podman podman
+need skopeo skopeo
+need chromium chromium
+need chromedriver chromium-driver
+need sqlite3 sqlite3
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "missing:$missing. On Debian: sudo apt-get install$missing" >&2
+        exit 1
+    fi
+    apt-get update -qq
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+fi
+
+npm ci --prefix tests/provider --no-audit --no-fund --loglevel=error
+
+# An engine of our own, if none runs, that ends with us.
+if ! docker info >/dev/null 2>&1; then
+    engine=$(mktemp -d /tmp/berth-docker.XXXXXX)
+    dockerd --data-root "$engine/data" --exec-root "$engine/exec" --pidfile "$engine/pid" \
+        --host "unix://$engine/docker.sock" >"$engine/log" 2>&1 &
+    dockerd=$!
+    stop() {
+        kill "$dockerd" 2>/dev/null || true
+        wait "$dockerd" 2>/dev/null || true
+        rm -rf "$engine" || true
+    }
+    trap stop EXIT
+    trap 'exit 130' INT TERM
+    export DOCKER_HOST="unix://$engine/docker.sock"
+    tries=0
+    until docker info >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        if [ "$tries" -gt 120 ] || ! kill -0 "$dockerd" 2>/dev/null; then
+            cat "$engine/log" >&2
+            echo "the docker engine does not start" >&2
+            exit 1
+        fi
+        sleep 0.5
+    done
+fi
+
+# Nothing may be skipped.
+export BERTH_TEST_ALL=1
+cargo test --workspace --locked "$@"
