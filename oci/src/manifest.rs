@@ -88,7 +88,7 @@ pub struct Descriptor {
 pub struct Manifest {
     /// Its kind.
     pub media_type: MediaType,
-    /// The blobs that must be in the repository before it: configuration and layers.
+    /// The blobs that it names: configuration and layers.
     pub blobs: Vec<Descriptor>,
     /// The manifests that must be in the repository before it.
     pub manifests: Vec<Descriptor>,
@@ -167,8 +167,7 @@ impl Manifest {
                 document.config.ok_or_else(|| <serde_json::Error as serde::de::Error>::missing_field("config"))?;
             let artifact_type = given.or_else(|| Some(config.media_type.clone()));
             let layers = document.layers.unwrap_or_default();
-            let required = layers.into_iter().filter(|layer| layer.urls.is_empty());
-            (std::iter::once(config).chain(required).collect(), Vec::new(), artifact_type)
+            (std::iter::once(config).chain(layers).collect(), Vec::new(), artifact_type)
         };
         Ok(Self {
             media_type,
@@ -178,6 +177,11 @@ impl Manifest {
             artifact_type,
             annotations: document.annotations.unwrap_or_default(),
         })
+    }
+
+    /// The blobs that must be in the repository before it: all but the layers that can be had elsewhere.
+    pub fn required_blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.blobs.iter().filter(|blob| blob.urls.is_empty())
     }
 
     /// How a referrers list describes this manifest, whose own bytes have `digest` and `size`.
@@ -217,7 +221,8 @@ mod tests {
         let text = format!(
             r#"{{"schemaVersion":2,"config":{{"digest":"{D}","size":0}},"layers":[{{"digest":"{D}","size":0,"urls":["https://x"]}}]}}"#
         );
-        assert_eq!(Manifest::parse(None, text.as_bytes()).expect("a manifest").blobs.len(), 1);
+        let manifest = Manifest::parse(None, text.as_bytes()).expect("a manifest");
+        assert_eq!((manifest.blobs.len(), manifest.required_blobs().count()), (2, 1));
     }
 
     #[test]

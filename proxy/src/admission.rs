@@ -3,7 +3,7 @@
 //! Nothing here knows the server that the request came through, and nothing of the request's body was read yet.
 
 use axum::body::Body;
-use berth_oci::{Error, ErrorCode, Operation, Page};
+use berth_oci::{Error, ErrorCode, Operation, Page, Reference};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
     header::{LINK, WWW_AUTHENTICATE},
@@ -99,7 +99,10 @@ pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, i
         Ok(Forwarded { operation: Operation::ListRepositories(page), .. }) => {
             at_once(list_repositories(app, &page, &caller).await)
         }
-        Ok(forwarded) => Outcome::Forward(forwarded),
+        Ok(forwarded) => match look_first(app, &forwarded).await {
+            Ok(()) => Outcome::Forward(forwarded),
+            Err(error) => at_once(error_response(&error)),
+        },
         Err(refused) => {
             tracing::debug!(request = info.id, user, reason = refused.message, "refused");
             at_once(refuse(app, headers, &refused))
@@ -150,6 +153,29 @@ fn decide(app: &App, mut operation: Operation, caller: &Caller) -> Result<Forwar
         _ => None,
     };
     Ok(Forwarded { operation, condition, credential })
+}
+
+/// In front of a registry that knows no conditions: whether the one of this push holds. Two pushes at once may both be
+/// told that it does.
+async fn look_first(app: &App, forwarded: &Forwarded) -> Result<(), Error> {
+    if forwarded.condition == WriteCondition::None || app.registry.knows_conditions() {
+        return Ok(());
+    }
+    let Operation::PushManifest { repository, reference, tags } = &forwarded.operation else { return Ok(()) };
+    let tags = match reference {
+        Reference::Tag(tag) => std::slice::from_ref(tag),
+        Reference::Digest(_) => tags,
+    };
+    for tag in tags {
+        let exists = app.registry.has_tag(repository, tag).await.map_err(|error| {
+            tracing::error!(%error, "a tag can't be looked up");
+            unavailable("the registry behind this proxy does not answer")
+        })?;
+        if exists != (forwarded.condition == WriteCondition::OnlyUpdate) {
+            return Err(denied(forwarded.condition.refusal()));
+        }
+    }
+    Ok(())
 }
 
 /// `_catalog`: what the caller may read, in full pages.

@@ -289,16 +289,10 @@ impl ProxyHttp for Gateway {
         }
         response.insert_header(API_VERSION, "registry/2.0")?;
         // The condition was ours, so the client learns what it means.
-        let message = match (response.status, forwarded.condition) {
-            (StatusCode::PRECONDITION_FAILED, WriteCondition::OnlyCreate) => {
-                "requested access to the resource is denied: the tag exists, and you may create tags but not move them"
-            }
-            (StatusCode::PRECONDITION_FAILED, WriteCondition::OnlyUpdate) => {
-                "requested access to the resource is denied: the tag doesn't exist, and you may move tags but not create them"
-            }
-            _ => return Ok(()),
-        };
-        let body = Bytes::from(denied(message).body());
+        if response.status != StatusCode::PRECONDITION_FAILED || forwarded.condition == WriteCondition::None {
+            return Ok(());
+        }
+        let body = Bytes::from(denied(forwarded.condition.refusal()).body());
         response.set_status(StatusCode::FORBIDDEN)?;
         response.remove_header(&TRANSFER_ENCODING);
         response.insert_header(CONTENT_TYPE, "application/json")?;

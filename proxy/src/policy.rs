@@ -178,7 +178,7 @@ pub enum Verdict {
     Denied(Decision),
 }
 
-/// What the registry must check when it writes (RFC 9110, section 13.1).
+/// What must be so when the registry writes (RFC 9110, section 13.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteCondition {
     /// The caller may create and update, or nothing is written.
@@ -187,6 +187,21 @@ pub enum WriteCondition {
     OnlyCreate,
     /// The caller may only update: `If-Match: *`.
     OnlyUpdate,
+}
+
+impl WriteCondition {
+    /// What the client is told when the condition doesn't hold.
+    pub fn refusal(self) -> &'static str {
+        match self {
+            Self::None => "requested access to the resource is denied",
+            Self::OnlyCreate => {
+                "requested access to the resource is denied: the tag exists, and you may create tags but not move them"
+            }
+            Self::OnlyUpdate => {
+                "requested access to the resource is denied: the tag doesn't exist, and you may move tags but not create them"
+            }
+        }
+    }
 }
 
 impl Rules {

@@ -1,9 +1,13 @@
 //! The proxy's own questions to the registry: is it there, which repositories has it?
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use berth_config::Upstream;
-use berth_oci::Page;
+use berth_oci::{Operation, Page, Reference, Repository, Tag};
+use http::StatusCode;
 use serde::Deserialize;
 
 /// How long the registry may take for one answer.
@@ -24,7 +28,12 @@ pub struct RegistryError {
 pub struct Registry {
     http: reqwest::Client,
     upstream: Upstream,
+    /// Whether it decides `If-None-Match: *` and `If-Match: *` of a manifest push itself, as `berth-registry` does.
+    knows_conditions: AtomicBool,
 }
+
+/// The header of a registry that knows conditions, in its answer to `GET /v2/`.
+const CONDITIONS: &str = "berth-push-conditions";
 
 #[derive(Deserialize)]
 struct Catalog {
@@ -43,7 +52,46 @@ impl Registry {
             Upstream::Unix(path) => builder.unix_socket(path.as_path()),
         };
         let http = builder.build().map_err(|e| format!("sidecar.upstream: {e}"))?;
-        Ok(Self { http, upstream: upstream.clone() })
+        Ok(Self { http, upstream: upstream.clone(), knows_conditions: AtomicBool::new(true) })
+    }
+
+    /// Finds out whether the registry knows conditions, as soon as it answers.
+    pub async fn learn(&self) {
+        let answer = loop {
+            match self.get("/v2/").await {
+                Ok(answer) => break answer,
+                Err(error) => {
+                    tracing::warn!("{error}; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        };
+        if !answer.headers().contains_key(CONDITIONS) {
+            self.knows_conditions.store(false, Ordering::Relaxed);
+            tracing::warn!(
+                "the registry at {} decides no conditions: whether a tag exists is looked up before a push, and two \
+                 pushes at once may both find that it doesn't",
+                self.upstream
+            );
+        }
+    }
+
+    /// Whether it decides the conditions of a push itself.
+    pub fn knows_conditions(&self) -> bool {
+        self.knows_conditions.load(Ordering::Relaxed)
+    }
+
+    /// Whether a tag exists.
+    pub async fn has_tag(&self, repository: &Repository, tag: &Tag) -> Result<bool, RegistryError> {
+        let operation =
+            Operation::HeadManifest { repository: repository.clone(), reference: Reference::Tag(tag.clone()) };
+        let url = format!("http://{}{}", self.upstream.authority(), operation.target());
+        let answer = self.http.head(url).send().await.map_err(|e| self.error(&e))?;
+        match answer.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            status => Err(RegistryError { upstream: self.upstream.to_string(), cause: format!("it answers {status}") }),
+        }
     }
 
     /// Whether the registry answers.

@@ -52,6 +52,8 @@ pub fn serve(path: &Path) -> Result<(), String> {
         runtime.spawn(Arc::clone(provider).keep_discovered());
     }
     runtime.spawn(chores(Arc::clone(&app)));
+    let learner = Arc::clone(&app);
+    runtime.spawn(async move { learner.registry.learn().await });
     if let Some(certificate) = &certificate {
         runtime.spawn(Arc::clone(certificate).keep_fresh());
     }

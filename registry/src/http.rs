@@ -46,6 +46,8 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+/// Tells the proxy that the conditions of a manifest push are decided here, in one step with the write.
+const CONDITIONS: HeaderName = HeaderName::from_static("berth-push-conditions");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// How much of a blob is read from the disk at once.
@@ -164,7 +166,11 @@ async fn perform(content: &Content, operation: Operation, request: Request) -> R
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     match operation {
-        Op::Ping => Ok(json_response("application/json", "{}".to_owned())),
+        Op::Ping => {
+            let mut response = json_response("application/json", "{}".to_owned());
+            response.headers_mut().insert(CONDITIONS, HeaderValue::from_static("create, update"));
+            Ok(response)
+        }
         Op::ListRepositories(page) => {
             let List { entries, next } = content.repositories(&page).await?;
             Ok(list_response(json!({"repositories": entries}), next, "/v2/_catalog".to_owned()))

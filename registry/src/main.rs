@@ -12,7 +12,11 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 
-use crate::{config::Config, content::Content, storage::Directory};
+use crate::{
+    config::{Config, Garbage},
+    content::{Content, Mode},
+    storage::Directory,
+};
 
 #[derive(Parser)]
 #[command(version, about = "The storage process of Berth, a private container registry")]
@@ -33,6 +37,14 @@ enum Command {
         /// The configuration file, zot's config.json.
         config: PathBuf,
     },
+    /// Remove what no manifest names, while no registry runs; a running one does it of itself.
+    Gc {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+        /// Remove nothing, only count; also while a registry runs.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Exit with 0 if the registry of this file answers.
     Health {
         /// The configuration file, zot's config.json.
@@ -44,6 +56,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve { config } => serve(config),
         Command::Verify { config } => verify(config),
+        Command::Gc { config, dry_run } => gc(config, dry_run),
         Command::Health { config } => health(config),
     };
     match outcome {
@@ -60,7 +73,26 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
     config.log.start(&["hyper"], &warnings)?;
     let storage = Directory::open(&config.root_directory).map_err(|e| e.to_string())?;
-    http::serve(&config.upstream, Arc::new(Content::new(storage))).await
+    let content = Arc::new(Content::new(storage, config.garbage.is_some()));
+    if let Some(Garbage { delay, interval }) = config.garbage {
+        let content = Arc::clone(&content);
+        tokio::spawn(async move { content.keep_collecting(delay, interval).await });
+    }
+    http::serve(&config.upstream, content).await
+}
+
+#[tokio::main]
+async fn gc(path: PathBuf, dry_run: bool) -> Result<(), String> {
+    let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
+    let delay = config.garbage.map_or(Garbage::DEFAULT_DELAY, |garbage| garbage.delay);
+    let (storage, mode, did) = if dry_run {
+        (Directory::open_to_read(&config.root_directory), Mode::DryRun, "would be removed")
+    } else {
+        (Directory::open(&config.root_directory).map_err(|e| e.to_string())?, Mode::Offline, "removed")
+    };
+    let collected = Content::new(storage, false).collect(delay, mode).await.map_err(|e| e.to_string())?;
+    println!("{did}: {collected}");
+    Ok(())
 }
 
 fn verify(path: PathBuf) -> Result<(), String> {

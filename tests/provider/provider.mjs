@@ -2,13 +2,15 @@
 //
 //   PORT=9400 RP=http://localhost:8080 node provider.mjs
 //
-// alice and bob sign in with their names as passwords.
+// alice and bob sign in with their names as passwords. With CERT and KEY, PEM files, it serves https.
 import { generateKeyPairSync } from 'node:crypto';
-import { createServer } from 'node:http';
+import { readFileSync } from 'node:fs';
+import * as http from 'node:http';
+import * as https from 'node:https';
 import { Provider } from 'oidc-provider';
 
-const { PORT, RP, CLIENT_ID, CLIENT_SECRET, ALG = 'RS256' } = process.env;
-const origin = `http://localhost:${PORT}`;
+const { PORT, RP, CLIENT_ID, CLIENT_SECRET, ALG = 'RS256', CERT, KEY } = process.env;
+const origin = `${CERT ? 'https' : 'http'}://localhost:${PORT}`;
 const base = '/application/o/berth/';
 
 const users = { alice: ['dev'], bob: ['ops'] };
@@ -84,11 +86,15 @@ async function signIn(request, response) {
 }
 
 const callback = provider.callback();
-createServer((request, response) => {
+const handle = (request, response) => {
   if (request.url.startsWith('/login/')) {
     signIn(request, response).catch((error) => response.writeHead(400).end(error.message));
     return;
   }
   if (request.url === `${base}.well-known/openid-configuration`) request.url = '/.well-known/openid-configuration';
   callback(request, response);
-}).listen(PORT, 'localhost');
+};
+const server = CERT
+  ? https.createServer({ cert: readFileSync(CERT), key: readFileSync(KEY) }, handle)
+  : http.createServer(handle);
+server.listen(PORT, 'localhost');

@@ -3,7 +3,10 @@
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header, redirect::Policy};
 use serde_json::{Value, json};
 
-use crate::images::{Image, MANIFEST, digest};
+use crate::{
+    images::{Image, MANIFEST, digest},
+    process::trusting,
+};
 
 /// A client of a registry.
 #[derive(Clone)]
@@ -30,7 +33,7 @@ impl Api {
     /// # Panics
     /// If no HTTP client can be made.
     pub fn new(url: &str, credential: Credential) -> Self {
-        let http = Client::builder().redirect(Policy::none()).build().expect("a client");
+        let http = trusting().redirect(Policy::none()).build().expect("a client");
         Self { http, url: url.to_owned(), credential }
     }
 

@@ -3,6 +3,8 @@
 use reqwest::{Client, Response, StatusCode, header, redirect::Policy};
 use serde_json::{Value, json};
 
+use crate::process::trusting;
+
 /// A browser's worth of cookies.
 pub struct Person {
     /// The client.
@@ -16,7 +18,7 @@ impl Person {
     /// # Panics
     /// If no HTTP client can be made.
     pub fn new(url: &str) -> Self {
-        let http = Client::builder().cookie_store(true).redirect(Policy::limited(10)).build().expect("a client");
+        let http = trusting().cookie_store(true).redirect(Policy::limited(10)).build().expect("a client");
         Self { http, url: url.to_owned() }
     }
 

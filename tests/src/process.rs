@@ -64,6 +64,11 @@ impl Drop for Process {
     }
 }
 
+/// An HTTP client to be built that takes every certificate: the tests make their own.
+pub fn trusting() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().tls_danger_accept_invalid_certs(true)
+}
+
 /// A port that was free a moment ago.
 ///
 /// # Panics

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     person::Person,
-    process::{Process, free_port, wait_for},
+    process::{Process, free_port, trusting, wait_for},
 };
 
 /// The client that the identity providers of the tests know.
@@ -30,11 +30,20 @@ pub struct Setup {
     pub sidecar: Value,
     /// The issuer of another identity provider; its client is the same.
     pub issuer: Option<String>,
+    /// The PEM files of a certificate for localhost and of its key: then the proxy serves https.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { access_control: Value::Null, unix_socket: true, provider: json!({}), sidecar: json!({}), issuer: None }
+        Self {
+            access_control: Value::Null,
+            unix_socket: true,
+            provider: json!({}),
+            sidecar: json!({}),
+            issuer: None,
+            tls: None,
+        }
     }
 }
 
@@ -88,7 +97,8 @@ impl System {
     /// If it doesn't serve within a minute.
     pub async fn start_in(folder: &Path, port: u16, setup: Setup) -> Self {
         let provider_port = free_port();
-        let url = format!("http://localhost:{port}");
+        let scheme = if setup.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://localhost:{port}");
         let stand_in = setup.issuer.is_none().then(|| stand_in(folder, provider_port, &url));
         let issuer = setup.issuer.unwrap_or_else(|| format!("http://localhost:{provider_port}/application/o/berth/"));
         let upstream = if setup.unix_socket {
@@ -107,8 +117,10 @@ impl System {
         let database = format!("sqlite:{}", folder.join("proxy.db").display());
         let mut sidecar = json!({"upstream": upstream, "database": database});
         merge(&mut sidecar, setup.sidecar);
+        let tls = setup.tls.map(|(cert, key)| json!({"cert": cert, "key": key}));
         let config = json!({
             "http": {
+                "tls": tls,
                 "address": "127.0.0.1", "port": port.to_string(), "externalUrl": url,
                 "auth": {"openid": {"providers": {"oidc": provider}}},
                 "accessControl": setup.access_control,
@@ -137,7 +149,7 @@ impl System {
         wait_for("the system to serve", async || {
             let (proxy, registry) = (&mut self.proxy, &mut self.registry);
             assert!(!proxy.has_ended() && !registry.has_ended(), "{}{}", proxy.printed(), registry.printed());
-            let answer = reqwest::get(format!("{}/readyz", self.url)).await.ok()?;
+            let answer = trusting().build().ok()?.get(format!("{}/readyz", self.url)).send().await.ok()?;
             answer.status().is_success().then_some(())
         })
         .await;
@@ -150,7 +162,7 @@ impl System {
 
     /// `localhost:port` of the proxy, as image names have it.
     pub fn authority(&self) -> &str {
-        self.url.trim_start_matches("http://")
+        self.url.trim_start_matches("https://").trim_start_matches("http://")
     }
 
     /// Somebody with a browser of their own, signed in.

@@ -4,43 +4,14 @@ use std::{path::Path, process::Command};
 
 use berth_tests::{
     api::Api,
+    certified::Provider,
     process::{Process, free_port, wait_for},
-    system::{CLIENT_ID, CLIENT_SECRET, Setup, System},
+    system::{Setup, System},
     tools,
 };
 use reqwest::StatusCode;
 use serde_json::json;
 use thirtyfour::prelude::*;
-
-/// The npm package `oidc-provider`, serving.
-struct Provider {
-    _process: Process,
-    issuer: String,
-}
-
-impl Provider {
-    /// Nothing, if Node or the package isn't there.
-    async fn start(port: u16, url: &str, folder: &Path, env: &[(&str, &str)]) -> Option<Self> {
-        let node = tools::find("node")?;
-        let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider");
-        if !home.join("node_modules/oidc-provider").is_dir() {
-            tools::skip("the npm package oidc-provider is not installed in tests/provider");
-            return None;
-        }
-        let mut command = Command::new(node);
-        command.arg("provider.mjs").current_dir(home).env("PORT", port.to_string()).env("RP", url);
-        command.env("CLIENT_ID", CLIENT_ID).env("CLIENT_SECRET", CLIENT_SECRET).envs(env.iter().copied());
-        let mut process = Process::start(&mut command, &folder.join("provider.log")).unwrap();
-        let issuer = format!("http://localhost:{port}/application/o/berth/");
-        let discovery = format!("{issuer}.well-known/openid-configuration");
-        wait_for("the provider", async || {
-            assert!(!process.has_ended(), "{}", process.printed());
-            reqwest::get(&discovery).await.ok()?.status().is_success().then_some(())
-        })
-        .await;
-        Some(Self { _process: process, issuer })
-    }
-}
 
 /// chromedriver with a headless chromium.
 struct Browser {

@@ -12,4 +12,5 @@ mod deployment;
 mod outage;
 mod registry;
 mod sign_in;
+mod tls;
 mod tokens;

@@ -35,6 +35,8 @@ impl Content {
 
     /// The length of a blob that `repository` holds.
     pub async fn blob_len(&self, repository: &Repository, digest: &Digest) -> Result<u64, Error> {
+        let _telling = self.lock_of(repository).read().await;
+        self.promises.tell(repository, digest);
         self.held_len(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
     }
 
@@ -53,6 +55,7 @@ impl Content {
 
     /// Lets `repository` hold a blob of another one. Whether that one holds it.
     pub async fn mount(&self, repository: &Repository, digest: &Digest, from: &Repository) -> Result<bool, Error> {
+        let _holding = self.promises.holding(digest).await;
         if self.held_len(from, digest).await?.is_none() {
             return Ok(false);
         }
@@ -116,6 +119,7 @@ impl Content {
             );
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message));
         }
+        let _holding = self.promises.holding(&digest).await;
         self.storage.finish_upload(upload, digest.clone()).await.map_err(upload_error)?;
         self.hold(repository, &digest).await
     }
@@ -127,6 +131,8 @@ impl Content {
     }
 
     async fn hold(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        let _telling = self.lock_of(repository).read().await;
+        self.promises.tell(repository, digest);
         match self.storage.write(keys::held_blob(repository, digest), Vec::new(), Precondition::None).await {
             Ok(()) | Err(WriteError::Precondition) => Ok(()),
             Err(WriteError::Io(e)) => Err(storage_error(e)),

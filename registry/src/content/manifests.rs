@@ -105,6 +105,7 @@ impl Content {
         let _pushing = self.lock_of(repository).read().await;
         self.must_hold_parts(repository, &manifest).await?;
 
+        let _holding = self.promises.holding(&digest).await;
         let descriptor = manifest.descriptor(digest.clone(), bytes.len() as u64);
         self.storage.put_blob(&digest, bytes).await.map_err(storage_error)?;
         if let Some(subject) = &manifest.subject {
@@ -122,9 +123,10 @@ impl Content {
 
     /// An image can't be pushed before its parts.
     async fn must_hold_parts(&self, repository: &Repository, manifest: &Manifest) -> Result<(), Error> {
-        let blobs = manifest.blobs.iter().map(|d| (&d.digest, keys::held_blob(repository, &d.digest)));
+        let blobs = manifest.required_blobs().map(|d| (&d.digest, keys::held_blob(repository, &d.digest)));
         let manifests = manifest.manifests.iter().map(|d| (&d.digest, keys::manifest(repository, &d.digest)));
         for (digest, key) in blobs.chain(manifests) {
+            self.promises.tell(repository, digest);
             if !self.storage.exists(key).await.map_err(storage_error)? {
                 let message = format!("the manifest names {digest}, which {repository} does not hold; push that first");
                 return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestBlobUnknown, message)

@@ -5,6 +5,7 @@
 //! points at nothing: bytes, then what a repository holds, then the tag.
 
 mod blobs;
+mod garbage;
 mod lists;
 mod manifests;
 
@@ -14,7 +15,9 @@ use berth_oci::{Error, ErrorCode, Repository};
 use http::StatusCode;
 use tokio::sync::RwLock;
 
+use self::garbage::Promises;
 pub use self::{
+    garbage::Mode,
     lists::List,
     manifests::{Condition, Stored},
 };
@@ -26,12 +29,13 @@ pub struct Content {
     /// Pushes to a repository share its lock; who deletes a manifest with its tags has it alone, so that no tag is
     /// set meanwhile.
     repositories: [RwLock<()>; 64],
+    promises: Promises,
 }
 
 impl Content {
-    /// The repositories in `storage`.
-    pub fn new(storage: Directory) -> Self {
-        Self { storage, repositories: std::array::from_fn(|_| RwLock::default()) }
+    /// The repositories in `storage`; whether garbage will be collected in this process.
+    pub fn new(storage: Directory, collecting: bool) -> Self {
+        Self { storage, repositories: std::array::from_fn(|_| RwLock::default()), promises: Promises::new(collecting) }
     }
 
     fn lock_of(&self, repository: &Repository) -> &RwLock<()> {

@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use berth_oci::{Algorithm, Digest, Repository, UploadId};
@@ -68,8 +69,8 @@ struct Inner {
     folders: Folders,
     /// One lock for each share of the names: who looks whether a name exists before writing it, holds its lock.
     names: [Mutex<()>; 64],
-    /// Held as long as the process lives.
-    _lock: File,
+    /// Held as long as the process lives, unless it only reads.
+    _lock: Option<File>,
 }
 
 impl Directory {
@@ -79,15 +80,23 @@ impl Directory {
     /// [`OpenError`], for the person who starts the registry.
     pub fn open(root: &Path) -> Result<Self, OpenError> {
         let lock = lock(root)?;
-        let unusable = |error| OpenError::Unusable { path: root.display().to_string(), error };
-        let storage = Self(Arc::new(Inner {
+        let storage = Self::at(root, Some(lock));
+        storage.0.prepare().map_err(|error| OpenError::Unusable { path: root.display().to_string(), error })?;
+        Ok(storage)
+    }
+
+    /// The directory for who only reads, also while a registry is using it.
+    pub fn open_to_read(root: &Path) -> Self {
+        Self::at(root, None)
+    }
+
+    fn at(root: &Path, lock: Option<File>) -> Self {
+        Self(Arc::new(Inner {
             root: root.to_owned(),
             folders: Folders::new(root.to_owned()),
             names: std::array::from_fn(|_| Mutex::default()),
             _lock: lock,
-        }));
-        storage.0.prepare().map_err(unusable)?;
-        Ok(storage)
+        }))
     }
 
     /// Finds out whether [`Directory::open`] would succeed, also while a registry is using the directory.
@@ -217,6 +226,65 @@ impl Directory {
         .await
     }
 
+    /// The digests in a folder that has one folder an algorithm, of what was written at least `age` ago.
+    pub async fn digests_in(&self, folder: String, age: Duration) -> io::Result<Vec<Digest>> {
+        self.blocking(move |inner| {
+            let mut digests = Vec::new();
+            for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+                for (name, _) in inner.older(&inner.path(&folder).join(algorithm.as_str()), age)? {
+                    // Whatever isn't a digest is none of ours.
+                    digests.extend(format!("{algorithm}:{name}").parse::<Digest>());
+                }
+            }
+            Ok(digests)
+        })
+        .await
+    }
+
+    /// The folders that blobs are spread over.
+    pub async fn shelves(&self) -> io::Result<Vec<String>> {
+        self.blocking(|inner| {
+            let mut shelves = Vec::new();
+            for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+                let folder = keys::blobs(algorithm);
+                shelves.extend(inner.list(&folder)?.into_iter().flatten().map(|name| format!("{folder}/{name}")));
+            }
+            Ok(shelves)
+        })
+        .await
+    }
+
+    /// The blobs on a shelf that were written at least `age` ago, and their lengths.
+    pub async fn blobs_on(&self, shelf: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>> {
+        let shelf = shelf.to_owned();
+        self.blocking(move |inner| {
+            let algorithm = shelf.split('/').nth(1).unwrap_or_default();
+            let old = inner.older(&inner.path(&shelf), age)?.into_iter();
+            let blobs = old.filter_map(|(name, len)| Some((format!("{algorithm}:{name}").parse().ok()?, len)));
+            Ok(blobs.collect())
+        })
+        .await
+    }
+
+    /// Drops the uploads that nobody has gone on with for `age`; how many there were.
+    pub async fn expire_uploads(&self, age: Duration, dry_run: bool) -> io::Result<u64> {
+        self.blocking(move |inner| {
+            let mut expired = 0;
+            for (name, _) in inner.older(&inner.path("uploads"), age)? {
+                let folder = inner.path("uploads").join(name);
+                // A chunk changes the folder's content and not always the folder.
+                if inner.older(&folder, Duration::ZERO)?.len() == inner.older(&folder, age)?.len() {
+                    expired += 1;
+                    if !dry_run {
+                        fs::remove_dir_all(folder)?;
+                    }
+                }
+            }
+            Ok(expired)
+        })
+        .await
+    }
+
     /// Drops an upload.
     pub async fn cancel_upload(&self, upload: Upload) -> io::Result<()> {
         self.blocking(move |_| fs::remove_dir_all(upload.folder())).await
@@ -315,6 +383,24 @@ impl Inner {
         }
         names.sort_unstable();
         Ok(Some(names))
+    }
+
+    /// The names in a folder that were written at least `age` ago, with their lengths.
+    fn older(&self, folder: &Path, age: Duration) -> io::Result<Vec<(String, u64)>> {
+        let mut old = Vec::new();
+        let Some(entries) = found(fs::read_dir(folder))? else { return Ok(old) };
+        for entry in entries {
+            let entry = entry?;
+            let Some(metadata) = found(entry.metadata())? else { continue };
+            // A clock that was set back makes things young, and the young are kept.
+            let its_age = metadata.modified()?.elapsed().unwrap_or_default();
+            if its_age >= age
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                old.push((name, metadata.len()));
+            }
+        }
+        Ok(old)
     }
 
     /// Appends the repositories at and below `name` that come after `last`, until there are `limit`.

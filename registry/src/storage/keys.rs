@@ -45,7 +45,12 @@ pub fn manifest(repository: &Repository, digest: &Digest) -> String {
 
 /// That a repository holds a blob.
 pub fn held_blob(repository: &Repository, digest: &Digest) -> String {
-    format!("{REPOSITORIES}/{repository}/_blobs/{}/{}", digest.algorithm(), digest.hex())
+    format!("{}/{}/{}", held_blobs(repository), digest.algorithm(), digest.hex())
+}
+
+/// The folder of the blobs that a repository holds.
+pub fn held_blobs(repository: &Repository) -> String {
+    format!("{REPOSITORIES}/{repository}/_blobs")
 }
 
 /// The folder of the descriptors that refer to `subject`.

@@ -1,0 +1,415 @@
+//! Garbage collection, while pushes run.
+//!
+//! Two things are garbage: a blob that a repository holds and none of its manifests names, and bytes that no
+//! repository holds. Both must be older than a delay, within which a push names what it has sent.
+//!
+//! A push that has been *told* that a blob exists (by HEAD, by a mount) doesn't send it, and names it later; so what
+//! was told is remembered for as long as the delay, and what is remembered isn't collected. This is in memory: a
+//! process that has just started doesn't know what its predecessor told, and collects nothing before the delay is
+//! over. Two locks close the gaps between looking and removing: a repository's, shared by whoever tells or names
+//! something in it, and a digest's, shared by whoever lets a repository hold it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use berth_oci::{Digest, Manifest, Repository};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::Content;
+use crate::storage::keys;
+
+/// An upload that nobody has gone on with for so long has expired.
+const UPLOAD_LIFETIME: Duration = Duration::from_hours(24);
+
+/// What pushes have been told, and what they are about to hold.
+pub struct Promises {
+    began: Instant,
+    /// Whether anything is collected in this process; if not, nothing need be remembered.
+    kept: bool,
+    told: Mutex<HashMap<(Repository, Digest), Instant>>,
+    held: Mutex<HashMap<Digest, Instant>>,
+    digests: [RwLock<()>; 64],
+}
+
+impl Promises {
+    /// None yet; and none ever, unless they are to be `kept`.
+    pub fn new(kept: bool) -> Self {
+        Self {
+            began: Instant::now(),
+            kept,
+            told: Mutex::default(),
+            held: Mutex::default(),
+            digests: std::array::from_fn(|_| RwLock::default()),
+        }
+    }
+
+    /// A client was told that `repository` holds `digest`, and may name it.
+    pub fn tell(&self, repository: &Repository, digest: &Digest) {
+        if self.kept {
+            lock(&self.told).insert((repository.clone(), digest.clone()), Instant::now());
+        }
+    }
+
+    /// While this lives, the bytes of `digest` aren't collected; and not for a while after.
+    pub async fn holding(&self, digest: &Digest) -> Holding<'_> {
+        Holding { _shared: self.of(digest).read().await, promises: self, digest: digest.clone() }
+    }
+
+    async fn removing(&self, digest: &Digest) -> RwLockWriteGuard<'_, ()> {
+        self.of(digest).write().await
+    }
+
+    fn of(&self, digest: &Digest) -> &RwLock<()> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(digest);
+        &self.digests[usize::try_from(hash % 64).unwrap_or_default()]
+    }
+
+    fn was_told(&self, repository: &Repository, digest: &Digest) -> bool {
+        lock(&self.told).contains_key(&(repository.clone(), digest.clone()))
+    }
+
+    fn was_held(&self, digest: &Digest) -> bool {
+        lock(&self.held).contains_key(digest)
+    }
+
+    /// Forgets what is older than the delay.
+    fn forget(&self, delay: Duration) {
+        lock(&self.told).retain(|_, at| at.elapsed() <= delay);
+        lock(&self.held).retain(|_, at| at.elapsed() <= delay);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Somebody lets a repository hold a digest.
+pub struct Holding<'a> {
+    promises: &'a Promises,
+    digest: Digest,
+    _shared: RwLockReadGuard<'a, ()>,
+}
+
+impl Drop for Holding<'_> {
+    /// Before the lock is released, so that whoever waits for it finds this.
+    fn drop(&mut self) {
+        if self.promises.kept {
+            lock(&self.promises.held).insert(self.digest.clone(), Instant::now());
+        }
+    }
+}
+
+/// How a collection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing is removed, only counted. What was told to pushes isn't known, so it may be a little less.
+    DryRun,
+    /// Pushes are running in this process.
+    Online,
+    /// No registry is running.
+    Offline,
+}
+
+/// What a collection did, or would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs that a repository held and no manifest of it named.
+    pub unnamed: u64,
+    /// Blobs whose bytes nobody held.
+    pub unheld: u64,
+    /// How many bytes those had.
+    pub bytes: u64,
+    /// Uploads that had expired.
+    pub uploads: u64,
+}
+
+impl Content {
+    /// Collects what is garbage and older than `delay`.
+    ///
+    /// # Errors
+    /// If the disk says no. What was removed until then was garbage.
+    pub async fn collect(&self, delay: Duration, mode: Mode) -> io::Result<Collected> {
+        let mut collected = Collected::default();
+        if mode == Mode::Online && self.promises.began.elapsed() < delay {
+            return Ok(collected);
+        }
+        self.promises.forget(delay);
+        // Fingerprints: two that are alike keep a piece of garbage, which is harmless.
+        let mut live = HashSet::new();
+        let mut last = None;
+        loop {
+            let names = self.storage.repositories(last.take(), 1000).await?;
+            for name in &names {
+                if let Ok(repository) = name.parse() {
+                    self.collect_unnamed(&repository, delay, mode, &mut live, &mut collected).await?;
+                }
+            }
+            match names.last() {
+                Some(name) => last = Some(name.clone()),
+                None => break,
+            }
+        }
+        for shelf in self.storage.shelves().await? {
+            for (digest, len) in self.storage.blobs_on(&shelf, delay).await? {
+                if live.contains(&fingerprint(&digest)) {
+                    continue;
+                }
+                let _removing = self.promises.removing(&digest).await;
+                if self.promises.was_held(&digest) {
+                    continue;
+                }
+                collected.unheld += 1;
+                collected.bytes += len;
+                if mode != Mode::DryRun {
+                    self.storage.remove(keys::blob(&digest)).await?;
+                }
+            }
+        }
+        collected.uploads = self.storage.expire_uploads(UPLOAD_LIFETIME, mode == Mode::DryRun).await?;
+        Ok(collected)
+    }
+
+    /// Takes away what `repository` holds and none of its manifests names. What it goes on to hold is `live`.
+    async fn collect_unnamed(
+        &self,
+        repository: &Repository,
+        delay: Duration,
+        mode: Mode,
+        live: &mut HashSet<u64>,
+        collected: &mut Collected,
+    ) -> io::Result<()> {
+        let mut named = HashSet::new();
+        for digest in self.storage.digests_in(keys::manifests(repository), Duration::ZERO).await? {
+            live.insert(fingerprint(&digest));
+            let Some(bytes) = self.storage.read(keys::blob(&digest)).await? else { continue };
+            match Manifest::parse(None, &bytes) {
+                Ok(manifest) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
+                Err(error) => {
+                    // What it names can't be known, so nothing here is garbage.
+                    tracing::error!(%repository, %digest, %error, "a stored manifest can't be read");
+                    return self.keep_all(repository, live).await;
+                }
+            }
+        }
+        let old: HashSet<Digest> =
+            self.storage.digests_in(keys::held_blobs(repository), delay).await?.into_iter().collect();
+        for digest in self.storage.digests_in(keys::held_blobs(repository), Duration::ZERO).await? {
+            if named.contains(&fingerprint(&digest)) || !old.contains(&digest) {
+                live.insert(fingerprint(&digest));
+                continue;
+            }
+            // No manifest is pushed while this lasts; one that was pushed since `named` was read has told.
+            let _alone = self.lock_of(repository).write().await;
+            if self.promises.was_told(repository, &digest) {
+                live.insert(fingerprint(&digest));
+                continue;
+            }
+            collected.unnamed += 1;
+            if mode != Mode::DryRun {
+                self.storage.remove(keys::held_blob(repository, &digest)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep_all(&self, repository: &Repository, live: &mut HashSet<u64>) -> io::Result<()> {
+        for folder in [keys::manifests(repository), keys::held_blobs(repository)] {
+            live.extend(self.storage.digests_in(folder, Duration::ZERO).await?.iter().map(fingerprint));
+        }
+        Ok(())
+    }
+
+    /// Collects every `interval`, for as long as the process lives.
+    pub async fn keep_collecting(&self, delay: Duration, interval: Duration) {
+        loop {
+            tokio::time::sleep(interval).await;
+            if self.promises.began.elapsed() < delay {
+                continue;
+            }
+            match self.collect(delay, Mode::Online).await {
+                Ok(collected) if collected == Collected::default() => {}
+                Ok(collected) => tracing::info!("garbage was collected: {collected}"),
+                Err(error) => tracing::error!(%error, "garbage can't be collected"),
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Collected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { unnamed, unheld, bytes, uploads } = self;
+        write!(f, "{unnamed} blobs that no manifest named, {unheld} blobs that no repository held ({bytes} bytes), ")?;
+        write!(f, "{uploads} uploads that had expired")
+    }
+}
+
+/// The first 64 bits of a digest.
+fn fingerprint(digest: &Digest) -> u64 {
+    u64::from_str_radix(&digest.hex()[..16], 16).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc, time::SystemTime};
+
+    use berth_oci::{Algorithm, Reference};
+    use bytes::Bytes;
+    use futures_util::stream;
+
+    use super::*;
+    use crate::{
+        content::Condition,
+        storage::{Directory, digest_of},
+    };
+
+    const DELAY: Duration = Duration::from_hours(1);
+
+    struct Store {
+        folder: tempfile::TempDir,
+        content: Content,
+    }
+
+    impl Store {
+        /// An empty store, whose process has run for longer than the delay.
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut content = Content::new(Directory::open(folder.path()).expect("a store"), true);
+            content.promises.began = Instant::now().checked_sub(2 * DELAY).expect("a machine that is up");
+            Self { folder, content }
+        }
+
+        async fn push_blob(&self, repository: &Repository, bytes: &'static [u8]) -> Digest {
+            let digest = digest_of(Algorithm::Sha256, bytes).expect("a digest");
+            let upload = self.content.start_upload(repository, Algorithm::Sha256).await.expect("an upload");
+            let body = stream::iter([Ok::<_, io::Error>(Bytes::from_static(bytes))]);
+            let upload = self.content.append(upload, body).await.expect("appended");
+            self.content.finish_upload(repository, upload, digest.clone()).await.expect("finished");
+            digest
+        }
+
+        async fn push_manifest(
+            &self,
+            repository: &Repository,
+            tag: &str,
+            blob: &Digest,
+        ) -> Result<Digest, berth_oci::Error> {
+            let text = format!(
+                r#"{{"schemaVersion":2,"config":{{"digest":"{blob}","size":1}},"annotations":{{"t":"{tag}"}}}}"#
+            );
+            let reference = Reference::Tag(tag.parse().expect("a tag"));
+            let pushed =
+                self.content.push_manifest(repository, &reference, &[], None, text.into_bytes(), Condition::None);
+            pushed.await.map(|pushed| pushed.digest)
+        }
+
+        /// Makes everything that was written older than the delay, and what was told and held forgotten.
+        fn grow_old(&self) {
+            fn age(folder: &Path) {
+                for entry in std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path()) {
+                    if entry.is_dir() {
+                        age(&entry);
+                    } else if let Ok(file) = std::fs::File::open(&entry) {
+                        file.set_modified(SystemTime::now() - 2 * DELAY).expect("an older time");
+                    }
+                }
+            }
+            age(self.folder.path());
+            lock(&self.content.promises.told).clear();
+            lock(&self.content.promises.held).clear();
+        }
+
+        async fn collect(&self) -> Collected {
+            self.content.collect(DELAY, Mode::Online).await.expect("collected")
+        }
+    }
+
+    fn repository(name: &str) -> Repository {
+        name.parse().expect("a name")
+    }
+
+    #[tokio::test]
+    async fn what_is_named_or_young_is_kept_and_the_rest_is_collected() {
+        let (store, r) = (Store::new(), repository("r"));
+        let (named, unnamed) = (store.push_blob(&r, b"named").await, store.push_blob(&r, b"unnamed").await);
+        store.push_manifest(&r, "1", &named).await.expect("pushed");
+        assert_eq!(store.collect().await, Collected::default());
+        store.grow_old();
+        let would = store.content.collect(DELAY, Mode::DryRun).await.expect("counted");
+        let did = store.collect().await;
+        assert_eq!((did, would), (Collected { unnamed: 1, unheld: 1, bytes: 7, uploads: 0 }, did));
+        assert!(store.content.blob(&r, &named).await.is_ok());
+        assert!(store.content.blob(&r, &unnamed).await.is_err());
+        assert_eq!(store.collect().await, Collected::default());
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_a_push_was_told_of_can_still_be_named() {
+        let (store, r) = (Store::new(), repository("r"));
+        let blob = store.push_blob(&r, b"old").await;
+        store.push_manifest(&r, "other", &store.push_blob(&r, b"x").await).await.expect("pushed");
+        store.grow_old();
+        store.content.blob_len(&r, &blob).await.expect("HEAD finds it");
+        store.collect().await;
+        store.push_manifest(&r, "1", &blob).await.expect("and it can be named");
+        assert!(store.content.blob(&r, &blob).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_just_started_collects_nothing() {
+        let (mut store, r) = (Store::new(), repository("r"));
+        store.push_blob(&r, b"x").await;
+        store.grow_old();
+        store.content.promises.began = Instant::now();
+        assert_eq!(store.collect().await, Collected::default());
+    }
+
+    /// The one race that matters, many times over: one finds a blob by HEAD and names it, another pushes the same
+    /// bytes elsewhere, while a third collects. Whoever was told that a blob exists can name it, and whatever is named
+    /// can be read.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn collecting_never_takes_what_a_push_was_told() {
+        let store = Arc::new(Store::new());
+        let (r, other) = (repository("r"), repository("other"));
+        for round in 0..200 {
+            let tag = format!("t{round}");
+            let keep = store.push_blob(&r, b"kept").await;
+            store.push_manifest(&r, "keep", &keep).await.expect("pushed");
+            let blob = store.push_blob(&r, b"contested").await;
+            store.grow_old();
+            let pusher = {
+                let (store, r, blob, tag) = (Arc::clone(&store), r.clone(), blob.clone(), tag.clone());
+                tokio::spawn(async move {
+                    if store.content.blob_len(&r, &blob).await.is_err() {
+                        return None;
+                    }
+                    tokio::task::yield_now().await;
+                    Some(store.push_manifest(&r, &tag, &blob).await.expect("what was told can be named"))
+                })
+            };
+            let elsewhere = {
+                let (store, other) = (Arc::clone(&store), other.clone());
+                tokio::spawn(async move { store.push_blob(&other, b"contested").await })
+            };
+            let collector = {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move { store.collect().await })
+            };
+            let (named, _, _) =
+                (pusher.await.expect("ended"), elsewhere.await.expect("ended"), collector.await.expect("ended"));
+            // Pushed while it was collected, it is there.
+            assert!(store.content.blob(&other, &blob).await.is_ok(), "round {round}");
+            if let Some(manifest) = named {
+                assert!(store.content.blob(&r, &blob).await.is_ok(), "round {round}");
+                store.content.delete_manifest(&r, &Reference::Digest(manifest)).await.expect("deleted");
+            }
+            for repository in [&r, &other] {
+                let _ = store.content.delete_blob(repository, &blob).await;
+            }
+        }
+    }
+}
