@@ -22,6 +22,7 @@ need skopeo skopeo
 need chromium chromium
 need chromedriver chromium-driver
 need sqlite3 sqlite3
+need docker-registry docker-registry
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "missing:$missing. On Debian: sudo apt-get install$missing" >&2

@@ -115,7 +115,9 @@ impl Api {
         if begun.status() != StatusCode::ACCEPTED {
             return Ok(begun);
         }
-        let target = format!("{}?digest={}", location(&begun), digest(bytes));
+        let location = location(&begun);
+        let and = if location.contains('?') { '&' } else { '?' };
+        let target = format!("{location}{and}digest={}", digest(bytes));
         self.request(Method::PUT, &target).body(bytes.to_vec()).send().await
     }
 

@@ -28,6 +28,8 @@ pub struct Setup {
     pub provider: Value,
     /// More keys of `sidecar`.
     pub sidecar: Value,
+    /// More keys of `storage`.
+    pub storage: Value,
     /// The issuer of another identity provider; its client is the same.
     pub issuer: Option<String>,
     /// The PEM files of a certificate for localhost and of its key: then the proxy serves https.
@@ -41,6 +43,7 @@ impl Default for Setup {
             unix_socket: true,
             provider: json!({}),
             sidecar: json!({}),
+            storage: json!({}),
             issuer: None,
             tls: None,
         }
@@ -67,6 +70,8 @@ pub struct System {
     pub url: String,
     /// The identity provider's issuer.
     pub issuer: String,
+    /// `sidecar.upstream`
+    pub upstream: String,
     /// `berth-proxy`
     pub proxy: Process,
     /// `berth-registry`
@@ -115,8 +120,10 @@ impl System {
         });
         merge(&mut provider, setup.provider);
         let database = format!("sqlite:{}", folder.join("proxy.db").display());
-        let mut sidecar = json!({"upstream": upstream, "database": database});
+        let mut sidecar = json!({"upstream": &upstream, "database": database});
         merge(&mut sidecar, setup.sidecar);
+        let mut storage = json!({"rootDirectory": folder.join("registry")});
+        merge(&mut storage, setup.storage);
         let tls = setup.tls.map(|(cert, key)| json!({"cert": cert, "key": key}));
         let config = json!({
             "http": {
@@ -125,7 +132,7 @@ impl System {
                 "auth": {"openid": {"providers": {"oidc": provider}}},
                 "accessControl": setup.access_control,
             },
-            "storage": {"rootDirectory": folder.join("registry")},
+            "storage": storage,
             "log": {"level": "debug"},
             "sidecar": sidecar,
         });
@@ -133,7 +140,8 @@ impl System {
         std::fs::write(folder.join("config.json"), text).expect("the configuration file");
         let (registry, proxy) = (serve("berth-registry", folder), serve("berth-proxy", folder));
         let folder = folder.to_owned();
-        let mut system = Self { folder, url, issuer, proxy, registry, stand_in, provider_port, _temporary: None };
+        let mut system =
+            Self { folder, url, issuer, upstream, proxy, registry, stand_in, provider_port, _temporary: None };
         if system.stand_in.is_some() {
             answers(&format!("{}.well-known/openid-configuration", system.issuer)).await;
         }

@@ -9,6 +9,7 @@ mod clients;
 mod commands;
 mod crash;
 mod deployment;
+mod garbage;
 mod outage;
 mod registry;
 mod sign_in;
