@@ -27,6 +27,9 @@ pub enum MediaType {
 }
 
 impl MediaType {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::OciManifest, Self::OciIndex, Self::DockerManifest, Self::DockerList];
+
     /// The media type as it is written in `Content-Type`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,7 +51,7 @@ impl FromStr for MediaType {
     /// Reads a `Content-Type`; its parameters are ignored, as the specification says.
     fn from_str(text: &str) -> Result<Self, ManifestError> {
         let essence = text.split(';').next().unwrap_or_default().trim();
-        [Self::OciManifest, Self::OciIndex, Self::DockerManifest, Self::DockerList]
+        Self::ALL
             .into_iter()
             .find(|known| known.as_str().eq_ignore_ascii_case(essence))
             .ok_or_else(|| ManifestError::MediaType(essence.chars().take(200).collect()))

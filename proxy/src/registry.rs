@@ -6,8 +6,8 @@ use std::{
 };
 
 use berth_config::Upstream;
-use berth_oci::{Operation, Page, Reference, Repository, Tag};
-use http::StatusCode;
+use berth_oci::{MediaType, Operation, Page, Reference, Repository, Tag};
+use http::{StatusCode, header::ACCEPT};
 use serde::Deserialize;
 
 /// How long the registry may take for one answer.
@@ -86,7 +86,9 @@ impl Registry {
         let operation =
             Operation::HeadManifest { repository: repository.clone(), reference: Reference::Tag(tag.clone()) };
         let url = format!("http://{}{}", self.upstream.authority(), operation.target());
-        let answer = self.http.head(url).send().await.map_err(|e| self.error(&e))?;
+        // Without this, some registries say that there is nothing that the asker could read.
+        let accept = MediaType::ALL.map(MediaType::as_str).join(", ");
+        let answer = self.http.head(url).header(ACCEPT, accept).send().await.map_err(|e| self.error(&e))?;
         match answer.status() {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
