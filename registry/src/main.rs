@@ -6,7 +6,10 @@
 mod config;
 mod content;
 mod http;
+mod progress;
+mod scrub;
 mod storage;
+mod transfer;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -45,6 +48,30 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Read every blob, and report those whose bytes are damaged; exit with 1 if there are any.
+    Scrub {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+    },
+    /// Bring in an OCI image layout, or a zot root directory, while no registry runs.
+    Import {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+        /// The layout, or the folder of layouts whose paths name their repositories.
+        folder: PathBuf,
+        /// The repository that a single layout becomes.
+        #[arg(long)]
+        repository: Option<String>,
+    },
+    /// Write a repository as an OCI image layout.
+    Export {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+        /// The repository.
+        repository: String,
+        /// The folder to make.
+        folder: PathBuf,
+    },
     /// Exit with 0 if the registry of this file answers.
     Health {
         /// The configuration file, zot's config.json.
@@ -57,6 +84,9 @@ fn main() -> ExitCode {
         Command::Serve { config } => serve(config),
         Command::Verify { config } => verify(config),
         Command::Gc { config, dry_run } => gc(config, dry_run),
+        Command::Scrub { config } => scrub(config),
+        Command::Import { config, folder, repository } => import(config, folder, repository),
+        Command::Export { config, repository, folder } => export(config, repository, folder),
         Command::Health { config } => health(config),
     };
     match outcome {
@@ -92,6 +122,44 @@ async fn gc(path: PathBuf, dry_run: bool) -> Result<(), String> {
     };
     let collected = Content::new(storage, false).collect(delay, mode).await.map_err(|e| e.to_string())?;
     println!("{did}: {collected}");
+    Ok(())
+}
+
+#[tokio::main]
+async fn scrub(path: PathBuf) -> Result<(), String> {
+    let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
+    let scrubbed = scrub::scrub(&config.root_directory).await.map_err(|e| e.to_string())?;
+    for (key, how) in &scrubbed.damaged {
+        println!("damaged: {key}: {how}");
+    }
+    println!("read {} blobs; {} are damaged", scrubbed.blobs, scrubbed.damaged.len());
+    if scrubbed.damaged.is_empty() { Ok(()) } else { Err("push the damaged ones again, or restore them".to_owned()) }
+}
+
+#[tokio::main]
+async fn import(path: PathBuf, folder: PathBuf, repository: Option<String>) -> Result<(), String> {
+    let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
+    let repository = repository.map(|name| name.parse()).transpose();
+    let repository = repository.map_err(|e: berth_oci::RepositoryError| format!("--repository: {e}"))?;
+    let storage = Directory::open(&config.root_directory).map_err(|e| e.to_string())?;
+    let imported = transfer::import(&Content::new(storage, false), &folder, repository).await;
+    let imported = imported.map_err(|e| e.to_string())?;
+    for left_out in &imported.left_out {
+        println!("left out: {left_out}");
+    }
+    let transfer::Imported { repositories, manifests, tags, blobs, left_out } = &imported;
+    println!("imported {repositories} repositories: {manifests} manifests, {tags} tags, {blobs} blobs");
+    println!("blobs were not read; `berth-registry scrub` does that");
+    if left_out.is_empty() { Ok(()) } else { Err(format!("{} things were left out", left_out.len())) }
+}
+
+#[tokio::main]
+async fn export(path: PathBuf, repository: String, folder: PathBuf) -> Result<(), String> {
+    let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
+    let repository = repository.parse().map_err(|e: berth_oci::RepositoryError| e.to_string())?;
+    let content = Content::new(Directory::open_to_read(&config.root_directory), false);
+    let manifests = transfer::export(&content, &repository, &folder).await.map_err(|e| e.to_string())?;
+    println!("exported {manifests} manifests of {repository} to {}", folder.display());
     Ok(())
 }
 

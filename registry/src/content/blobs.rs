@@ -1,6 +1,6 @@
 //! Blobs and their uploads.
 
-use std::fs::File;
+use std::{fs::File, path::PathBuf};
 
 use berth_oci::{Algorithm, Digest, Error, ErrorCode, Repository, UploadSession};
 use bytes::Bytes;
@@ -128,6 +128,18 @@ impl Content {
     pub async fn cancel_upload(&self, session: &UploadSession) -> Result<(), Error> {
         let upload = self.resume_upload(session).await?;
         self.storage.cancel_upload(upload).await.map_err(storage_error)
+    }
+
+    /// Lets `repository` hold the bytes of the file `from`, which are taken to have this digest.
+    pub async fn adopt_blob(&self, repository: &Repository, digest: &Digest, from: PathBuf) -> Result<(), Error> {
+        let _holding = self.promises.holding(digest).await;
+        self.storage.adopt(digest, from).await.map_err(storage_error)?;
+        self.hold(repository, digest).await
+    }
+
+    /// Copies the bytes of a blob, whoever holds it, to the new file `to`.
+    pub async fn copy_blob(&self, digest: &Digest, to: PathBuf) -> Result<(), Error> {
+        self.storage.give(digest, to).await.map_err(storage_error)
     }
 
     async fn hold(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {

@@ -1,6 +1,8 @@
 //! Lists: repositories, tags, referrers.
 
-use berth_oci::{Descriptor, Digest, Error, Page, Repository};
+use std::{collections::BTreeMap, time::Duration};
+
+use berth_oci::{Descriptor, Digest, Error, Page, Reference, Repository, Tag};
 
 use super::{Content, storage_error};
 use crate::storage::keys;
@@ -13,10 +15,43 @@ pub struct List {
     pub next: Option<Page>,
 }
 
+/// Everything that a repository holds.
+pub struct Held {
+    /// Its manifests.
+    pub manifests: Vec<Descriptor>,
+    /// Its other blobs.
+    pub blobs: Vec<Digest>,
+    /// Its tags, and what they point at.
+    pub tags: Vec<(Tag, Digest)>,
+}
+
 /// How many repositories one page has at most.
 const REPOSITORIES_PER_PAGE: usize = 1000;
 
 impl Content {
+    /// Everything that a repository holds.
+    pub async fn held(&self, repository: &Repository) -> Result<Held, Error> {
+        self.must_exist(repository).await?;
+        let digests = |folder| self.storage.digests_in(folder, Duration::ZERO);
+        let mut manifests = Vec::new();
+        for digest in digests(keys::manifests(repository)).await.map_err(storage_error)? {
+            let stored = self.find_manifest(repository, &Reference::Digest(digest.clone())).await?;
+            let size = self.manifest_len(&stored).await?;
+            let (media_type, annotations) = (stored.media_type, BTreeMap::new());
+            manifests.push(Descriptor { media_type, digest, size, urls: Vec::new(), artifact_type: None, annotations });
+        }
+        let blobs = digests(keys::held_blobs(repository)).await.map_err(storage_error)?;
+        let mut tags = Vec::new();
+        for name in self.storage.list(keys::tags(repository)).await.map_err(storage_error)?.unwrap_or_default() {
+            if let Ok(tag) = name.parse::<Tag>()
+                && let Some(digest) = self.tag(repository, &tag).await?
+            {
+                tags.push((tag, digest));
+            }
+        }
+        Ok(Held { manifests, blobs, tags })
+    }
+
     /// The repositories that hold a manifest.
     pub async fn repositories(&self, page: &Page) -> Result<List, Error> {
         let n = page.n.unwrap_or(REPOSITORIES_PER_PAGE).min(REPOSITORIES_PER_PAGE);

@@ -72,7 +72,8 @@ impl Content {
         len.ok_or_else(|| storage_error(std::io::Error::other(format!("the bytes of {} are missing", stored.digest))))
     }
 
-    async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>, Error> {
+    /// What a tag points at.
+    pub(super) async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>, Error> {
         let bytes = self.storage.read(keys::tag(repository, tag)).await.map_err(storage_error)?;
         Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()?.trim_end().parse().ok()))
     }

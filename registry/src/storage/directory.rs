@@ -11,7 +11,7 @@ use std::{
 };
 
 use berth_oci::{Algorithm, Digest, Repository, UploadId};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, ioctl_ficlone};
 use uuid::Uuid;
 
 use super::{
@@ -180,9 +180,35 @@ impl Directory {
                 return Ok(());
             }
             let temporary = inner.temporary(&bytes)?;
+            fs::set_permissions(&temporary, fs::Permissions::from_mode(0o440))?;
             inner.publish(&temporary, &path)
         })
         .await
+    }
+
+    /// Keeps the file `from` as a blob, without reading it: linked or cloned where the file system can, or else copied.
+    pub async fn adopt(&self, digest: &Digest, from: PathBuf) -> io::Result<()> {
+        let key = keys::blob(digest);
+        self.blocking(move |inner| {
+            let path = inner.path(&key);
+            if fs::exists(&path)? {
+                return Ok(());
+            }
+            let temporary = inner.path("uploads").join(format!("tmp-{}", Uuid::new_v4()));
+            if fs::hard_link(&from, &temporary).is_err() {
+                clone_or_copy(&from, &temporary)?;
+                fs::set_permissions(&temporary, fs::Permissions::from_mode(0o440))?;
+            }
+            File::open(&temporary)?.sync_all()?;
+            inner.publish(&temporary, &path)
+        })
+        .await
+    }
+
+    /// Copies a blob to the new file `to`: cloned where the file system can.
+    pub async fn give(&self, digest: &Digest, to: PathBuf) -> io::Result<()> {
+        let key = keys::blob(digest);
+        self.blocking(move |inner| clone_or_copy(&inner.path(&key), &to)).await
     }
 
     /// Begins an upload into `repository`.
@@ -218,6 +244,7 @@ impl Directory {
             let path = inner.path(&keys::blob(&expected));
             // The same bytes may be here already: then the name keeps the file that it has.
             if !fs::exists(&path)? {
+                fs::set_permissions(&data, fs::Permissions::from_mode(0o440))?;
                 inner.publish(&data, &path)?;
             }
             fs::remove_dir_all(folder)?;
@@ -367,7 +394,6 @@ impl Inner {
     fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
         let folder = folder_of(to)?;
         self.folders.make(folder)?;
-        fs::set_permissions(from, fs::Permissions::from_mode(0o440))?;
         fs::rename(from, to)?;
         sync_folder(folder)
     }
@@ -442,6 +468,16 @@ fn lock(root: &Path) -> Result<File, OpenError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(root.display().to_string())),
         Err(error) => Err(unusable(error.into())),
     }
+}
+
+/// A new file with the content of another; both share their blocks where the file system can do that.
+fn clone_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let source = File::open(from)?;
+    let target = OpenOptions::new().write(true).create_new(true).mode(0o640).open(to)?;
+    if ioctl_ficlone(&target, &source).is_err() {
+        io::copy(&mut &source, &mut &target)?;
+    }
+    Ok(())
 }
 
 /// The digest of bytes that are all at hand.

@@ -10,4 +10,5 @@ pub mod keys;
 mod upload;
 
 pub use directory::{Directory, Precondition, WriteError, digest_of};
+pub use hasher::Hasher;
 pub use upload::{Upload, UploadError};

@@ -114,23 +114,28 @@ impl Upload {
 
     /// Appends what `chunks` gives until it closes, off the async threads, and flushes it.
     ///
-    /// A write that fails ends it early; what was appended until then counts.
+    /// If the disk says no, nothing of it counts, and its room is given back.
     pub fn append(mut self, mut chunks: mpsc::Receiver<Bytes>) -> tokio::task::JoinHandle<io::Result<Self>> {
         tokio::task::spawn_blocking(move || {
-            let mut outcome = Ok(());
-            while let Some(chunk) = chunks.blocking_recv() {
-                outcome = self.data.write_all(&chunk);
-                if outcome.is_err() {
-                    break;
+            let before = self.len;
+            match self.write(&mut chunks) {
+                Ok(()) => Ok(self),
+                Err(error) => {
+                    self.data.set_len(before)?;
+                    Err(error)
                 }
-                self.hasher.update(&chunk);
-                self.len += chunk.len() as u64;
             }
-            drop(chunks);
-            self.data.sync_data()?;
-            self.save()?;
-            outcome.map(|()| self)
         })
+    }
+
+    fn write(&mut self, chunks: &mut mpsc::Receiver<Bytes>) -> io::Result<()> {
+        while let Some(chunk) = chunks.blocking_recv() {
+            self.data.write_all(&chunk)?;
+            self.hasher.update(&chunk);
+            self.len += chunk.len() as u64;
+        }
+        self.data.sync_data()?;
+        self.save()
     }
 
     /// Writes down how far it is.

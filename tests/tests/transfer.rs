@@ -1,0 +1,122 @@
+//! Moving in, moving out, and looking whether everything is whole.
+
+use std::{fs, process::Command};
+
+use berth_tests::{
+    api::Api,
+    images::{Image, digest},
+    system::{Setup, System, binary},
+    tools::{self, must, run},
+};
+use reqwest::StatusCode;
+use serde_json::Value;
+
+async fn stopped() -> (System, Api) {
+    let mut system = System::start(Setup::default()).await;
+    let (key, _) = system.signed_in("alice").await.make_key("a").await;
+    let api = Api::basic(&system.url, "alice", &key);
+    system.registry.kill();
+    (system, api)
+}
+
+fn registry(system: &System, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("berth-registry"));
+    command.arg(arguments[0]).arg(system.config()).args(&arguments[1..]);
+    command
+}
+
+#[tokio::test]
+async fn a_zot_root_directory_is_moved_in_by_one_command() {
+    let (mut system, api) = stopped().await;
+    let zot = system.folder.join("zot");
+    let images = [Image::new(1, 100_000), Image::new(2, 100_000)];
+    images[0].write_layout(&zot.join("team/app"), "1");
+    images[1].write_layout(&zot.join("team/app"), "2");
+    images[1].write_layout(&zot.join("other"), "latest");
+    fs::create_dir_all(zot.join("team/app/.uploads")).unwrap();
+    fs::create_dir_all(zot.join("_trivy")).unwrap();
+    let printed = must(&mut registry(&system, &["import", zot.to_str().unwrap()]));
+    assert!(printed.contains("imported 2 repositories: 3 manifests, 3 tags"), "{printed}");
+    // Twice is as good as once.
+    must(&mut registry(&system, &["import", zot.to_str().unwrap()]));
+    must(&mut registry(&system, &["scrub"]));
+    // What was imported is Berth's own.
+    fs::remove_dir_all(&zot).unwrap();
+    system.restart_registry().await;
+    for (repository, tag, image) in
+        [("team/app", "1", &images[0]), ("team/app", "2", &images[1]), ("other", "latest", &images[1])]
+    {
+        let manifest = api.get(&format!("/v2/{repository}/manifests/{tag}")).await;
+        assert_eq!(manifest.bytes().await.unwrap(), image.manifest);
+        let layer = api.get(&format!("/v2/{repository}/blobs/{}", digest(&image.layer))).await;
+        assert!(layer.bytes().await.unwrap() == image.layer);
+    }
+    let catalog: Value = api.get("/v2/_catalog").await.json().await.unwrap();
+    assert_eq!(catalog["repositories"], serde_json::json!(["other", "team/app"]));
+}
+
+#[tokio::test]
+async fn what_an_import_cannot_take_is_named_and_the_rest_is_taken() {
+    let (mut system, api) = stopped().await;
+    let source = system.folder.join("source");
+    let (whole, broken) = (Image::new(3, 1000), Image::new(4, 1000));
+    whole.write_layout(&source.join("a"), "1");
+    broken.write_layout(&source.join("b"), "1");
+    fs::remove_file(source.join("b/blobs").join(digest(&broken.layer).replace(':', "/"))).unwrap();
+    whole.write_layout(&source.join("Upper"), "1");
+    let outcome = run(&mut registry(&system, &["import", source.to_str().unwrap()]));
+    assert!(!outcome.success);
+    for expected in ["left out: b@sha256:", &digest(&broken.layer), "left out: Upper: ", "2 things were left out"] {
+        assert!(outcome.printed.contains(expected), "{expected} is missing: {}", outcome.printed);
+    }
+    let nothing = run(&mut registry(&system, &["import", system.folder.join("registry").to_str().unwrap()]));
+    assert!(!nothing.success && nothing.printed.contains("neither an OCI image layout"), "{}", nothing.printed);
+    system.restart_registry().await;
+    assert_eq!(api.get("/v2/a/manifests/1").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_repository_is_given_back_as_a_layout_that_others_read() {
+    let (mut system, api) = stopped().await;
+    system.restart_registry().await;
+    let (one, two) = (Image::new(5, 50_000), Image::new(6, 50_000));
+    api.must_push("team/app", "1", &one).await;
+    api.must_push("team/app", "latest", &one).await;
+    api.must_push("team/app", &digest(&two.manifest), &two).await;
+    let out = system.folder.join("out");
+    // Also while the registry runs.
+    let printed = must(&mut registry(&system, &["export", "team/app", out.to_str().unwrap()]));
+    assert!(printed.contains("exported 2 manifests"), "{printed}");
+    if let Some(skopeo) = tools::find("skopeo") {
+        for tag in ["1", "latest"] {
+            let copied = format!("oci:{}:x", system.folder.join(format!("copy-{tag}")).display());
+            must(Command::new(&skopeo).args(["copy", &format!("oci:{}:{tag}", out.display()), &copied]));
+        }
+    }
+    // And brought in again under another name, elsewhere.
+    system.registry.kill();
+    must(&mut registry(&system, &["import", out.to_str().unwrap(), "--repository", "again"]));
+    system.restart_registry().await;
+    let target = format!("/v2/again/manifests/{}", digest(&two.manifest));
+    assert_eq!(api.get(&target).await.status(), StatusCode::OK);
+    assert_eq!(api.get("/v2/again/manifests/latest").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_scrub_finds_the_blob_that_was_damaged_and_no_other() {
+    let (mut system, api) = stopped().await;
+    system.restart_registry().await;
+    let image = Image::new(7, 100_000);
+    api.must_push("r", "1", &image).await;
+    let printed = must(&mut registry(&system, &["scrub"]));
+    assert!(printed.contains("read 3 blobs; 0 are damaged"), "{printed}");
+    let hex = digest(&image.layer).replace("sha256:", "");
+    let path = system.folder.join("registry/blobs/sha256").join(&hex[..2]).join(&hex);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[50_000] ^= 1;
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+    let outcome = run(&mut registry(&system, &["scrub"]));
+    assert!(!outcome.success);
+    assert!(outcome.printed.contains(&hex) && outcome.printed.contains("1 are damaged"), "{}", outcome.printed);
+}
