@@ -1,84 +1,140 @@
 //! `kill -9`: what was acknowledged is there afterwards, and the client's retry succeeds.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use berth_tests::{
-    api::{Api, header_of},
+    api::Api,
     images::{Image, digest},
     process::wait_for,
-    system::{Setup, System},
+    system::{Setup, System, binary},
+    tools::run,
 };
-use reqwest::StatusCode;
-use serde_json::Value;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
 
 /// How often the registry is killed. More finds more; a full run sets `BERTH_CRASH_ROUNDS`.
 fn rounds() -> u64 {
     std::env::var("BERTH_CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
 }
 
+/// What a pusher knows for certain.
+#[derive(Default)]
+struct Acknowledged {
+    /// Repository, tag and image that were acknowledged.
+    pushed: Vec<(String, String, Arc<Image>)>,
+    /// Repository and manifest whose deletion was acknowledged.
+    deleted: Vec<(String, String)>,
+}
+
+/// Pushes, mounts and deletes until it is told to stop; every image is its own.
+async fn push_and_delete(api: Api, seeds: impl Iterator<Item = u64>, stop: Arc<AtomicBool>) -> Acknowledged {
+    let mut known = Acknowledged::default();
+    let took =
+        |answer: &reqwest::Result<reqwest::Response>, status| answer.as_ref().is_ok_and(|a| a.status() == status);
+    for seed in seeds {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (tag, image) = (format!("t{seed}"), Arc::new(Image::new(seed, 100_000)));
+        if !took(&api.push("r", &tag, &image).await, StatusCode::CREATED) {
+            continue;
+        }
+        let manifest = digest(&image.manifest);
+        if seed % 3 == 0 {
+            let request = api.request(Method::DELETE, &format!("/v2/r/manifests/{manifest}"));
+            match request.send().await {
+                Ok(answer) if answer.status() == StatusCode::ACCEPTED => known.deleted.push(("r".to_owned(), manifest)),
+                // It may have been deleted or not.
+                _ => {}
+            }
+            continue;
+        }
+        known.pushed.push(("r".to_owned(), tag.clone(), Arc::clone(&image)));
+        let mut mounted = true;
+        for part in [&image.layer, &image.config] {
+            let target = format!("/v2/mounted/blobs/uploads/?mount={}&from=r", digest(part));
+            let request = api.request(Method::POST, &target).header("content-length", 0);
+            mounted &= took(&request.send().await, StatusCode::CREATED);
+        }
+        if mounted && took(&api.push_manifest("mounted", &tag, &image.manifest).await, StatusCode::CREATED) {
+            known.pushed.push(("mounted".to_owned(), tag, image));
+        }
+    }
+    known
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_registry_acknowledged_survives_kill_9_in_the_middle_of_pushes() {
-    let mut system = System::start(Setup::default()).await;
+async fn what_the_registry_acknowledged_survives_kill_9_in_the_middle_of_everything() {
+    let storage = json!({"gcDelay": "100ms", "gcInterval": "1s"});
+    let mut system = System::start(Setup { storage, ..Setup::default() }).await;
     let (key, _) = system.signed_in("alice").await.make_key("a").await;
     let api = Api::basic(&system.url, "alice", &key);
-    let mut acknowledged: Vec<(String, Arc<Image>)> = Vec::new();
+    let (mut pushed, mut deleted) = (Vec::new(), Vec::new());
     for round in 0..rounds() {
         let stop = Arc::new(AtomicBool::new(false));
-        let pushers = (0..4).map(|pusher| {
-            let (api, stop) = (api.clone(), Arc::clone(&stop));
-            tokio::spawn(async move {
-                let mut done = Vec::new();
-                for i in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let seed = round * 1_000_000 + pusher * 10_000 + i;
-                    let (tag, image) = (format!("t{seed}"), Arc::new(Image::new(seed, 200_000)));
-                    if api.push("r", &tag, &image).await.is_ok_and(|a| a.status() == StatusCode::CREATED) {
-                        done.push((tag, image));
-                    }
-                }
-                done
+        let pushers: Vec<_> = (0..4)
+            .map(|pusher| {
+                let seeds = (0..10_000).map(move |i| round * 1_000_000 + pusher * 10_000 + i);
+                tokio::spawn(push_and_delete(api.clone(), seeds, Arc::clone(&stop)))
             })
-        });
-        let pushers: Vec<_> = pushers.collect();
-        // Some pushes have been acknowledged; where the others are differs from round to round.
+            .collect();
+        // Some pushes have been acknowledged; where the others are differs from round to round. In every fourth round
+        // garbage has been looked for, too.
         let uploads = system.folder.join("registry/uploads");
         let tags = system.folder.join("registry/repositories/r/_tags");
         let before = std::fs::read_dir(&tags).map_or(0, Iterator::count);
+        let more = if round % 4 == 3 { 60 } else { usize::try_from(round % 5).unwrap() };
         wait_for("some pushes", async || {
             let now = std::fs::read_dir(&tags).map_or(0, Iterator::count);
             let in_flight = std::fs::read_dir(&uploads).map_or(0, Iterator::count);
-            (now > before + (round % 5) as usize && in_flight > 0).then_some(())
+            (now > before + more && in_flight > 0).then_some(())
         })
         .await;
         system.registry.kill();
         stop.store(true, Ordering::Relaxed);
+        let already = pushed.len();
         for pusher in pushers {
-            acknowledged.extend(pusher.await.unwrap());
+            let known = pusher.await.unwrap();
+            pushed.extend(known.pushed);
+            deleted.extend(known.deleted);
         }
         system.restart_registry().await;
-        let listed: Value = api.get("/v2/r/tags/list").await.json().await.unwrap();
-        let listed: Vec<_> = listed["tags"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
-        for (tag, image) in &acknowledged {
-            assert!(listed.contains(&tag.as_str()), "round {round}: {tag} was acknowledged and is gone");
-            let manifest = api.get(&format!("/v2/r/manifests/{tag}")).await;
-            assert_eq!(header_of(&manifest, "docker-content-digest"), digest(&image.manifest));
+        // What is new is read whole; of the rest, a different part in every round.
+        let rest = pushed[..already].iter().skip(usize::try_from(round % 10).unwrap()).step_by(10);
+        for (repository, tag, image) in pushed[already..].iter().chain(rest) {
+            let manifest = api.get(&format!("/v2/{repository}/manifests/{tag}")).await;
+            assert_eq!(manifest.status(), StatusCode::OK, "round {round}: {repository}:{tag} is gone");
             assert_eq!(manifest.bytes().await.unwrap(), image.manifest);
-            let layer = api.get(&format!("/v2/r/blobs/{}", digest(&image.layer))).await;
-            assert!(layer.bytes().await.unwrap() == image.layer, "round {round}: the layer of {tag} is damaged");
+            for part in [&image.layer, &image.config] {
+                let blob = api.get(&format!("/v2/{repository}/blobs/{}", digest(part))).await;
+                assert!(blob.bytes().await.unwrap() == part.as_slice(), "round {round}: {repository}:{tag} is damaged");
+            }
+        }
+        for (repository, manifest) in &deleted {
+            let answer = api.head(&format!("/v2/{repository}/manifests/{manifest}")).await;
+            assert_eq!(answer.status(), StatusCode::NOT_FOUND, "round {round}: {manifest} is back");
         }
         // No tag points at nothing, acknowledged or not.
-        for tag in listed {
-            assert_eq!(api.get(&format!("/v2/r/manifests/{tag}")).await.status(), StatusCode::OK, "{tag}");
+        for repository in ["r", "mounted"] {
+            let listed: Value = api.get(&format!("/v2/{repository}/tags/list")).await.json().await.unwrap();
+            for tag in listed["tags"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                let answer = api.head(&format!("/v2/{repository}/manifests/{tag}")).await;
+                assert_eq!(answer.status(), StatusCode::OK, "round {round}: {repository}:{tag} points at nothing");
+            }
         }
         // A retry succeeds.
-        api.must_push("r", &format!("retry{round}"), &Image::new(round, 200_000)).await;
+        api.must_push("retried", &format!("t{round}"), &Image::new(round, 100_000)).await;
     }
-    assert!(!acknowledged.is_empty());
+    assert!(!pushed.is_empty() && !deleted.is_empty());
+    let scrubbed = run(Command::new(binary("berth-registry")).arg("scrub").arg(system.config()));
+    assert!(scrubbed.success, "{}", scrubbed.printed);
+    println!("{} rounds: {} pushes and {} deletions were acknowledged", rounds(), pushed.len(), deleted.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
