@@ -14,6 +14,7 @@ mod garbage;
 mod outage;
 mod registry;
 mod sign_in;
+mod spec;
 mod tls;
 mod tokens;
 mod transfer;
