@@ -19,6 +19,6 @@ done
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 echo 'berth:x:65532:65532:berth:/:/none' > "$root/etc/passwd"
 echo 'hosts: files dns' > "$root/etc/nsswitch.conf"
-mkdir -p "$root/var/lib/berth/registry" "$root/etc/berth"
-chown -R 65532:65532 "$root/var/lib/berth"
+mkdir -p "$root/var/lib/berth/registry" "$root/run/registry" "$root/etc/berth"
+chown -R 65532:65532 "$root/var/lib/berth" "$root/run/registry"
 chmod 1777 "$root/tmp"

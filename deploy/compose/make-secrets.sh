@@ -1,6 +1,8 @@
 #!/bin/sh
-# Makes the passwords of the compose file in a folder that its services share, once.
+# Makes the passwords of the compose file, once: authentik's in the first folder, and Berth's credentials at authentik,
+# which is all that Berth gets of them, in the second.
 set -eu
+client=$(cd "$2" && pwd)
 cd "$1"
 
 secret() {
@@ -11,14 +13,15 @@ secret database-password
 secret admin-password
 secret client-secret
 secret ci-password
-printf '{"clientid": "berth", "clientsecret": "%s"}\n' "$(cat client-secret)" > oidc-credentials.json
+printf '{"clientid": "berth", "clientsecret": "%s"}\n' "$(cat client-secret)" > "$client/next" && mv -f "$client/next" "$client/oidc-credentials.json"
 
 # authentik reads some settings from the environment alone.
-cat > authentik.sh <<'END'
+cat > next <<'END'
 export AUTHENTIK_BOOTSTRAP_PASSWORD="$(cat /run/berth/admin-password)"
 export BERTH_CLIENT_SECRET="$(cat /run/berth/client-secret)"
 export BERTH_CI_PASSWORD="$(cat /run/berth/ci-password)"
 exec dumb-init -- ak "$@"
 END
-# The services run as different users; the folder is theirs alone.
-chmod 444 ./*
+mv -f next authentik.sh
+# The services run as different users; the folders are theirs alone.
+chmod 444 ./* "$client/oidc-credentials.json"

@@ -126,6 +126,9 @@ pub enum ManifestError {
     /// `schemaVersion` isn't 2.
     #[error("schemaVersion must be 2")]
     SchemaVersion,
+    /// An index and an image in one.
+    #[error("a manifest names either manifests, or config and layers")]
+    BothShapes,
     /// A digest that is none.
     #[error(transparent)]
     Digest(#[from] DigestError),
@@ -162,9 +165,14 @@ impl Manifest {
             (None, None) if document.config.is_some() => MediaType::OciManifest,
             (None, None) => return Err(ManifestError::Unknown),
         };
+        // Read as an index by one and as an image by another, such a document would name different things.
+        if document.manifests.is_some() && (document.config.is_some() || document.layers.is_some()) {
+            return Err(ManifestError::BothShapes);
+        }
         let given = document.artifact_type.filter(|t| !t.is_empty());
         let (blobs, manifests, artifact_type) = if media_type.is_list() {
-            (Vec::new(), document.manifests.unwrap_or_default(), given)
+            let missing = || <serde_json::Error as serde::de::Error>::missing_field("manifests");
+            (Vec::new(), document.manifests.ok_or_else(missing)?, given)
         } else {
             let config =
                 document.config.ok_or_else(|| <serde_json::Error as serde::de::Error>::missing_field("config"))?;

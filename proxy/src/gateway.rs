@@ -181,7 +181,9 @@ async fn read_form(session: &mut Session) -> Result<Option<Bytes>> {
         session.write_continue_response().await?;
     }
     let mut body = BytesMut::new();
-    while let Some(chunk) = session.read_request_body().await? {
+    // Pingora itself has no such limit for HTTP/2.
+    let silent = |_| Error::explain(ErrorType::ReadTimedout, "nothing of the body came for too long").into_down();
+    while let Some(chunk) = tokio::time::timeout(SILENCE, session.read_request_body()).await.map_err(silent)?? {
         if body.len() + chunk.len() > LARGEST_FORM {
             return Ok(None);
         }

@@ -52,7 +52,7 @@ impl Registry {
             Upstream::Unix(path) => builder.unix_socket(path.as_path()),
         };
         let http = builder.build().map_err(|e| format!("sidecar.upstream: {e}"))?;
-        Ok(Self { http, upstream: upstream.clone(), knows_conditions: AtomicBool::new(true) })
+        Ok(Self { http, upstream: upstream.clone(), knows_conditions: AtomicBool::new(false) })
     }
 
     /// Finds out whether the registry knows conditions, as soon as it answers.
@@ -66,8 +66,9 @@ impl Registry {
                 }
             }
         };
-        if !answer.headers().contains_key(CONDITIONS) {
-            self.knows_conditions.store(false, Ordering::Relaxed);
+        if answer.headers().contains_key(CONDITIONS) {
+            self.knows_conditions.store(true, Ordering::Relaxed);
+        } else {
             tracing::warn!(
                 "the registry at {} decides no conditions: whether a tag exists is looked up before a push, and two \
                  pushes at once may both find that it doesn't",
@@ -76,7 +77,7 @@ impl Registry {
         }
     }
 
-    /// Whether it decides the conditions of a push itself.
+    /// Whether it decides the conditions of a push itself, as far as is known.
     pub fn knows_conditions(&self) -> bool {
         self.knows_conditions.load(Ordering::Relaxed)
     }

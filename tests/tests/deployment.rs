@@ -40,7 +40,7 @@ fn both_accept_the_compose_file_s_configuration() {
     let text = std::fs::read_to_string(checkout().join("deploy/compose/config.json")).unwrap();
     let credentials = folder.path().join("oidc-credentials.json");
     std::fs::write(&credentials, r#"{"clientid": "berth", "clientsecret": "x"}"#).unwrap();
-    let text = text.replace("/run/berth/oidc-credentials.json", credentials.to_str().unwrap());
+    let text = text.replace("/run/client/oidc-credentials.json", credentials.to_str().unwrap());
     let text = text.replace("/var/lib/berth", folder.path().to_str().unwrap());
     let config = folder.path().join("config.json");
     std::fs::write(&config, text).unwrap();
@@ -52,9 +52,15 @@ fn both_accept_the_compose_file_s_configuration() {
 #[test]
 fn the_secrets_are_made_once() {
     let folder = tempfile::tempdir().unwrap();
+    let (secrets, client) = (folder.path().join("secrets"), folder.path().join("client"));
+    for folder in [&secrets, &client] {
+        std::fs::create_dir(folder).unwrap();
+    }
     let make = || {
-        must(Command::new("sh").arg(checkout().join("deploy/compose/make-secrets.sh")).arg(folder.path()));
-        std::fs::read_to_string(folder.path().join("oidc-credentials.json")).unwrap()
+        must(Command::new("sh").arg(checkout().join("deploy/compose/make-secrets.sh")).args([&secrets, &client]));
+        // Berth gets nothing of the others.
+        assert_eq!(std::fs::read_dir(&client).unwrap().count(), 1);
+        std::fs::read_to_string(client.join("oidc-credentials.json")).unwrap()
     };
     let first = make();
     let credentials: serde_json::Value = serde_json::from_str(&first).unwrap();

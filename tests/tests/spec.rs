@@ -181,6 +181,59 @@ async fn end_7_conditions_are_decided_with_the_write() {
 }
 
 #[tokio::test]
+async fn end_7_a_push_that_is_refused_leaves_nothing() {
+    let (_system, api) = registry().await;
+    let image = Image::new(7, 100);
+    api.must_push("r", "there", &image).await;
+    let subject = digest(b"subject");
+    let mut artifact: Value = serde_json::from_slice(&image.manifest).unwrap();
+    artifact["subject"] = json!({"mediaType": MANIFEST, "digest": subject, "size": 1});
+    let text = artifact.to_string().into_bytes();
+    // The first tag could be made and the second couldn't.
+    let target = format!("/v2/r/manifests/{}?tag=new&tag=there", digest(&text));
+    let request = api.request(Method::PUT, &target).header(header::CONTENT_TYPE, MANIFEST);
+    let answer = request.header(header::IF_NONE_MATCH, "*").body(text.clone()).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::PRECONDITION_FAILED);
+    for gone in ["new".to_owned(), digest(&text)] {
+        assert_eq!(api.get(&format!("/v2/r/manifests/{gone}")).await.status(), StatusCode::NOT_FOUND, "{gone}");
+    }
+    let referrers: Value = api.get(&format!("/v2/r/referrers/{subject}")).await.json().await.unwrap();
+    assert_eq!(referrers["manifests"], json!([]));
+}
+
+#[tokio::test]
+async fn end_7_a_manifest_is_an_index_or_an_image_and_not_both() {
+    let (_system, api) = registry().await;
+    api.push_blob("r", b"{}").await.unwrap();
+    let config = descriptor("application/x", b"{}");
+    let both = json!({"schemaVersion": 2, "config": config, "layers": [], "manifests": []});
+    for content_type in [MANIFEST, INDEX] {
+        let answer = put(&api, "/v2/r/manifests/1", content_type, &both).await;
+        assert_eq!(error_of(answer).await, (400, "MANIFEST_INVALID".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn the_catalogue_has_every_repository_in_pages_of_any_size() {
+    let (_system, api) = registry().await;
+    let names = ["team", "team/1password", "team/app", "team-a", "zed", "1"];
+    for name in names {
+        api.must_push(name, "1", &Image::new(8, 100)).await;
+    }
+    for n in 1..=names.len() {
+        let (mut all, mut target) = (Vec::new(), Some(format!("/v2/_catalog?n={n}")));
+        while let Some(next) = target {
+            let answer = api.get(&next).await;
+            let link = answer.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+            target = link.map(|link| link.trim_start_matches('<').split('>').next().unwrap().to_owned());
+            let page: Value = answer.json().await.unwrap();
+            all.extend(page["repositories"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()));
+        }
+        assert_eq!(all, ["1", "team", "team/1password", "team/app", "team-a", "zed"], "n={n}");
+    }
+}
+
+#[tokio::test]
 async fn end_7b_too_many_tags_are_414() {
     let (_system, api) = registry().await;
     let image = Image::new(4, 100);

@@ -7,8 +7,8 @@ use berth_config::Section;
 use crate::policy::{Action, Actions, Pattern, Policy, RepositoryRules, Rules};
 
 /// Reads the section. Without it, whoever is signed in may do everything.
-pub fn read(section: &Section<'_>, present: bool) -> Rules {
-    if !present {
+pub fn read(section: Section<'_>) -> Rules {
+    if !section.is_present() {
         return Rules::everything_for_everyone_signed_in();
     }
     let mut groups: HashMap<String, HashSet<String>> = HashMap::new();
@@ -33,10 +33,8 @@ pub fn read(section: &Section<'_>, present: bool) -> Rules {
     });
     let repositories = repositories.collect();
     let admin = read_policy(section.section("adminPolicy"));
-    let metrics = section.section("metrics");
-    if metrics.is_present() {
-        section.warn("metrics", "is not used: there are no metrics to see");
-    }
+    section.ignore("metrics", "there are no metrics to see");
+    section.close();
     Rules::new(groups, repositories, admin)
 }
 

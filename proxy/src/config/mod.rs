@@ -127,14 +127,18 @@ impl Config {
         let http = root.section("http");
         let upstream = Upstream::read(&sidecar);
         let state = read_state(&sidecar);
+        sidecar.close();
         let listen = SocketAddr::new(read_address(&http), http.port("port").unwrap_or(8080));
         let external_url = read_external_url(&http);
-        let tls = read_tls(&http.section("tls"));
+        let tls = read_tls(http.section("tls"));
 
         let auth = http.section("auth");
         let openid = auth.section("openid");
-        let providers: Vec<_> =
-            openid.entries("providers").iter().filter_map(|(name, section)| provider::read(name, section)).collect();
+        let providers: Vec<_> = openid
+            .entries("providers")
+            .into_iter()
+            .filter_map(|(name, section)| provider::read(name, section))
+            .collect();
         let callback_origins = read_origins(&openid);
         if openid.is_present() && providers.is_empty() {
             openid.problem("providers", "has no provider that can be used; expected {\"oidc\": {\"issuer\": …}}");
@@ -150,7 +154,7 @@ impl Config {
         }
         read_other_auth(auth, &http, providers.is_empty());
 
-        let rules = access::read(&http.section("accessControl"), http.section("accessControl").is_present());
+        let rules = access::read(http.section("accessControl"));
         read_other_http(http);
         read_other_root(root);
         let config = Self {
@@ -196,7 +200,7 @@ fn read_external_url(http: &Section<'_>) -> ExternalUrl {
     url
 }
 
-fn read_tls(tls: &Section<'_>) -> Option<Tls> {
+fn read_tls(tls: Section<'_>) -> Option<Tls> {
     if !tls.is_present() {
         return None;
     }
@@ -211,7 +215,9 @@ fn read_tls(tls: &Section<'_>) -> Option<Tls> {
         }
         Some(PathBuf::from(path))
     };
-    Some(Tls { certificate: file("cert")?, key: file("key")? })
+    let (certificate, key) = (file("cert"), file("key"));
+    tls.close();
+    Some(Tls { certificate: certificate?, key: key? })
 }
 
 fn read_origins(openid: &Section<'_>) -> Vec<url::Origin> {
@@ -320,8 +326,8 @@ mod tests {
     #[test]
     fn every_problem_is_told_at_once() {
         let problems = read(
-            r#"{"http": {"port": "eighty", "auth": {"ldap": {}, "openid": {"providers": {"oidc": {"issuer": "x"}}}},
-                "accessControl": {"repositories": {"**": {"polices": []}}}}, "sidecar": {"database": "mysql://x"}}"#,
+            r#"{"http": {"port": "eighty", "auth": {"ldap": {}, "openid": {"providers": {"oidc": {"issuer": "x", "isuer": ""}}}},
+                "accessControl": {"adminPolcy": {}, "repositories": {"**": {"polices": []}}}}, "sidecar": {"database": "mysql://x", "databse": ""}}"#,
         );
         let problems = problems.err().expect("problems");
         for path in [
@@ -332,6 +338,9 @@ mod tests {
             "http.auth.openid.providers.oidc.clientid:",
             "http.accessControl.repositories.**.polices:",
             "sidecar.database:",
+            "sidecar.databse:",
+            "http.auth.openid.providers.oidc.isuer:",
+            "http.accessControl.adminPolcy:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} is missing in {problems:#?}");
         }

@@ -29,12 +29,12 @@ pub struct ProviderConfig {
 }
 
 /// Reads one provider; nothing if a problem was recorded without which it makes no sense.
-pub fn read(id: &str, section: &Section<'_>) -> Option<ProviderConfig> {
+pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
     if !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
         section.problem("issuer", "belongs to a provider whose name isn't made of letters, digits, - and _; rename it");
     }
-    let issuer = read_issuer(section);
-    let (client_id, client_secret) = read_credentials(section);
+    let issuer = read_issuer(&section);
+    let (client_id, client_secret) = read_credentials(&section);
     if client_id.is_none() {
         section.problem(
             "clientid",
@@ -59,6 +59,7 @@ pub fn read(id: &str, section: &Section<'_>) -> Option<ProviderConfig> {
         section.warn("keypath", "is not used: the provider's keys are fetched from it");
     }
     let name = section.text("name").unwrap_or("OIDC").to_owned();
+    section.close();
     Some(ProviderConfig {
         id: id.to_owned(),
         name,

@@ -64,7 +64,9 @@ impl Sessions {
         let id = secrets::random_text();
         let id_hash = secrets::hash(&id);
         let sealed = self.seal(tokens);
-        self.store.put_user(user).await?;
+        if self.store.put_user(user).await? {
+            tracing::warn!(user = user.name, "this name was another person's: their sessions and API keys have ended");
+        }
         let new = NewSession { id_hash: &id_hash, user, sid, sealed: &sealed, user_agent };
         self.store.create_session(&new).await?;
         self.known.invalidate_all();

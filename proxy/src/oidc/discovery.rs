@@ -129,7 +129,12 @@ impl Provider {
         let wrong = |cause: String| SignInError::NotAProvider { url: url.clone(), cause };
         let metadata: CoreProviderMetadata =
             serde_json::from_value(document.clone()).map_err(|e| wrong(e.to_string()))?;
-        let keys: CoreJsonWebKeySet = self.get(metadata.jwks_uri().as_str()).await?;
+        let keys: serde_json::Value = self.get(metadata.jwks_uri().as_str()).await?;
+        // Without a signing key authentik signs with the client secret, and its key set is an empty object.
+        let keys = match keys.get("keys") {
+            None => CoreJsonWebKeySet::new(Vec::new()),
+            Some(_) => serde_json::from_value(keys).map_err(|e| wrong(format!("its key set can't be read ({e})")))?,
+        };
         let algorithms = metadata.id_token_signing_alg_values_supported().clone();
         let address = |key: &str| document.get(key).and_then(|v| v.as_str()).and_then(|text| Url::parse(text).ok());
         let (user_info, end_session) = (address("userinfo_endpoint"), address("end_session_endpoint"));

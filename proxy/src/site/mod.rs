@@ -87,7 +87,8 @@ async fn protect(State(app): State<Arc<App>>, request: axum::extract::Request, n
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // With no-referrer, browsers would send `Origin: null` with our own forms.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if app.external_url.is_https() {
         let a_year = HeaderValue::from_static("max-age=31536000");

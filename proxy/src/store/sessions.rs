@@ -71,7 +71,7 @@ impl Store {
     pub async fn session(&self, id_hash: &str) -> Result<Option<Session>, StoreError> {
         let row = sqlx::query(
             "SELECT s.id_hash, s.sealed, s.created_at, s.used_at,
-                    u.name AS user_name, u.provider, u.subject, u.user_groups, u.claims
+                    u.name AS user_name, s.provider, s.subject, u.user_groups, u.claims
              FROM sessions s JOIN users u ON u.name = s.user_name WHERE s.id_hash = $1",
         )
         .bind(id_hash)

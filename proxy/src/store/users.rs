@@ -36,7 +36,23 @@ impl User {
 
 impl Store {
     /// Remembers what a provider said of somebody, instead of what it said before.
-    pub async fn put_user(&self, user: &User) -> Result<(), StoreError> {
+    ///
+    /// A name that was another person's (their `sub` differs) begins anew: that person's sessions and API keys end.
+    /// Whether it was.
+    pub async fn put_user(&self, user: &User) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let before = sqlx::query("SELECT subject FROM users WHERE name = $1")
+            .bind(&user.name)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let before: Option<String> = before.map(|row| row.try_get("subject")).transpose()?;
+        let was_another = before.is_some_and(|subject| subject != user.subject);
+        if was_another {
+            for statement in ["DELETE FROM sessions WHERE user_name = $1", "DELETE FROM api_keys WHERE user_name = $1"]
+            {
+                sqlx::query(statement).bind(&user.name).execute(&mut *transaction).await?;
+            }
+        }
         sqlx::query(
             "INSERT INTO users (name, provider, subject, user_groups, claims, seen_at) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (name) DO UPDATE SET provider = excluded.provider, subject = excluded.subject,
@@ -48,8 +64,34 @@ impl Store {
         .bind(Value::from(user.groups.clone()).to_string())
         .bind(Value::from(user.claims.clone()).to_string())
         .bind(now())
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await?;
-        Ok(())
+        transaction.commit().await?;
+        Ok(was_another)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{NewKey, for_test};
+
+    #[tokio::test]
+    async fn who_gets_another_person_s_name_does_not_get_their_keys() {
+        let (_folder, store) = for_test().await;
+        let old = User {
+            name: "alice@company".to_owned(),
+            provider: "oidc".to_owned(),
+            subject: "1".to_owned(),
+            groups: Vec::new(),
+            claims: Map::new(),
+        };
+        store.put_user(&old).await.expect("stored");
+        let key = NewKey { id: "1", key_hash: "h", user_name: &old.name, label: "", user_agent: "", expires_at: None };
+        store.create_key(&key).await.expect("stored");
+        assert!(!store.put_user(&old).await.expect("stored"));
+        assert!(store.key_by_hash("h").await.expect("read").is_some());
+        assert!(store.put_user(&User { subject: "2".to_owned(), ..old }).await.expect("stored"));
+        assert!(store.key_by_hash("h").await.expect("read").is_none());
     }
 }

@@ -1,15 +1,15 @@
 //! Blobs and their uploads.
 
-use std::{fs::File, path::PathBuf};
+use std::{fs::File, io, path::PathBuf, pin::Pin};
 
 use berth_oci::{Algorithm, Digest, Error, ErrorCode, Repository, UploadSession};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, Stream, StreamExt};
 use http::StatusCode;
-use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::{Content, storage_error};
-use crate::storage::{Precondition, Upload, UploadError, WriteError, keys};
+use crate::storage::{Upload, UploadError, keys};
 
 /// A blob that is open for reading.
 pub struct Blob {
@@ -19,8 +19,8 @@ pub struct Blob {
     pub len: u64,
 }
 
-/// How many chunks wait between the network and the disk.
-const CHUNKS_IN_FLIGHT: usize = 4;
+/// How much is written at once, if it comes fast enough.
+const BATCH: usize = 512 * 1024;
 
 impl Content {
     /// Opens a blob that `repository` holds.
@@ -35,12 +35,14 @@ impl Content {
 
     /// The length of a blob that `repository` holds.
     pub async fn blob_len(&self, repository: &Repository, digest: &Digest) -> Result<u64, Error> {
+        // Looked and told under one lock, so that it isn't collected in between.
         let _telling = self.lock_of(repository).read().await;
+        let len = self.held_len(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))?;
         self.promises.tell(repository, digest);
-        self.held_len(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
+        Ok(len)
     }
 
-    async fn held_len(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Error> {
+    pub(super) async fn held_len(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Error> {
         if !self.storage.exists(keys::held_blob(repository, digest)).await.map_err(storage_error)? {
             return Ok(None);
         }
@@ -55,6 +57,7 @@ impl Content {
 
     /// Lets `repository` hold a blob of another one. Whether that one holds it.
     pub async fn mount(&self, repository: &Repository, digest: &Digest, from: &Repository) -> Result<bool, Error> {
+        let _telling = self.lock_of(repository).read().await;
         let _holding = self.promises.holding(digest).await;
         if self.held_len(from, digest).await?.is_none() {
             return Ok(false);
@@ -77,29 +80,23 @@ impl Content {
     /// Appends a request's body. If the client goes away, what it sent so far counts.
     pub async fn append<S, E>(&self, upload: Upload, body: S) -> Result<Upload, Error>
     where
-        S: futures_util::Stream<Item = Result<Bytes, E>>,
+        S: Stream<Item = Result<Bytes, E>>,
         E: std::fmt::Display,
     {
-        let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
-        let writer = upload.append(receiver);
         let mut body = std::pin::pin!(body);
         let mut broken = None;
-        while let Some(chunk) = body.next().await {
-            match chunk {
-                Ok(chunk) => {
-                    if sender.send(chunk).await.is_err() {
-                        break; // The writer failed, and says why below.
-                    }
-                }
-                Err(error) => {
-                    broken = Some(error.to_string());
-                    break;
-                }
+        // While one batch is written, the next is received.
+        let mut writing = tokio::spawn(async move { Ok(upload) });
+        while broken.is_none() {
+            let (batch, end) = next_batch(&mut body).await;
+            broken = end.err();
+            if batch.is_empty() {
+                break;
             }
+            let upload = written(writing).await?;
+            writing = tokio::spawn(upload.append(batch));
         }
-        drop(sender);
-        let written = writer.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
-        let upload = written.map_err(storage_error)?;
+        let upload = written(writing).await?.flush().await.map_err(storage_error)?;
         match broken {
             None => Ok(upload),
             Some(error) => {
@@ -119,6 +116,7 @@ impl Content {
             );
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message));
         }
+        let _telling = self.lock_of(repository).read().await;
         let _holding = self.promises.holding(&digest).await;
         self.storage.finish_upload(upload, digest.clone()).await.map_err(upload_error)?;
         self.hold(repository, &digest).await
@@ -132,6 +130,7 @@ impl Content {
 
     /// Lets `repository` hold the bytes of the file `from`, which are taken to have this digest.
     pub async fn adopt_blob(&self, repository: &Repository, digest: &Digest, from: PathBuf) -> Result<(), Error> {
+        let _telling = self.lock_of(repository).read().await;
         let _holding = self.promises.holding(digest).await;
         self.storage.adopt(digest, from).await.map_err(storage_error)?;
         self.hold(repository, digest).await
@@ -142,14 +141,39 @@ impl Content {
         self.storage.give(digest, to).await.map_err(storage_error)
     }
 
+    /// For who has the repository's lock and then the digest's, in this order as everywhere.
     async fn hold(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
-        let _telling = self.lock_of(repository).read().await;
         self.promises.tell(repository, digest);
-        match self.storage.write(keys::held_blob(repository, digest), Vec::new(), Precondition::None).await {
-            Ok(()) | Err(WriteError::Precondition) => Ok(()),
-            Err(WriteError::Io(e)) => Err(storage_error(e)),
-        }
+        self.storage.write(keys::held_blob(repository, digest), Vec::new()).await.map_err(storage_error)
     }
+}
+
+/// What has come of a body, at least a chunk of it; nothing at its end. An error ends it.
+async fn next_batch<S, E>(body: &mut Pin<&mut S>) -> (Vec<Bytes>, Result<(), String>)
+where
+    S: Stream<Item = Result<Bytes, E>>,
+    E: std::fmt::Display,
+{
+    let (mut batch, mut len) = (Vec::new(), 0);
+    let mut next = body.next().await;
+    while let Some(chunk) = next {
+        match chunk {
+            Ok(chunk) => {
+                len += chunk.len();
+                batch.push(chunk);
+            }
+            Err(error) => return (batch, Err(error.to_string())),
+        }
+        if len >= BATCH {
+            break;
+        }
+        next = body.next().now_or_never().flatten();
+    }
+    (batch, Ok(()))
+}
+
+async fn written(writing: JoinHandle<io::Result<Upload>>) -> Result<Upload, Error> {
+    writing.await.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(storage_error)
 }
 
 fn blob_unknown(repository: &Repository, digest: &Digest) -> Error {

@@ -143,7 +143,7 @@ impl Content {
         let mut live = HashSet::new();
         let mut last = None;
         loop {
-            let names = self.storage.repositories(last.take(), 1000).await?;
+            let names = self.storage.repositories(&[keys::BLOBS, keys::MANIFESTS], last.take(), 1000).await?;
             for name in &names {
                 if let Ok(repository) = name.parse() {
                     self.collect_unnamed(&repository, delay, mode, &mut live, &mut collected).await?;
@@ -186,8 +186,10 @@ impl Content {
         let mut named = HashSet::new();
         for digest in self.storage.digests_in(keys::manifests(repository), Duration::ZERO).await? {
             live.insert(fingerprint(&digest));
+            // Read as what it was pushed as.
+            let Some(media_type) = self.storage.read(keys::manifest(repository, &digest)).await? else { continue };
             let Some(bytes) = self.storage.read(keys::blob(&digest)).await? else { continue };
-            match Manifest::parse(None, &bytes) {
+            match Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes) {
                 Ok(manifest) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
                 Err(error) => {
                     // What it names can't be known, so nothing here is garbage.
@@ -357,6 +359,20 @@ mod tests {
         store.collect().await;
         store.push_manifest(&r, "1", &blob).await.expect("and it can be named");
         assert!(store.content.blob(&r, &blob).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_blobs_of_a_first_push_are_known_before_its_manifest() {
+        let (store, r) = (Store::new(), repository("new/app"));
+        let (told, forgotten) = (store.push_blob(&r, b"told").await, store.push_blob(&r, b"forgotten").await);
+        store.grow_old();
+        store.content.blob_len(&r, &told).await.expect("HEAD finds it");
+        let collected = store.collect().await;
+        assert_eq!((collected.unnamed, collected.unheld), (1, 1));
+        store.push_manifest(&r, "1", &told).await.expect("what was told can be named");
+        assert!(store.content.blob(&r, &told).await.is_ok());
+        let error = store.push_manifest(&r, "2", &forgotten).await.expect_err("what is gone can't");
+        assert_eq!(error.code, berth_oci::ErrorCode::ManifestBlobUnknown);
     }
 
     #[tokio::test]

@@ -55,7 +55,8 @@ impl Content {
     /// The repositories that hold a manifest.
     pub async fn repositories(&self, page: &Page) -> Result<List, Error> {
         let n = page.n.unwrap_or(REPOSITORIES_PER_PAGE).min(REPOSITORIES_PER_PAGE);
-        let found = self.storage.repositories(page.last.clone(), n + 1).await.map_err(storage_error)?;
+        let found =
+            self.storage.repositories(&[keys::MANIFESTS], page.last.clone(), n + 1).await.map_err(storage_error)?;
         Ok(cut(found, n))
     }
 

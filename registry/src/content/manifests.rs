@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::{Content, storage_error};
-use crate::storage::{Precondition, WriteError, digest_of, keys};
+use crate::storage::{digest_of, keys};
 
 /// A manifest that a repository holds.
 pub struct Stored {
@@ -34,13 +34,21 @@ pub enum Condition {
     Update,
 }
 
-impl From<Condition> for Precondition {
-    fn from(condition: Condition) -> Self {
-        match condition {
-            Condition::None => Self::None,
-            Condition::Create => Self::Absent,
-            Condition::Update => Self::Present,
+impl Condition {
+    fn holds(self, exists: bool) -> bool {
+        match self {
+            Self::None => true,
+            Self::Create => !exists,
+            Self::Update => exists,
         }
+    }
+
+    fn refusal(self) -> Error {
+        let message = match self {
+            Self::Update => "there is nothing here to update (If-Match: *)",
+            Self::None | Self::Create => "there is something here already (If-None-Match: *)",
+        };
+        Error::new(StatusCode::PRECONDITION_FAILED, ErrorCode::Denied, message)
     }
 }
 
@@ -103,7 +111,22 @@ impl Content {
             let message = format!("the manifest has the digest {digest}, not {expected}");
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message));
         }
-        let _pushing = self.lock_of(repository).read().await;
+        // With a condition the repository is ours alone from the look to the last write, so that a push is refused
+        // whole; without, pushes go on side by side.
+        let lock = self.lock_of(repository);
+        let (_shared, _alone) = match condition {
+            Condition::None => (Some(lock.read().await), None),
+            Condition::Create | Condition::Update => (None, Some(lock.write().await)),
+        };
+        let names: Vec<String> = match tags {
+            [] => vec![keys::manifest(repository, &digest)],
+            tags => tags.iter().map(|tag| keys::tag(repository, tag)).collect(),
+        };
+        for name in names {
+            if !condition.holds(self.storage.exists(name).await.map_err(storage_error)?) {
+                return Err(condition.refusal());
+            }
+        }
         self.must_hold_parts(repository, &manifest).await?;
 
         let _holding = self.promises.holding(&digest).await;
@@ -111,27 +134,28 @@ impl Content {
         self.storage.put_blob(&digest, bytes).await.map_err(storage_error)?;
         if let Some(subject) = &manifest.subject {
             let entry = serde_json::to_vec(&descriptor).map_err(|e| storage_error(e.into()))?;
-            self.write(keys::referrer(repository, subject, &digest), entry, Condition::None).await?;
+            self.write(keys::referrer(repository, subject, &digest), entry).await?;
         }
-        let on_digest = if tags.is_empty() { condition } else { Condition::None };
         let media_type = manifest.media_type.to_string().into_bytes();
-        self.write(keys::manifest(repository, &digest), media_type, on_digest).await?;
+        self.write(keys::manifest(repository, &digest), media_type).await?;
         for tag in tags {
-            self.write(keys::tag(repository, tag), digest.to_string().into_bytes(), condition).await?;
+            self.write(keys::tag(repository, tag), digest.to_string().into_bytes()).await?;
         }
         Ok(Pushed { digest, subject: manifest.subject })
     }
 
     /// An image can't be pushed before its parts.
     async fn must_hold_parts(&self, repository: &Repository, manifest: &Manifest) -> Result<(), Error> {
-        let blobs = manifest.required_blobs().map(|d| (&d.digest, keys::held_blob(repository, &d.digest)));
-        let manifests = manifest.manifests.iter().map(|d| (&d.digest, keys::manifest(repository, &d.digest)));
-        for (digest, key) in blobs.chain(manifests) {
-            self.promises.tell(repository, digest);
-            if !self.storage.exists(key).await.map_err(storage_error)? {
-                let message = format!("the manifest names {digest}, which {repository} does not hold; push that first");
-                return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestBlobUnknown, message)
-                    .with_detail(json!({"digest": digest})));
+        for blob in manifest.required_blobs() {
+            self.promises.tell(repository, &blob.digest);
+            if self.held_len(repository, &blob.digest).await?.is_none() {
+                return Err(part_unknown(repository, &blob.digest));
+            }
+        }
+        for child in &manifest.manifests {
+            let held = self.storage.exists(keys::manifest(repository, &child.digest)).await.map_err(storage_error)?;
+            if !held {
+                return Err(part_unknown(repository, &child.digest));
             }
         }
         Ok(())
@@ -162,16 +186,13 @@ impl Content {
         Ok(())
     }
 
-    async fn write(&self, key: String, bytes: Vec<u8>, condition: Condition) -> Result<(), Error> {
-        self.storage.write(key, bytes, condition.into()).await.map_err(|error| match error {
-            WriteError::Io(error) => storage_error(error),
-            WriteError::Precondition => {
-                let message = match condition {
-                    Condition::Update => "there is nothing here to update (If-Match: *)",
-                    _ => "there is something here already (If-None-Match: *)",
-                };
-                Error::new(StatusCode::PRECONDITION_FAILED, ErrorCode::Denied, message)
-            }
-        })
+    async fn write(&self, key: String, bytes: Vec<u8>) -> Result<(), Error> {
+        self.storage.write(key, bytes).await.map_err(storage_error)
     }
+}
+
+fn part_unknown(repository: &Repository, digest: &Digest) -> Error {
+    let message = format!("the manifest names {digest}, which {repository} does not hold; push that first");
+    let error = Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestBlobUnknown, message);
+    error.with_detail(json!({"digest": digest}))
 }

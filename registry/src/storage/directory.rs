@@ -2,11 +2,10 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,28 +18,6 @@ use super::{
     durable::{Folders, folder_of, found, sync_folder},
     hasher, keys, upload,
 };
-
-/// What must be so for a name to be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precondition {
-    /// Nothing: write it.
-    None,
-    /// The name must not exist: `If-None-Match: *`.
-    Absent,
-    /// The name must exist: `If-Match: *`.
-    Present,
-}
-
-/// Why a name wasn't written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// The [`Precondition`] doesn't hold.
-    #[error("the precondition does not hold")]
-    Precondition,
-    /// The disk said no.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
 
 /// Why a directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +44,6 @@ pub struct Directory(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     folders: Folders,
-    /// One lock for each share of the names: who looks whether a name exists before writing it, holds its lock.
-    names: [Mutex<()>; 64],
     /// Held as long as the process lives, unless it only reads.
     _lock: Option<File>,
 }
@@ -91,12 +66,7 @@ impl Directory {
     }
 
     fn at(root: &Path, lock: Option<File>) -> Self {
-        Self(Arc::new(Inner {
-            root: root.to_owned(),
-            folders: Folders::new(root.to_owned()),
-            names: std::array::from_fn(|_| Mutex::default()),
-            _lock: lock,
-        }))
+        Self(Arc::new(Inner { root: root.to_owned(), folders: Folders::new(root.to_owned()), _lock: lock }))
     }
 
     /// Finds out whether [`Directory::open`] would succeed, also while a registry is using the directory.
@@ -120,16 +90,20 @@ impl Directory {
         self.blocking(move |inner| fs::exists(inner.path(&key))).await
     }
 
-    /// Puts `bytes` under a key, durably, if the precondition holds; which is decided atomically.
-    pub async fn write(&self, key: String, bytes: Vec<u8>, precondition: Precondition) -> Result<(), WriteError> {
-        self.blocking(move |inner| inner.write(&key, &bytes, precondition)).await
+    /// Puts `bytes` under a key, durably, instead of what may be there.
+    pub async fn write(&self, key: String, bytes: Vec<u8>) -> io::Result<()> {
+        self.blocking(move |inner| {
+            let path = inner.path(&key);
+            let temporary = inner.temporary(&bytes)?;
+            inner.publish(&temporary, &path)
+        })
+        .await
     }
 
     /// Takes away what is under a key, durably. Whether there was something.
     pub async fn remove(&self, key: String) -> io::Result<bool> {
         self.blocking(move |inner| {
             let path = inner.path(&key);
-            let _name = inner.lock_name(&key);
             match found(fs::remove_file(&path))? {
                 None => Ok(false),
                 Some(()) => sync_folder(folder_of(&path)?).map(|()| true),
@@ -143,12 +117,17 @@ impl Directory {
         self.blocking(move |inner| inner.list(&folder)).await
     }
 
-    /// At most `limit` repositories after `last`. A repository's parts are ordered one by one, so `a/b` comes
-    /// before `a-b`.
-    pub async fn repositories(&self, last: Option<String>, limit: usize) -> io::Result<Vec<String>> {
+    /// At most `limit` repositories after `last` that have one of these folders. They are ordered part by part: `a`,
+    /// `a/b`, `a-b`.
+    pub async fn repositories(
+        &self,
+        having: &'static [&'static str],
+        last: Option<String>,
+        limit: usize,
+    ) -> io::Result<Vec<String>> {
         self.blocking(move |inner| {
             let mut out = Vec::new();
-            inner.walk("", last.as_deref(), limit, &mut out)?;
+            inner.walk("", having, last.as_deref(), limit, &mut out)?;
             Ok(out)
         })
         .await
@@ -176,7 +155,7 @@ impl Directory {
         let key = keys::blob(digest);
         self.blocking(move |inner| {
             let path = inner.path(&key);
-            if fs::exists(&path)? {
+            if inner.is_there(&path)? {
                 return Ok(());
             }
             let temporary = inner.temporary(&bytes)?;
@@ -191,7 +170,7 @@ impl Directory {
         let key = keys::blob(digest);
         self.blocking(move |inner| {
             let path = inner.path(&key);
-            if fs::exists(&path)? {
+            if inner.is_there(&path)? {
                 return Ok(());
             }
             let temporary = inner.path("uploads").join(format!("tmp-{}", Uuid::new_v4()));
@@ -240,10 +219,11 @@ impl Directory {
     pub async fn finish_upload(&self, upload: Upload, expected: Digest) -> Result<(), UploadError> {
         self.blocking(move |inner| {
             let folder = upload.folder().to_owned();
-            let data = upload.close(&expected)?;
+            // Locked until the upload is gone, so that nobody appends to what is a blob by then.
+            let (data, _locked) = upload.close(&expected)?;
             let path = inner.path(&keys::blob(&expected));
             // The same bytes may be here already: then the name keeps the file that it has.
-            if !fs::exists(&path)? {
+            if !inner.is_there(&path)? {
                 fs::set_permissions(&data, fs::Permissions::from_mode(0o440))?;
                 inner.publish(&data, &path)?;
             }
@@ -299,6 +279,9 @@ impl Directory {
             let mut expired = 0;
             for (name, _) in inner.older(&inner.path("uploads"), age)? {
                 let folder = inner.path("uploads").join(name);
+                if !folder.is_dir() {
+                    continue; // Something that is being written; what a crash leaves of it, the next start removes.
+                }
                 // A chunk changes the folder's content and not always the folder.
                 if inner.older(&folder, Duration::ZERO)?.len() == inner.older(&folder, age)?.len() {
                     expired += 1;
@@ -352,32 +335,6 @@ impl Inner {
         Ok(())
     }
 
-    fn lock_name(&self, key: &str) -> std::sync::MutexGuard<'_, ()> {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
-        let share = usize::try_from(hash % 64).unwrap_or_default();
-        self.names[share].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self, key: &str, bytes: &[u8], precondition: Precondition) -> Result<(), WriteError> {
-        let path = self.path(key);
-        let temporary = self.temporary(bytes)?;
-        let name = self.lock_name(key);
-        let holds = match precondition {
-            Precondition::None => true,
-            Precondition::Absent => !fs::exists(&path)?,
-            Precondition::Present => fs::exists(&path)?,
-        };
-        if !holds {
-            fs::remove_file(temporary)?;
-            return Err(WriteError::Precondition);
-        }
-        let folder = folder_of(&path)?;
-        self.folders.make(folder)?;
-        fs::rename(temporary, &path)?;
-        drop(name);
-        Ok(sync_folder(folder)?)
-    }
-
     /// A flushed file with these bytes, whose name isn't final.
     fn temporary(&self, bytes: &[u8]) -> io::Result<PathBuf> {
         let path = self.path("uploads").join(format!("tmp-{}", Uuid::new_v4()));
@@ -390,11 +347,24 @@ impl Inner {
         Ok(path)
     }
 
-    /// Gives a flushed file its final name as a blob.
+    /// Whether a blob has its name already. Whoever gave it may not have flushed the folder yet, and what we say next
+    /// depends on it.
+    fn is_there(&self, path: &Path) -> io::Result<bool> {
+        let there = fs::exists(path)?;
+        if there {
+            sync_folder(folder_of(path)?)?;
+        }
+        Ok(there)
+    }
+
+    /// Gives a flushed file its final name; takes it away if that can't be.
     fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
         let folder = folder_of(to)?;
-        self.folders.make(folder)?;
-        fs::rename(from, to)?;
+        let named = self.folders.make(folder).and_then(|()| fs::rename(from, to));
+        if let Err(error) = named {
+            let _ = fs::remove_file(from);
+            return Err(error);
+        }
         sync_folder(folder)
     }
 
@@ -430,27 +400,34 @@ impl Inner {
     }
 
     /// Appends the repositories at and below `name` that come after `last`, until there are `limit`.
-    fn walk(&self, name: &str, last: Option<&str>, limit: usize, out: &mut Vec<String>) -> io::Result<()> {
+    fn walk(
+        &self,
+        name: &str,
+        having: &[&str],
+        last: Option<&str>,
+        limit: usize,
+        out: &mut Vec<String>,
+    ) -> io::Result<()> {
         let parts = |name: &str| name.split('/').map(str::to_owned).collect::<Vec<_>>();
         let folder = if name.is_empty() { keys::REPOSITORIES.into() } else { format!("{}/{name}", keys::REPOSITORIES) };
-        for entry in self.list(&folder)?.unwrap_or_default() {
+        let entries = self.list(&folder)?.unwrap_or_default();
+        // Before what is below it, as the order has it.
+        let is_one = entries.iter().any(|entry| having.contains(&entry.as_str()));
+        if is_one && last.is_none_or(|last| parts(name) > parts(last)) {
+            out.push(name.to_owned());
+        }
+        for entry in entries.iter().filter(|entry| !entry.starts_with('_')) {
             if out.len() >= limit {
                 return Ok(());
             }
-            if entry == keys::MANIFESTS {
-                if last.is_none_or(|last| parts(name) > parts(last)) {
-                    out.push(name.to_owned());
-                }
-            } else if !entry.starts_with('_') {
-                let child = if name.is_empty() { entry } else { format!("{name}/{entry}") };
-                // Everything below a name that comes before `last`, and isn't above it, comes before it too.
-                let below = last.is_none_or(|last| {
-                    let (child, last) = (parts(&child), parts(last));
-                    child > last || last.starts_with(&child)
-                });
-                if below {
-                    self.walk(&child, last, limit, out)?;
-                }
+            let child = if name.is_empty() { entry.clone() } else { format!("{name}/{entry}") };
+            // Everything below a name that comes before `last`, and isn't above it, comes before it too.
+            let below = last.is_none_or(|last| {
+                let (child, last) = (parts(&child), parts(last));
+                child > last || last.starts_with(&child)
+            });
+            if below {
+                self.walk(&child, having, last, limit, out)?;
             }
         }
         Ok(())

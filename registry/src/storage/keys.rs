@@ -20,8 +20,11 @@ pub fn blob(digest: &Digest) -> String {
 /// The folder of all repositories.
 pub const REPOSITORIES: &str = "repositories";
 
-/// The folder by which a repository exists: it is made by the first manifest.
+/// The folder by which a repository exists for clients: it is made by the first manifest.
 pub const MANIFESTS: &str = "_manifests";
+
+/// The folder that the first blob makes.
+pub const BLOBS: &str = "_blobs";
 
 /// The folder of a repository's tags.
 pub fn tags(repository: &Repository) -> String {
@@ -50,7 +53,7 @@ pub fn held_blob(repository: &Repository, digest: &Digest) -> String {
 
 /// The folder of the blobs that a repository holds.
 pub fn held_blobs(repository: &Repository) -> String {
-    format!("{REPOSITORIES}/{repository}/_blobs")
+    format!("{REPOSITORIES}/{repository}/{BLOBS}")
 }
 
 /// The folder of the descriptors that refer to `subject`.

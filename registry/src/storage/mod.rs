@@ -9,6 +9,6 @@ mod hasher;
 pub mod keys;
 mod upload;
 
-pub use directory::{Directory, Precondition, WriteError, digest_of};
+pub use directory::{Directory, digest_of};
 pub use hasher::Hasher;
 pub use upload::{Upload, UploadError};

@@ -12,7 +12,6 @@ use berth_oci::{Algorithm, Digest, Repository, UploadId};
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
 use super::{durable::found, hasher::Hasher};
 
@@ -45,6 +44,8 @@ pub struct Upload {
     /// Locked while it is held, so that two requests can't append at once.
     data: File,
     len: u64,
+    /// How many bytes count after a crash.
+    flushed: u64,
     hasher: Hasher,
 }
 
@@ -61,7 +62,8 @@ pub(super) fn begin(folder: &Path, repository: Repository, algorithm: Algorithm)
     fs::create_dir(folder)?;
     let data = OpenOptions::new().write(true).create_new(true).open(folder.join("data"))?;
     flock(&data, FlockOperation::NonBlockingLockExclusive)?;
-    let upload = Upload { folder: folder.to_owned(), repository, data, len: 0, hasher: Hasher::new(algorithm) };
+    let upload =
+        Upload { folder: folder.to_owned(), repository, data, len: 0, flushed: 0, hasher: Hasher::new(algorithm) };
     upload.save()?;
     Ok(upload)
 }
@@ -81,7 +83,14 @@ pub(super) fn resume(folder: &Path, repository: &Repository) -> Result<Upload, U
     }
     let hasher = state.algorithm.parse().ok().and_then(|algorithm| Hasher::load(algorithm, &state.hash));
     let hasher = hasher.ok_or_else(|| io::Error::other("an upload's hash state is unreadable"))?;
-    let mut upload = Upload { folder: folder.to_owned(), repository: repository.clone(), data, len: state.len, hasher };
+    let mut upload = Upload {
+        folder: folder.to_owned(),
+        repository: repository.clone(),
+        data,
+        len: state.len,
+        flushed: state.len,
+        hasher,
+    };
     upload.data.set_len(state.len)?;
     upload.data.seek(SeekFrom::End(0))?;
     Ok(upload)
@@ -112,30 +121,45 @@ impl Upload {
         &self.folder
     }
 
-    /// Appends what `chunks` gives until it closes, off the async threads, and flushes it.
+    /// Appends some bytes, off the async threads. They count when they are flushed.
     ///
-    /// If the disk says no, nothing of it counts, and its room is given back.
-    pub fn append(mut self, mut chunks: mpsc::Receiver<Bytes>) -> tokio::task::JoinHandle<io::Result<Self>> {
-        tokio::task::spawn_blocking(move || {
-            let before = self.len;
-            match self.write(&mut chunks) {
-                Ok(()) => Ok(self),
-                Err(error) => {
-                    self.data.set_len(before)?;
-                    Err(error)
-                }
+    /// # Errors
+    /// If the disk says no. Then nothing counts that wasn't flushed before, and its room is given back.
+    pub async fn append(self, chunks: Vec<Bytes>) -> io::Result<Self> {
+        self.change(move |upload| {
+            for chunk in &chunks {
+                upload.data.write_all(chunk)?;
+                upload.hasher.update(chunk);
+                upload.len += chunk.len() as u64;
             }
+            Ok(())
         })
+        .await
     }
 
-    fn write(&mut self, chunks: &mut mpsc::Receiver<Bytes>) -> io::Result<()> {
-        while let Some(chunk) = chunks.blocking_recv() {
-            self.data.write_all(&chunk)?;
-            self.hasher.update(&chunk);
-            self.len += chunk.len() as u64;
-        }
-        self.data.sync_data()?;
-        self.save()
+    /// Flushes what was appended, and writes down how far it is.
+    ///
+    /// # Errors
+    /// As [`Upload::append`].
+    pub async fn flush(self) -> io::Result<Self> {
+        self.change(|upload| {
+            upload.data.sync_data()?;
+            upload.save()?;
+            upload.flushed = upload.len;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn change(mut self, change: impl FnOnce(&mut Self) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
+        let done = tokio::task::spawn_blocking(move || match change(&mut self) {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.data.set_len(self.flushed)?;
+                Err(error)
+            }
+        });
+        done.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
 
     /// Writes down how far it is.
@@ -151,13 +175,13 @@ impl Upload {
         fs::rename(next, self.folder.join("state"))
     }
 
-    /// The file with all its bytes, flushed, if they have the digest that is expected.
-    pub(super) fn close(self, expected: &Digest) -> Result<PathBuf, UploadError> {
+    /// The path of all its bytes, flushed, if they have the digest that is expected; and the lock on them.
+    pub(super) fn close(self, expected: &Digest) -> Result<(PathBuf, File), UploadError> {
         let actual = self.hasher.finish().map_err(io::Error::other)?;
         if actual != *expected {
             return Err(UploadError::Digest { expected: expected.clone(), actual });
         }
         self.data.sync_all()?;
-        Ok(self.folder.join("data"))
+        Ok((self.folder.join("data"), self.data))
     }
 }
