@@ -51,7 +51,7 @@ const CONDITIONS: HeaderName = HeaderName::from_static("berth-push-conditions");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// How much of a blob is read from the disk at once.
-const READ_AT_ONCE: usize = 256 * 1024;
+const READ_AT_ONCE: usize = 128 * 1024;
 
 /// How long requests may go on after the registry was told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(8);
@@ -153,7 +153,13 @@ where
 
 async fn answer(State(content): State<Arc<Content>>, request: Request) -> Response {
     let outcome = match Operation::parse(request.method(), request.uri()) {
-        Ok(operation) => perform(&content, operation, request).await,
+        Ok(operation) if request.method().is_safe() => perform(&content, operation, request).await,
+        // A client that goes away takes its answer along, and not the half of a write: that goes on to its end, under
+        // its locks.
+        Ok(operation) => {
+            let writing = tokio::spawn(async move { perform(&content, operation, request).await });
+            writing.await.unwrap_or_else(|panic| Err(unreadable(&io::Error::other(panic))))
+        }
         Err(error) => Err(error.into()),
     };
     let mut response = outcome.unwrap_or_else(|error| error_response(&error));

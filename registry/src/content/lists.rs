@@ -1,6 +1,6 @@
 //! Lists: repositories, tags, referrers.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use berth_oci::{Descriptor, Digest, Error, Page, Reference, Repository, Tag};
 
@@ -62,12 +62,21 @@ impl Content {
 
     /// The tags of a repository, in ASCII order (distribution specification, "Listing Tags").
     pub async fn tags(&self, repository: &Repository, page: &Page) -> Result<List, Error> {
-        self.must_exist(repository).await?;
-        let mut tags = self.storage.list(keys::tags(repository)).await.map_err(storage_error)?.unwrap_or_default();
-        if let Some(last) = &page.last {
-            tags.drain(..tags.partition_point(|tag| tag <= last));
-        }
-        Ok(cut(tags, page.n.unwrap_or(usize::MAX)))
+        let tags = match self.tag_lists.get(repository) {
+            Some(tags) => tags,
+            None => {
+                self.must_exist(repository).await?;
+                let version = self.tag_lists.version(repository);
+                let tags = self.storage.list(keys::tags(repository)).await.map_err(storage_error)?;
+                let tags = Arc::new(tags.unwrap_or_default());
+                self.tag_lists.put(repository, version, Arc::clone(&tags));
+                tags
+            }
+        };
+        let first = page.last.as_ref().map_or(0, |last| tags.partition_point(|tag| tag <= last));
+        let n = page.n.unwrap_or(usize::MAX);
+        // One more than is wanted tells whether there is more.
+        Ok(cut(tags[first..].iter().take(n.saturating_add(1)).cloned().collect(), n))
     }
 
     /// The descriptors of the manifests that refer to `subject`, which need not exist.

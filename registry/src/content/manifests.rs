@@ -139,7 +139,9 @@ impl Content {
         let media_type = manifest.media_type.to_string().into_bytes();
         self.write(keys::manifest(repository, &digest), media_type).await?;
         for tag in tags {
-            self.write(keys::tag(repository, tag), digest.to_string().into_bytes()).await?;
+            let written = self.write(keys::tag(repository, tag), digest.to_string().into_bytes()).await;
+            self.tag_lists.changed(repository);
+            written?;
         }
         Ok(Pushed { digest, subject: manifest.subject })
     }
@@ -167,15 +169,18 @@ impl Content {
         let stored = self.find_manifest(repository, reference).await?;
         let digest = match reference {
             Reference::Tag(tag) => {
-                self.storage.remove(keys::tag(repository, tag)).await.map_err(storage_error)?;
-                return Ok(());
+                let removed = self.storage.remove(keys::tag(repository, tag)).await;
+                self.tag_lists.changed(repository);
+                return removed.map(drop).map_err(storage_error);
             }
             Reference::Digest(_) => stored.digest.clone(),
         };
         for name in self.storage.list(keys::tags(repository)).await.map_err(storage_error)?.unwrap_or_default() {
             let Ok(tag) = name.parse() else { continue };
             if self.tag(repository, &tag).await?.as_ref() == Some(&digest) {
-                self.storage.remove(keys::tag(repository, &tag)).await.map_err(storage_error)?;
+                let removed = self.storage.remove(keys::tag(repository, &tag)).await;
+                self.tag_lists.changed(repository);
+                removed.map_err(storage_error)?;
             }
         }
         let bytes = self.manifest_bytes(&stored).await?;

@@ -8,6 +8,7 @@ mod blobs;
 mod garbage;
 mod lists;
 mod manifests;
+mod tag_lists;
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
@@ -15,12 +16,12 @@ use berth_oci::{Error, ErrorCode, Repository};
 use http::StatusCode;
 use tokio::sync::RwLock;
 
-use self::garbage::Promises;
 pub use self::{
     garbage::Mode,
     lists::List,
     manifests::{Condition, Stored},
 };
+use self::{garbage::Promises, tag_lists::TagLists};
 use crate::storage::{Directory, keys};
 
 /// All repositories.
@@ -30,12 +31,18 @@ pub struct Content {
     /// set meanwhile.
     repositories: [RwLock<()>; 64],
     promises: Promises,
+    tag_lists: TagLists,
 }
 
 impl Content {
     /// The repositories in `storage`; whether garbage will be collected in this process.
     pub fn new(storage: Directory, collecting: bool) -> Self {
-        Self { storage, repositories: std::array::from_fn(|_| RwLock::default()), promises: Promises::new(collecting) }
+        Self {
+            storage,
+            repositories: std::array::from_fn(|_| RwLock::default()),
+            promises: Promises::new(collecting),
+            tag_lists: TagLists::new(),
+        }
     }
 
     fn lock_of(&self, repository: &Repository) -> &RwLock<()> {

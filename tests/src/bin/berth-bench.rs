@@ -19,13 +19,13 @@ use std::{
 
 use berth_tests::{
     api::{Api, Credential, location},
-    images::{Image, digest},
+    images::{Image, MANIFEST, digest},
     process::{Process, free_port, wait_for},
     system::binary,
     tools,
 };
 use clap::Parser;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, header};
 use serde_json::json;
 
 #[derive(Parser)]
@@ -262,7 +262,8 @@ async fn repeat(url: &str, target: &str, duration: Duration) -> (usize, Vec<Dura
             let mut times = Vec::new();
             while Instant::now() < end {
                 let began = Instant::now();
-                let mut answer = client.get(&url).send().await.expect("an answer");
+                let request = client.get(&url).header(header::ACCEPT, MANIFEST);
+                let mut answer = request.send().await.expect("an answer");
                 assert_eq!(answer.status(), StatusCode::OK, "{url}");
                 while answer.chunk().await.expect("a body").is_some() {}
                 times.push(began.elapsed());
