@@ -1,7 +1,8 @@
 //! `berth-registry` stores and serves OCI content. It knows no user and no password: whoever reaches it may do
 //! everything, so it listens on loopback or a unix socket, behind `berth-proxy`.
 //!
-//! `http` reads requests and writes answers, `content` holds the registry's rules, `storage` keeps bytes.
+//! `http` reads requests and writes answers, `content` holds the registry's rules, `storage` keeps bytes. Beside
+//! `http`, `transfer` brings whole repositories in and out, and `scrub` looks whether all bytes are what they were.
 
 mod config;
 mod content;

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    io::{self, Write},
     path::PathBuf,
     process::{Command, Output},
 };
@@ -26,7 +27,8 @@ pub fn find(program: &str) -> Option<PathBuf> {
 pub fn skip(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(env::var_os("BERTH_TEST_ALL").is_none(), "{test} can't run: {why}");
-    eprintln!("skipped {test}: {why} (./test.sh installs what it needs)");
+    // Not by `eprintln`, which is only shown of tests that fail.
+    let _ = writeln!(io::stderr(), "skipped {test}: {why} (./test.sh installs what it needs)");
 }
 
 /// What a command printed, and whether it succeeded.

@@ -27,8 +27,8 @@ use crate::storage::{Directory, keys};
 /// All repositories.
 pub struct Content {
     storage: Directory,
-    /// Pushes to a repository share its lock; who deletes a manifest with its tags has it alone, so that no tag is
-    /// set meanwhile.
+    /// Pushes to a repository share its lock. Who pushes on a condition, deletes a manifest with its tags, or collects
+    /// garbage has it alone. It is taken before a digest's lock.
     repositories: [RwLock<()>; 64],
     promises: Promises,
     tag_lists: TagLists,

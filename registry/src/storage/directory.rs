@@ -10,7 +10,7 @@ use std::{
 };
 
 use berth_oci::{Algorithm, Digest, Repository, UploadId};
-use rustix::fs::{FlockOperation, flock, ioctl_ficlone};
+use rustix::fs::{Access, FlockOperation, access, flock, ioctl_ficlone};
 use uuid::Uuid;
 
 use super::{
@@ -69,15 +69,14 @@ impl Directory {
         Self(Arc::new(Inner { root: root.to_owned(), folders: Folders::new(root.to_owned()), _lock: lock }))
     }
 
-    /// Finds out whether [`Directory::open`] would succeed, also while a registry is using the directory.
+    /// Finds out whether this user may make and write the directory; makes nothing.
     ///
     /// # Errors
-    /// As [`Directory::open`], but for [`OpenError::InUse`].
+    /// [`OpenError::Unusable`]
     pub fn check(root: &Path) -> Result<(), OpenError> {
-        match lock(root) {
-            Ok(_) | Err(OpenError::InUse(_)) => Ok(()),
-            Err(e) => Err(e),
-        }
+        let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        access(existing, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(|e| OpenError::Unusable { path: root.display().to_string(), error: e.into() })
     }
 
     /// The content under a key, or nothing.
