@@ -81,6 +81,9 @@ async fn a_directory_that_cannot_be_written_is_named_by_verify() {
     fs::write(&config, json!({"storage": {"rootDirectory": root}}).to_string()).unwrap();
     let verify = |program: &mut Command| run(program.arg("verify").arg(&config));
     assert!(verify(&mut Command::new(binary("berth-registry"))).success);
+    assert!(!root.exists(), "verify has made something");
+    fs::create_dir(&root).unwrap();
+    assert!(verify(&mut Command::new(binary("berth-registry"))).success);
 
     // Somebody else's: as nobody, with a program that nobody may run.
     let program = folder.path().join("berth-registry");
