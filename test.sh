@@ -17,6 +17,9 @@ need dockerd docker.io
 need docker docker.io
 docker compose version >/dev/null 2>&1 || need docker-compose docker-compose
 need iptables iptables
+# Where no systemd has mounted them, the engine's control groups are.
+cgroups() { grep -q ' cgroup2\? ' /proc/mounts; }
+cgroups || need cgroupfs-mount cgroupfs-mount
 need podman podman
 need skopeo skopeo
 need chromium chromium
@@ -30,13 +33,14 @@ if [ -n "$missing" ]; then
     fi
     apt-get update -qq
     # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing
 fi
 
 npm ci --prefix tests/provider --no-audit --no-fund --loglevel=error
 
 # An engine of our own, if none runs, that ends with us.
 if ! docker info >/dev/null 2>&1; then
+    cgroups || cgroupfs-mount
     engine=$(mktemp -d /tmp/berth-docker.XXXXXX)
     dockerd --data-root "$engine/data" --exec-root "$engine/exec" --pidfile "$engine/pid" \
         --host "unix://$engine/docker.sock" >"$engine/log" 2>&1 &
