@@ -1,11 +1,11 @@
 //! API keys: `zak_` and 256 random bits, shown once and stored as a hash.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use moka::future::Cache;
 use uuid::Uuid;
 
-use super::{Identity, Refusal, Via};
+use super::{Identity, REMEMBERED, Refusal, Via, shared};
 use crate::{
     secrets,
     store::{ApiKey, NewKey, Store, StoreError, Usage},
@@ -13,9 +13,6 @@ use crate::{
 
 /// What every key begins with, as zot's do.
 const PREFIX: &str = "zak_";
-
-/// How long a key that was revoked on another replica may still be taken here.
-const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// Whether a text looks like a key.
 pub fn is_key(text: &str) -> bool {
@@ -118,12 +115,6 @@ impl Keys {
         self.by_hash.invalidate_all();
         self.by_id.invalidate_all();
     }
-}
-
-/// An error that several requests waited for.
-pub(super) fn shared(error: Arc<StoreError>) -> Refusal {
-    tracing::error!(%error, "a credential can't be checked");
-    Refusal::Store(StoreError::from(sqlx::Error::Protocol(error.to_string())))
 }
 
 #[cfg(test)]

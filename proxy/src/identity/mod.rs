@@ -9,13 +9,16 @@ pub mod scope;
 pub mod session;
 pub mod token;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
 pub use self::{credential::Credential, key::Keys, session::Sessions, token::Tokens};
 use self::{scope::Access, token::Minted};
 use crate::store::{StoreError, User};
+
+/// How long a credential that ended on another replica may still be taken here.
+const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// Somebody who proved who they are.
 #[derive(Clone, Debug)]
@@ -111,6 +114,12 @@ pub enum Refusal {
     /// Not a refusal: nobody knows.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// An error that several requests waited for.
+fn shared(error: Arc<StoreError>) -> Refusal {
+    tracing::error!(%error, "a credential can't be checked");
+    Refusal::Store(StoreError::from(sqlx::Error::Protocol(error.to_string())))
 }
 
 /// Turns credentials into callers.

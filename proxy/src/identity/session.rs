@@ -5,14 +5,11 @@ use std::{sync::Arc, time::Duration};
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, Refusal, Via, key::shared};
+use super::{Identity, REMEMBERED, Refusal, Via, shared};
 use crate::{
     secrets::{self, Sealer},
     store::{NewSession, Session, Store, StoreError, Usage, User, now},
 };
-
-/// How long a session that was ended on another replica may still be taken here.
-const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// What the provider gave at the sign-in, kept sealed.
 #[derive(Clone, Default, Serialize, Deserialize)]

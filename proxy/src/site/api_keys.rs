@@ -164,7 +164,7 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes
     }
 }
 
-/// What a key was made with, for its owner to know it again.
+/// What a key was made with or a session begun, for its owner to know it again.
 pub fn user_agent(headers: &HeaderMap) -> String {
     let text = headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
     text.unwrap_or_default().chars().take(300).collect()

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{
-    RequestInfo, page,
+    RequestInfo,
+    api_keys::user_agent,
+    page,
     visitor::{clear_cookie, set_cookie, with_cookies},
 };
 use crate::{
@@ -207,8 +209,7 @@ async fn finish_with(
     if let Some(old) = credential::cookie(headers, session_cookie) {
         app.identities.sessions.end(&old).await.map_err(store_failed)?;
     }
-    let user_agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let user_agent: String = user_agent.chars().take(300).collect();
+    let user_agent = user_agent(headers);
     let (user, sid) = (&signed_in.user, signed_in.sid.as_deref());
     let id = app.identities.sessions.begin(user, sid, &signed_in.tokens, &user_agent).await;
     let id = id.map_err(store_failed)?;

@@ -11,7 +11,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     io,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -20,7 +19,7 @@ use std::{
 use berth_oci::{Digest, Manifest, Repository};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::Content;
+use super::{Content, share_of};
 use crate::storage::keys;
 
 /// An upload that nobody has gone on with for so long has expired.
@@ -65,8 +64,7 @@ impl Promises {
     }
 
     fn of(&self, digest: &Digest) -> &RwLock<()> {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(digest);
-        &self.digests[usize::try_from(hash % 64).unwrap_or_default()]
+        share_of(&self.digests, digest)
     }
 
     fn was_told(&self, repository: &Repository, digest: &Digest) -> bool {

@@ -71,13 +71,13 @@ impl Content {
     /// The bytes of a manifest, as they were pushed.
     pub async fn manifest_bytes(&self, stored: &Stored) -> Result<Vec<u8>, Error> {
         let bytes = self.storage.read(keys::blob(&stored.digest)).await.map_err(storage_error)?;
-        bytes.ok_or_else(|| storage_error(std::io::Error::other(format!("the bytes of {} are missing", stored.digest))))
+        bytes.ok_or_else(|| bytes_missing(stored))
     }
 
     /// The length of a manifest in bytes.
     pub async fn manifest_len(&self, stored: &Stored) -> Result<u64, Error> {
         let len = self.storage.blob_len(&stored.digest).await.map_err(storage_error)?;
-        len.ok_or_else(|| storage_error(std::io::Error::other(format!("the bytes of {} are missing", stored.digest))))
+        len.ok_or_else(|| bytes_missing(stored))
     }
 
     /// What a tag points at.
@@ -118,13 +118,15 @@ impl Content {
             Condition::None => (Some(lock.read().await), None),
             Condition::Create | Condition::Update => (None, Some(lock.write().await)),
         };
-        let names: Vec<String> = match tags {
-            [] => vec![keys::manifest(repository, &digest)],
-            tags => tags.iter().map(|tag| keys::tag(repository, tag)).collect(),
-        };
-        for name in names {
-            if !condition.holds(self.storage.exists(name).await.map_err(storage_error)?) {
-                return Err(condition.refusal());
+        if condition != Condition::None {
+            let names: Vec<String> = match tags {
+                [] => vec![keys::manifest(repository, &digest)],
+                tags => tags.iter().map(|tag| keys::tag(repository, tag)).collect(),
+            };
+            for name in names {
+                if !condition.holds(self.storage.exists(name).await.map_err(storage_error)?) {
+                    return Err(condition.refusal());
+                }
             }
         }
         self.must_hold_parts(repository, &manifest).await?;
@@ -169,18 +171,14 @@ impl Content {
         let stored = self.find_manifest(repository, reference).await?;
         let digest = match reference {
             Reference::Tag(tag) => {
-                let removed = self.storage.remove(keys::tag(repository, tag)).await;
-                self.tag_lists.changed(repository);
-                return removed.map(drop).map_err(storage_error);
+                return self.remove_tag(repository, tag).await;
             }
             Reference::Digest(_) => stored.digest.clone(),
         };
         for name in self.storage.list(keys::tags(repository)).await.map_err(storage_error)?.unwrap_or_default() {
             let Ok(tag) = name.parse() else { continue };
             if self.tag(repository, &tag).await?.as_ref() == Some(&digest) {
-                let removed = self.storage.remove(keys::tag(repository, &tag)).await;
-                self.tag_lists.changed(repository);
-                removed.map_err(storage_error)?;
+                self.remove_tag(repository, &tag).await?;
             }
         }
         let bytes = self.manifest_bytes(&stored).await?;
@@ -191,9 +189,19 @@ impl Content {
         Ok(())
     }
 
+    async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        let removed = self.storage.remove(keys::tag(repository, tag)).await;
+        self.tag_lists.changed(repository);
+        removed.map(drop).map_err(storage_error)
+    }
+
     async fn write(&self, key: String, bytes: Vec<u8>) -> Result<(), Error> {
         self.storage.write(key, bytes).await.map_err(storage_error)
     }
+}
+
+fn bytes_missing(stored: &Stored) -> Error {
+    storage_error(std::io::Error::other(format!("the bytes of {} are missing", stored.digest)))
 }
 
 fn part_unknown(repository: &Repository, digest: &Digest) -> Error {

@@ -10,7 +10,7 @@ mod lists;
 mod manifests;
 mod tag_lists;
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 
 use berth_oci::{Error, ErrorCode, Repository};
 use http::StatusCode;
@@ -46,8 +46,7 @@ impl Content {
     }
 
     fn lock_of(&self, repository: &Repository) -> &RwLock<()> {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(repository);
-        &self.repositories[usize::try_from(hash % 64).unwrap_or_default()]
+        share_of(&self.repositories, repository)
     }
 
     /// Nothing, or the error that there is no such repository.
@@ -58,6 +57,12 @@ impl Content {
         let message = format!("there is no repository {repository}");
         Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message))
     }
+}
+
+/// The one of `shares` that is for `key`, always the same.
+fn share_of<'a, T, const N: usize>(shares: &'a [T; N], key: &impl Hash) -> &'a T {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
+    &shares[usize::try_from(hash % N as u64).unwrap_or_default()]
 }
 
 /// The answer when the disk says no. The cause goes to the log; the client learns what it can act on.

@@ -2,16 +2,15 @@
 //!
 //! Only this process sets tags, and it says so here: a list that was read before a tag was set isn't taken after.
 
-use std::{
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use berth_oci::Repository;
 use moka::sync::Cache;
+
+use super::share_of;
 
 /// How much memory the lists may take, in bytes.
 const MEMORY: u64 = 8 * 1024 * 1024;
@@ -35,8 +34,7 @@ impl TagLists {
     }
 
     fn changes_of(&self, repository: &Repository) -> &AtomicU64 {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(repository);
-        &self.changes[usize::try_from(hash % 256).unwrap_or_default()]
+        share_of(&self.changes, repository)
     }
 
     /// A tag was set or taken away. To be said after it was.
