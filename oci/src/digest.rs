@@ -17,6 +17,9 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// Each of them.
+    pub const ALL: [Self; 2] = [Self::Sha256, Self::Sha512];
+
     /// Its registered name, as it stands before the colon of a digest.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -7,16 +7,40 @@ use std::{
 
 use berth_config::{File, Log, Note, Problems, Section, Upstream};
 
+use crate::storage::{Kind, Service};
+
 /// The registry's settings.
 pub struct Config {
     /// Where to listen.
     pub upstream: Upstream,
     /// Where everything is kept.
-    pub root_directory: PathBuf,
+    pub place: Place,
     /// How long what no manifest names is kept, and how often it is looked for; `None` if never.
     pub garbage: Option<Garbage>,
     /// What to log, and where to.
     pub log: Log,
+}
+
+/// Where bytes are kept.
+pub enum Place {
+    /// `storage.rootDirectory`
+    Directory(PathBuf),
+    /// `storage.storageDriver`
+    Objects(Service),
+}
+
+impl Place {
+    /// Why it can't be used, for the person who starts the registry.
+    pub fn problem(&self, error: &std::io::Error) -> String {
+        match self {
+            Self::Directory(_) => error.to_string(), // It names its key itself.
+            Self::Objects(service) => format!(
+                "storage.storageDriver: the bucket {} can't be used ({error}); check its name, the address of the \
+                 service, and what the credentials may do",
+                service.bucket
+            ),
+        }
+    }
 }
 
 /// `storage.gcDelay` and `gcInterval`
@@ -42,9 +66,14 @@ impl Config {
         let file = File::read(path)?;
         let root = file.root();
         let upstream = read_upstream(&root.section("sidecar"));
-        let (root_directory, garbage) = read_storage(root.section("storage"));
-        let config = Self { upstream, root_directory, garbage, log: Log::read(&root) };
+        let (place, garbage) = read_storage(root.section("storage"));
+        let config = Self { upstream, place, garbage, log: Log::read(&root) };
         Ok((config, file.finish()?))
+    }
+
+    /// How long garbage is kept.
+    pub fn delay(&self) -> Duration {
+        self.garbage.map_or(Garbage::DEFAULT_DELAY, |garbage| garbage.delay)
     }
 }
 
@@ -63,7 +92,7 @@ fn read_upstream(sidecar: &Section<'_>) -> Upstream {
     upstream
 }
 
-fn read_storage(storage: Section<'_>) -> (PathBuf, Option<Garbage>) {
+fn read_storage(storage: Section<'_>) -> (Place, Option<Garbage>) {
     let root = storage.text("rootDirectory").unwrap_or("/var/lib/berth/registry");
     if storage.flag("dedupe") == Some(false) {
         storage.warn("dedupe", "is always on: a blob is stored once, and belongs to the repositories that hold it");
@@ -77,16 +106,86 @@ fn read_storage(storage: Section<'_>) -> (PathBuf, Option<Garbage>) {
     if on && interval < Duration::from_secs(1) {
         storage.problem("gcInterval", "is too short; expected a second at least, such as \"1h\"");
     }
-    if let Some(driver) = storage.value("storageDriver") {
-        let local = driver.get("name").and_then(|name| name.as_str()) == Some("local");
-        if !local {
-            storage.problem("storageDriver", "is not supported; leave it out to store in rootDirectory");
-        }
+    let service = read_driver(storage.section("storageDriver"));
+    if service.is_some() && on && delay < SHORTEST_SHARED_DELAY {
+        storage.problem(
+            "gcDelay",
+            "is too short for a bucket that several registries may share, whose clocks differ; expected ten minutes at \
+             least, such as \"1h\"",
+        );
     }
     storage.ignore("remoteCache", "there is no cache database");
     storage.ignore("cacheDriver", "there is no cache database");
     storage.ignore("subPaths", "everything is stored under rootDirectory");
     storage.ignore("retention", "nothing is removed by age or count");
     storage.close();
-    (PathBuf::from(root), on.then_some(Garbage { delay, interval }))
+    let place = service.map_or_else(|| Place::Directory(PathBuf::from(root)), Place::Objects);
+    (place, on.then_some(Garbage { delay, interval }))
+}
+
+/// What is written is as young as the service's clock says.
+const SHORTEST_SHARED_DELAY: Duration = Duration::from_mins(10);
+
+/// `storage.storageDriver`, in the words of zot and CNCF Distribution; nothing if it is the directory.
+fn read_driver(driver: Section<'_>) -> Option<Service> {
+    if !driver.is_present() {
+        return None;
+    }
+    let text = |key| driver.text(key).map(str::to_owned);
+    let required = |key: &'static str, what: &str| {
+        text(key).unwrap_or_else(|| {
+            driver.problem(key, format!("is missing; expected {what}"));
+            String::new()
+        })
+    };
+    let folder = text("rootdirectory").unwrap_or_default();
+    let (kind, bucket) = match driver.text("name") {
+        Some("local") => {
+            driver.close();
+            return None;
+        }
+        Some("s3") => {
+            let key = (text("accesskey"), text("secretkey"));
+            let credentials = match key {
+                (Some(id), Some(secret)) => Some((id, secret, text("sessiontoken"))),
+                (None, None) => None,
+                _ => {
+                    driver
+                        .problem("accesskey", "and secretkey go together; give both, or none to take AWS_* variables");
+                    None
+                }
+            };
+            let secure = driver.flag("secure").unwrap_or(true);
+            let endpoint = text("regionendpoint").or_else(|| text("endpoint")).map(|endpoint| {
+                let scheme = if secure { "https" } else { "http" };
+                if endpoint.contains("://") { endpoint } else { format!("{scheme}://{endpoint}") }
+            });
+            let kind = Kind::S3 {
+                region: text("region"),
+                // Whoever has a service of their own seldom has names for its buckets.
+                path_style: driver.flag("forcepathstyle").unwrap_or(endpoint.is_some()),
+                skip_verify: driver.flag("skipverify").unwrap_or(false),
+                endpoint,
+                credentials,
+            };
+            (kind, required("bucket", "the name of the bucket"))
+        }
+        Some("gcs") => {
+            let kind = Kind::Gcs { key_file: driver.text("keyfile").map(PathBuf::from) };
+            (kind, required("bucket", "the name of the bucket"))
+        }
+        Some("azure") => {
+            let account = required("accountname", "the name of the storage account");
+            (Kind::Azure { account, key: text("accountkey") }, required("container", "the name of the container"))
+        }
+        _ => {
+            driver.problem("name", "is none that Berth knows; expected s3, gcs, azure or local");
+            return None;
+        }
+    };
+    for key in ["chunksize", "storageclass", "loglevel", "multipartcopychunksize", "v4auth", "useragent"] {
+        driver.ignore(key, "it is chosen for you");
+    }
+    driver.close();
+    Some(Service { kind, bucket, folder })
 }

@@ -2,12 +2,7 @@
 //!
 //! Endpoint numbers (`end-1` …) are the distribution specification's.
 
-use std::{
-    future::Future,
-    io::{self, SeekFrom},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -30,15 +25,13 @@ use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncSeekExt},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
 };
-use tokio_util::io::ReaderStream;
 
 use crate::{
-    content::{Condition, Content, List, Stored},
-    storage::Upload,
+    content::{Content, List, Stored},
+    storage::{Condition, Upload},
 };
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -49,9 +42,6 @@ const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// Tells the proxy that the conditions of a manifest push are decided here, in one step with the write.
 const CONDITIONS: HeaderName = HeaderName::from_static("berth-push-conditions");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-
-/// How much of a blob is read from the disk at once.
-const READ_AT_ONCE: usize = 128 * 1024;
 
 /// How long requests may go on after the registry was told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(8);
@@ -222,11 +212,11 @@ async fn perform(content: &Content, operation: Operation, request: Request) -> R
         }
         Op::StartUpload { repository, algorithm } => {
             let upload = content.start_upload(&repository, algorithm).await?;
-            upload_response(StatusCode::ACCEPTED, &repository, &upload)
+            upload_response(StatusCode::ACCEPTED, &repository, &*upload)
         }
         Op::PushBlob { repository, digest } => {
             let upload = content.start_upload(&repository, digest.algorithm()).await?;
-            let upload = content.append(upload, body.into_data_stream()).await?;
+            let upload = content.receive(upload, body.into_data_stream()).await?;
             content.finish_upload(&repository, upload, digest.clone()).await?;
             created(format!("/v2/{repository}/blobs/{digest}"), &digest)
         }
@@ -237,27 +227,26 @@ async fn perform(content: &Content, operation: Operation, request: Request) -> R
                 return created(format!("/v2/{repository}/blobs/{digest}"), &digest);
             }
             let upload = content.start_upload(&repository, digest.algorithm()).await?;
-            upload_response(StatusCode::ACCEPTED, &repository, &upload)
+            upload_response(StatusCode::ACCEPTED, &repository, &*upload)
         }
         Op::UploadStatus(session) => {
             let upload = content.resume_upload(&session).await?;
-            upload_response(StatusCode::NO_CONTENT, &session.repository, &upload)
+            upload_response(StatusCode::NO_CONTENT, &session.repository, &*upload)
         }
         Op::UploadChunk(session) => {
             let upload = content.resume_upload(&session).await?;
-            in_order(headers, &session.repository, &upload)?;
+            in_order(headers, &session.repository, &*upload)?;
             let upload = content.append(upload, body.into_data_stream()).await?;
-            upload_response(StatusCode::ACCEPTED, &session.repository, &upload)
+            upload_response(StatusCode::ACCEPTED, &session.repository, &*upload)
         }
         Op::FinishUpload { session, digest } => {
-            let upload = content.resume_upload(&session).await?;
-            in_order(headers, &session.repository, &upload)?;
+            let mut upload = content.resume_upload(&session).await?;
+            in_order(headers, &session.repository, &*upload)?;
             // Nothing has been hashed yet, so it isn't too late to learn the algorithm.
-            let upload = match upload.len() {
-                0 => upload.restarted(digest.algorithm()),
-                _ => upload,
-            };
-            let upload = content.append(upload, body.into_data_stream()).await?;
+            if upload.len() == 0 {
+                upload.restart(digest.algorithm());
+            }
+            let upload = content.receive(upload, body.into_data_stream()).await?;
             content.finish_upload(&session.repository, upload, digest.clone()).await?;
             created(format!("/v2/{}/blobs/{digest}", session.repository), &digest)
         }
@@ -289,36 +278,34 @@ async fn pull_blob(
     digest: &Digest,
 ) -> Result<Response, Error> {
     let blob = content.blob(repository, digest).await?;
-    let mut response = blob_headers(digest, blob.len)?;
+    let whole = blob.len();
+    let mut response = blob_headers(digest, whole)?;
     if matches_etag(headers, digest) {
         return Ok(not_modified(response));
     }
-    let mut file = tokio::fs::File::from_std(blob.file);
     let requested = headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(|range| {
         // A range that can't be read, or several of them, may be answered with the whole (section 14.2).
-        ByteRange::parse(range, blob.len)
+        ByteRange::parse(range, whole)
     });
-    let (first, len) = match requested {
-        None => (0, blob.len),
+    let range = match requested {
+        None => 0..whole,
         Some(ByteRange::Unsatisfiable) => {
-            let message = format!("the blob has {} bytes", blob.len);
+            let message = format!("the blob has {whole} bytes");
             let error = Error::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::SizeInvalid, message);
             let mut response = error_response(&error);
-            response.headers_mut().insert(CONTENT_RANGE, value(&format!("bytes */{}", blob.len))?);
+            response.headers_mut().insert(CONTENT_RANGE, value(&format!("bytes */{whole}"))?);
             return Ok(response);
         }
         Some(ByteRange::Part { first, last }) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let range = format!("bytes {first}-{last}/{}", blob.len);
+            let range = format!("bytes {first}-{last}/{whole}");
             response.headers_mut().insert(CONTENT_RANGE, value(&range)?);
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(last - first + 1));
-            file.seek(SeekFrom::Start(first)).await.map_err(|e| unreadable(&e))?;
-            (first, last - first + 1)
+            first..last + 1
         }
     };
-    file.set_max_buf_size(READ_AT_ONCE);
-    tracing::debug!(%repository, %digest, first, len, "blob");
-    *response.body_mut() = Body::from_stream(ReaderStream::with_capacity(file.take(len), READ_AT_ONCE));
+    tracing::debug!(%repository, %digest, ?range, "blob");
+    *response.body_mut() = Body::from_stream(blob.read(range));
     Ok(response)
 }
 
@@ -345,7 +332,7 @@ impl ByteRange {
 
 /// `Content-Range: a-b` of a chunk must begin where the upload ends (distribution specification, "Pushing a blob in
 /// chunks"). Without the header the body is appended.
-fn in_order(headers: &HeaderMap, repository: &Repository, upload: &Upload) -> Result<(), Error> {
+fn in_order(headers: &HeaderMap, repository: &Repository, upload: &dyn Upload) -> Result<(), Error> {
     let Some(range) = headers.get(CONTENT_RANGE) else { return Ok(()) };
     let parsed = range.to_str().ok().and_then(|range| {
         let (first, last) = range.strip_prefix("bytes ").unwrap_or(range).split_once('-')?;
@@ -373,8 +360,8 @@ fn condition(headers: &HeaderMap) -> Result<Condition, Error> {
     let star = |name| headers.get(name).map(|value: &HeaderValue| value.as_bytes() == b"*");
     match (star(IF_NONE_MATCH), star(IF_MATCH)) {
         (None, None) => Ok(Condition::None),
-        (Some(true), None) => Ok(Condition::Create),
-        (None, Some(true)) => Ok(Condition::Update),
+        (Some(true), None) => Ok(Condition::Absent),
+        (None, Some(true)) => Ok(Condition::Present),
         _ => {
             let message = "a push takes If-None-Match: * or If-Match: *, and nothing else";
             Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message))
@@ -449,14 +436,14 @@ fn not_modified(mut response: Response) -> Response {
     response
 }
 
-fn upload_response(status: StatusCode, repository: &Repository, upload: &Upload) -> Result<Response, Error> {
-    let id = upload.id().ok_or_else(|| unreadable(&io::Error::other("an upload without a name")))?;
+fn upload_response(status: StatusCode, repository: &Repository, upload: &dyn Upload) -> Result<Response, Error> {
+    let id = upload.id();
     let mut response = status.into_response();
     let out = response.headers_mut();
     out.insert(LOCATION, value(&format!("/v2/{repository}/blobs/uploads/{id}"))?);
     // An empty upload has no last byte; clients take 0-0 for that, as CNCF Distribution answers.
     out.insert(RANGE, value(&format!("0-{}", upload.len().saturating_sub(1)))?);
-    out.insert(UPLOAD_UUID, value(&id)?);
+    out.insert(UPLOAD_UUID, value(id)?);
     out.insert(CONTENT_LENGTH, HeaderValue::from(0));
     if status == StatusCode::NO_CONTENT {
         out.remove(CONTENT_LENGTH);

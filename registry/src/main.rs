@@ -17,9 +17,9 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Config, Garbage},
+    config::{Config, Garbage, Place},
     content::{Content, Mode},
-    storage::Directory,
+    storage::{Directory, Objects, Storage},
 };
 
 #[derive(Parser)]
@@ -103,8 +103,7 @@ fn main() -> ExitCode {
 async fn serve(path: PathBuf) -> Result<(), String> {
     let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
     config.log.start(&["hyper"], &warnings)?;
-    let storage = Directory::open(&config.root_directory).map_err(|e| e.to_string())?;
-    let content = Arc::new(Content::new(storage, config.garbage.is_some()));
+    let content = Arc::new(Content::new(open(&config)?, config.garbage.is_some()));
     if let Some(Garbage { delay, interval }) = config.garbage {
         let content = Arc::clone(&content);
         tokio::spawn(async move { content.keep_collecting(delay, interval).await });
@@ -112,16 +111,31 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     http::serve(&config.upstream, content).await
 }
 
+/// The storage, for this process to write.
+fn open(config: &Config) -> Result<Arc<dyn Storage>, String> {
+    match &config.place {
+        Place::Directory(root) => Ok(Arc::new(Directory::open(root).map_err(|e| e.to_string())?)),
+        Place::Objects(_) => open_to_read(config),
+    }
+}
+
+/// The storage, also while a registry is using it.
+fn open_to_read(config: &Config) -> Result<Arc<dyn Storage>, String> {
+    Ok(match &config.place {
+        Place::Directory(root) => Arc::new(Directory::open_to_read(root)),
+        Place::Objects(service) => Arc::new(Objects::open(service, config.delay())?),
+    })
+}
+
 #[tokio::main]
 async fn gc(path: PathBuf, dry_run: bool) -> Result<(), String> {
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
-    let delay = config.garbage.map_or(Garbage::DEFAULT_DELAY, |garbage| garbage.delay);
     let (storage, mode, did) = if dry_run {
-        (Directory::open_to_read(&config.root_directory), Mode::DryRun, "would be removed")
+        (open_to_read(&config)?, Mode::DryRun, "would be removed")
     } else {
-        (Directory::open(&config.root_directory).map_err(|e| e.to_string())?, Mode::Offline, "removed")
+        (open(&config)?, Mode::Offline, "removed")
     };
-    let collected = Content::new(storage, false).collect(delay, mode).await.map_err(|e| e.to_string())?;
+    let collected = Content::new(storage, false).collect(config.delay(), mode).await.map_err(|e| e.to_string())?;
     println!("{did}: {collected}");
     Ok(())
 }
@@ -129,7 +143,7 @@ async fn gc(path: PathBuf, dry_run: bool) -> Result<(), String> {
 #[tokio::main]
 async fn scrub(path: PathBuf) -> Result<(), String> {
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
-    let scrubbed = scrub::scrub(&config.root_directory).await.map_err(|e| e.to_string())?;
+    let scrubbed = scrub::scrub(&*open_to_read(&config)?).await.map_err(|e| e.to_string())?;
     for (key, how) in &scrubbed.damaged {
         println!("damaged: {key}: {how}");
     }
@@ -142,8 +156,7 @@ async fn import(path: PathBuf, folder: PathBuf, repository: Option<String>) -> R
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
     let repository = repository.map(|name| name.parse()).transpose();
     let repository = repository.map_err(|e: berth_oci::RepositoryError| format!("--repository: {e}"))?;
-    let storage = Directory::open(&config.root_directory).map_err(|e| e.to_string())?;
-    let imported = transfer::import(&Content::new(storage, false), &folder, repository).await;
+    let imported = transfer::import(&Content::new(open(&config)?, false), &folder, repository).await;
     let imported = imported.map_err(|e| e.to_string())?;
     for left_out in &imported.left_out {
         println!("left out: {left_out}");
@@ -158,18 +171,19 @@ async fn import(path: PathBuf, folder: PathBuf, repository: Option<String>) -> R
 async fn export(path: PathBuf, repository: String, folder: PathBuf) -> Result<(), String> {
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
     let repository = repository.parse().map_err(|e: berth_oci::RepositoryError| e.to_string())?;
-    let content = Content::new(Directory::open_to_read(&config.root_directory), false);
+    let content = Content::new(open_to_read(&config)?, false);
     let manifests = transfer::export(&content, &repository, &folder).await.map_err(|e| e.to_string())?;
     println!("exported {manifests} manifests of {repository} to {}", folder.display());
     Ok(())
 }
 
-fn verify(path: PathBuf) -> Result<(), String> {
+#[tokio::main(flavor = "current_thread")]
+async fn verify(path: PathBuf) -> Result<(), String> {
     let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
-    Directory::check(&config.root_directory).map_err(|e| e.to_string())?;
+    open_to_read(&config)?.check().await.map_err(|e| config.place.problem(&e))?;
     println!("{}: the registry can serve this", path.display());
     Ok(())
 }

@@ -1,21 +1,14 @@
 //! `berth-registry scrub`: reads every blob, and reports those whose bytes don't have their digest.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use berth_oci::Digest;
+use futures_util::TryStreamExt;
 
 use crate::{
     progress::Progress,
-    storage::{Directory, Hasher, keys},
+    storage::{Blob, Hasher, Storage, keys},
 };
-
-/// How much is read at once.
-const READ_AT_ONCE: usize = 1024 * 1024;
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -26,12 +19,11 @@ pub struct Scrubbed {
     pub damaged: Vec<(String, String)>,
 }
 
-/// Reads every blob below `root`, also while a registry is using it.
+/// Reads every blob, also while a registry is using the storage.
 ///
 /// # Errors
-/// If the folders can't be listed. A blob that can't be read is damaged.
-pub async fn scrub(root: &Path) -> io::Result<Scrubbed> {
-    let storage = Directory::open_to_read(root);
+/// If they can't be listed. A blob that can't be read is damaged.
+pub async fn scrub(storage: &dyn Storage) -> io::Result<Scrubbed> {
     let mut blobs = Vec::new();
     for shelf in storage.shelves().await? {
         blobs.extend(storage.blobs_on(&shelf, Duration::ZERO).await?);
@@ -40,11 +32,14 @@ pub async fn scrub(root: &Path) -> io::Result<Scrubbed> {
     let mut scrubbed = Scrubbed::default();
     for (digest, _) in blobs {
         let key = keys::blob(&digest);
-        match read(&root.join(&key), &digest, &progress) {
+        let read = match storage.blob(&digest).await {
+            Ok(Some(blob)) => read(blob, &digest, &progress).await,
+            Ok(None) => continue, // Collected since it was listed.
+            Err(error) => Err(error),
+        };
+        match read {
             Ok(actual) if actual == digest => {}
             Ok(actual) => scrubbed.damaged.push((key, format!("its bytes have the digest {actual}"))),
-            // Collected since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => scrubbed.damaged.push((key, format!("it can't be read: {error}"))),
         }
         scrubbed.blobs += 1;
@@ -53,16 +48,13 @@ pub async fn scrub(root: &Path) -> io::Result<Scrubbed> {
     Ok(scrubbed)
 }
 
-fn read(path: &Path, digest: &Digest, progress: &Progress) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
+async fn read(blob: Box<dyn Blob>, digest: &Digest, progress: &Progress) -> io::Result<Digest> {
+    let len = blob.len();
+    let mut bytes = blob.read(0..len);
     let mut hasher = Hasher::new(digest.algorithm());
-    let mut buffer = vec![0; READ_AT_ONCE];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return hasher.finish().map_err(io::Error::other);
-        }
-        hasher.update(&buffer[..read]);
-        progress.advance(read as u64);
+    while let Some(piece) = bytes.try_next().await? {
+        hasher.update(&piece);
+        progress.advance(piece.len() as u64);
     }
+    hasher.finish().map_err(io::Error::other)
 }

@@ -6,6 +6,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -69,14 +70,26 @@ pub fn trusting() -> reqwest::ClientBuilder {
     reqwest::Client::builder().tls_danger_accept_invalid_certs(true)
 }
 
-/// A port that was free a moment ago.
+/// A port that nothing listens on, and that this process gives to nobody else.
+///
+/// It lies below the ports that the kernel gives to outgoing connections: one of those could take it before the server
+/// that it is for is there, or while that is restarted.
 ///
 /// # Panics
 /// If there is none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Another test process beside this one begins elsewhere.
+    let first = u16::try_from(std::process::id() * 89 % u32::from(PORTS)).unwrap_or_default();
+    let candidates = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).take(PORTS.into());
+    let mut ports = candidates.map(|i| LOWEST_PORT + (first + i % PORTS) % PORTS);
+    ports.find(|&port| TcpListener::bind(("0.0.0.0", port)).is_ok()).expect("a free port")
 }
+
+/// The ports of the tests: 20000 to 31999. Linux gives 32768 and above to outgoing connections (ip(7),
+/// `ip_local_port_range`).
+const LOWEST_PORT: u16 = 20_000;
+const PORTS: u16 = 12_000;
 
 /// Waits until `there` gives something, for a minute at most.
 ///

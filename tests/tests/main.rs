@@ -11,6 +11,7 @@ mod crash;
 mod deployment;
 mod disk;
 mod garbage;
+mod objects;
 mod outage;
 mod registry;
 mod sign_in;

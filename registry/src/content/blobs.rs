@@ -1,6 +1,6 @@
 //! Blobs and their uploads.
 
-use std::{fs::File, io, path::PathBuf, pin::Pin};
+use std::{io, path::PathBuf, pin::Pin};
 
 use berth_oci::{Algorithm, Digest, Error, ErrorCode, Repository, UploadSession};
 use bytes::Bytes;
@@ -9,26 +9,18 @@ use http::StatusCode;
 use tokio::task::JoinHandle;
 
 use super::{Content, storage_error};
-use crate::storage::{Upload, UploadError, keys};
-
-/// A blob that is open for reading.
-pub struct Blob {
-    /// Its bytes.
-    pub file: File,
-    /// How many they are.
-    pub len: u64,
-}
+use crate::storage::{Blob, Condition, Upload, UploadError, keys};
 
 /// How much is written at once, if it comes fast enough.
 const BATCH: usize = 512 * 1024;
 
 impl Content {
     /// Opens a blob that `repository` holds.
-    pub async fn blob(&self, repository: &Repository, digest: &Digest) -> Result<Blob, Error> {
-        if self.storage.exists(keys::held_blob(repository, digest)).await.map_err(storage_error)?
-            && let Some((file, len)) = self.storage.blob(digest).await.map_err(storage_error)?
+    pub async fn blob(&self, repository: &Repository, digest: &Digest) -> Result<Box<dyn Blob>, Error> {
+        if self.storage.exists(&keys::held_blob(repository, digest)).await.map_err(storage_error)?
+            && let Some(blob) = self.storage.blob(digest).await.map_err(storage_error)?
         {
-            return Ok(Blob { file, len });
+            return Ok(blob);
         }
         Err(blob_unknown(repository, digest))
     }
@@ -37,13 +29,14 @@ impl Content {
     pub async fn blob_len(&self, repository: &Repository, digest: &Digest) -> Result<u64, Error> {
         // Looked and told under one lock, so that it isn't collected in between.
         let _telling = self.lock_of(repository).read().await;
-        let len = self.held_len(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))?;
-        self.promises.tell(repository, digest);
-        Ok(len)
+        match self.held_len(repository, digest).await? {
+            Some(len) if self.tell(repository, digest).await? => Ok(len),
+            _ => Err(blob_unknown(repository, digest)),
+        }
     }
 
     pub(super) async fn held_len(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Error> {
-        if !self.storage.exists(keys::held_blob(repository, digest)).await.map_err(storage_error)? {
+        if !self.storage.exists(&keys::held_blob(repository, digest)).await.map_err(storage_error)? {
             return Ok(None);
         }
         self.storage.blob_len(digest).await.map_err(storage_error)
@@ -51,14 +44,14 @@ impl Content {
 
     /// Takes a blob away from a repository. The bytes stay for the others that hold it.
     pub async fn delete_blob(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
-        let held = self.storage.remove(keys::held_blob(repository, digest)).await.map_err(storage_error)?;
+        let held = self.storage.remove(&keys::held_blob(repository, digest)).await.map_err(storage_error)?;
         if held { Ok(()) } else { Err(blob_unknown(repository, digest)) }
     }
 
     /// Lets `repository` hold a blob of another one. Whether that one holds it.
     pub async fn mount(&self, repository: &Repository, digest: &Digest, from: &Repository) -> Result<bool, Error> {
         let _telling = self.lock_of(repository).read().await;
-        let _holding = self.promises.holding(digest).await;
+        let _holding = self.holding(digest).await?;
         if self.held_len(from, digest).await?.is_none() {
             return Ok(false);
         }
@@ -67,18 +60,26 @@ impl Content {
     }
 
     /// Begins an upload.
-    pub async fn start_upload(&self, repository: &Repository, algorithm: Algorithm) -> Result<Upload, Error> {
-        self.storage.begin_upload(repository.clone(), algorithm).await.map_err(storage_error)
+    pub async fn start_upload(&self, repository: &Repository, algorithm: Algorithm) -> Result<Box<dyn Upload>, Error> {
+        self.storage.begin_upload(repository, algorithm).await.map_err(storage_error)
     }
 
     /// Takes up an upload, for this request alone.
-    pub async fn resume_upload(&self, session: &UploadSession) -> Result<Upload, Error> {
-        let resumed = self.storage.resume_upload(session.repository.clone(), session.id.clone()).await;
-        resumed.map_err(upload_error)
+    pub async fn resume_upload(&self, session: &UploadSession) -> Result<Box<dyn Upload>, Error> {
+        self.storage.resume_upload(&session.repository, &session.id).await.map_err(upload_error)
+    }
+
+    /// Appends a request's body, and makes it durable.
+    pub async fn append<S, E>(&self, upload: Box<dyn Upload>, body: S) -> Result<Box<dyn Upload>, Error>
+    where
+        S: Stream<Item = Result<Bytes, E>>,
+        E: std::fmt::Display,
+    {
+        self.receive(upload, body).await?.flush().await.map_err(storage_error)
     }
 
     /// Appends a request's body. If the client goes away, what it sent so far counts.
-    pub async fn append<S, E>(&self, upload: Upload, body: S) -> Result<Upload, Error>
+    pub async fn receive<S, E>(&self, upload: Box<dyn Upload>, body: S) -> Result<Box<dyn Upload>, Error>
     where
         S: Stream<Item = Result<Bytes, E>>,
         E: std::fmt::Display,
@@ -96,18 +97,24 @@ impl Content {
             let upload = written(writing).await?;
             writing = tokio::spawn(upload.append(batch));
         }
-        let upload = written(writing).await?.flush().await.map_err(storage_error)?;
+        let upload = written(writing).await?;
         match broken {
             None => Ok(upload),
             Some(error) => {
                 tracing::info!(%error, "a client went away in the middle of an upload");
+                upload.flush().await.map_err(storage_error)?;
                 Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid, "the body ended too early"))
             }
         }
     }
 
     /// Closes an upload: its bytes must have this digest, and `repository` then holds it.
-    pub async fn finish_upload(&self, repository: &Repository, upload: Upload, digest: Digest) -> Result<(), Error> {
+    pub async fn finish_upload(
+        &self,
+        repository: &Repository,
+        upload: Box<dyn Upload>,
+        digest: Digest,
+    ) -> Result<(), Error> {
         if upload.algorithm() != digest.algorithm() {
             let message = format!(
                 "this upload was begun for {}; start it with ?digest-algorithm={}",
@@ -117,21 +124,20 @@ impl Content {
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message));
         }
         let _telling = self.lock_of(repository).read().await;
-        let _holding = self.promises.holding(&digest).await;
-        self.storage.finish_upload(upload, digest.clone()).await.map_err(upload_error)?;
+        let _holding = self.holding(&digest).await?;
+        upload.finish(&digest).await.map_err(upload_error)?;
         self.hold(repository, &digest).await
     }
 
     /// Drops an upload.
     pub async fn cancel_upload(&self, session: &UploadSession) -> Result<(), Error> {
-        let upload = self.resume_upload(session).await?;
-        self.storage.cancel_upload(upload).await.map_err(storage_error)
+        self.resume_upload(session).await?.cancel().await.map_err(storage_error)
     }
 
     /// Lets `repository` hold the bytes of the file `from`, which are taken to have this digest.
     pub async fn adopt_blob(&self, repository: &Repository, digest: &Digest, from: PathBuf) -> Result<(), Error> {
         let _telling = self.lock_of(repository).read().await;
-        let _holding = self.promises.holding(digest).await;
+        let _holding = self.holding(digest).await?;
         self.storage.adopt(digest, from).await.map_err(storage_error)?;
         self.hold(repository, digest).await
     }
@@ -143,8 +149,10 @@ impl Content {
 
     /// For who has the repository's lock and then the digest's, in this order as everywhere.
     async fn hold(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        let key = keys::held_blob(repository, digest);
         self.promises.tell(repository, digest);
-        self.storage.write(keys::held_blob(repository, digest), Vec::new()).await.map_err(storage_error)
+        self.keep(&key).await?;
+        self.storage.write(&key, Vec::new(), Condition::None).await.map(drop).map_err(storage_error)
     }
 }
 
@@ -172,7 +180,7 @@ where
     (batch, Ok(()))
 }
 
-async fn written(writing: JoinHandle<io::Result<Upload>>) -> Result<Upload, Error> {
+async fn written(writing: JoinHandle<io::Result<Box<dyn Upload>>>) -> Result<Box<dyn Upload>, Error> {
     writing.await.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(storage_error)
 }
 

@@ -3,6 +3,9 @@
 //! Two things are garbage: a blob that a repository holds and none of its manifests names, and bytes that no
 //! repository holds. Both must be older than a delay, within which a push names what it has sent.
 //!
+//! A storage that other processes write too keeps their promises itself: [`promise`](crate::storage::Storage::promise) and
+//! [`condemn`](crate::storage::Storage::condemn). What follows is about one that this process has for itself.
+//!
 //! A push that has been *told* that a blob exists (by HEAD, by a mount) doesn't send it, and names it later; so what
 //! was told is remembered for as long as the delay, and what is remembered isn't collected. This is in memory: a
 //! process that has just started doesn't know what its predecessor told, and collects nothing before the delay is
@@ -16,14 +19,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_oci::{Digest, Manifest, Repository};
+use berth_oci::{Digest, Error, ErrorCode, Manifest, Repository};
+use http::StatusCode;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Content, share_of};
+use super::{Content, share_of, storage_error};
 use crate::storage::keys;
 
 /// An upload that nobody has gone on with for so long has expired.
 const UPLOAD_LIFETIME: Duration = Duration::from_hours(24);
+
+/// How long a push waits for the end of a collection of the same bytes, and how often it looks.
+const COLLECTING: Duration = Duration::from_secs(10);
+const COLLECTED: Duration = Duration::from_millis(200);
 
 /// What pushes have been told, and what they are about to hold.
 pub struct Promises {
@@ -133,15 +141,15 @@ impl Content {
     /// If the disk says no. What was removed until then was garbage.
     pub async fn collect(&self, delay: Duration, mode: Mode) -> io::Result<Collected> {
         let mut collected = Collected::default();
-        if mode == Mode::Online && self.promises.began.elapsed() < delay {
+        if mode == Mode::Online && !self.knows_what_was_told(delay) {
             return Ok(collected);
         }
         self.promises.forget(delay);
         // Fingerprints: two that are alike keep a piece of garbage, which is harmless.
         let mut live = HashSet::new();
-        let mut last = None;
+        let mut last: Option<String> = None;
         loop {
-            let names = self.storage.repositories(&[keys::BLOBS, keys::MANIFESTS], last.take(), 1000).await?;
+            let names = self.storage.repositories(&[keys::BLOBS, keys::MANIFESTS], last.as_deref(), 1000).await?;
             for name in &names {
                 if let Ok(repository) = name.parse() {
                     self.collect_unnamed(&repository, delay, mode, &mut live, &mut collected).await?;
@@ -161,10 +169,9 @@ impl Content {
                 if self.promises.was_held(&digest) {
                     continue;
                 }
-                collected.unheld += 1;
-                collected.bytes += len;
-                if mode != Mode::DryRun {
-                    self.storage.remove(keys::blob(&digest)).await?;
+                if mode == Mode::DryRun || self.storage.condemn(&keys::blob(&digest), delay).await? {
+                    collected.unheld += 1;
+                    collected.bytes += len;
                 }
             }
         }
@@ -182,11 +189,11 @@ impl Content {
         collected: &mut Collected,
     ) -> io::Result<()> {
         let mut named = HashSet::new();
-        for digest in self.storage.digests_in(keys::manifests(repository), Duration::ZERO).await? {
+        for digest in self.storage.digests_in(&keys::manifests(repository), Duration::ZERO).await? {
             live.insert(fingerprint(&digest));
             // Read as what it was pushed as.
-            let Some(media_type) = self.storage.read(keys::manifest(repository, &digest)).await? else { continue };
-            let Some(bytes) = self.storage.read(keys::blob(&digest)).await? else { continue };
+            let Some(media_type) = self.storage.read(&keys::manifest(repository, &digest)).await? else { continue };
+            let Some(bytes) = self.storage.read(&keys::blob(&digest)).await? else { continue };
             match Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes) {
                 Ok(manifest) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
                 Err(error) => {
@@ -197,8 +204,8 @@ impl Content {
             }
         }
         let old: HashSet<Digest> =
-            self.storage.digests_in(keys::held_blobs(repository), delay).await?.into_iter().collect();
-        for digest in self.storage.digests_in(keys::held_blobs(repository), Duration::ZERO).await? {
+            self.storage.digests_in(&keys::held_blobs(repository), delay).await?.into_iter().collect();
+        for digest in self.storage.digests_in(&keys::held_blobs(repository), Duration::ZERO).await? {
             if named.contains(&fingerprint(&digest)) || !old.contains(&digest) {
                 live.insert(fingerprint(&digest));
                 continue;
@@ -209,17 +216,49 @@ impl Content {
                 live.insert(fingerprint(&digest));
                 continue;
             }
-            collected.unnamed += 1;
-            if mode != Mode::DryRun {
-                self.storage.remove(keys::held_blob(repository, &digest)).await?;
+            if mode == Mode::DryRun || self.storage.condemn(&keys::held_blob(repository, &digest), delay).await? {
+                collected.unnamed += 1;
+            } else {
+                live.insert(fingerprint(&digest));
             }
         }
         Ok(())
     }
 
+    /// Whether everything that was told to pushes within the delay is known.
+    fn knows_what_was_told(&self, delay: Duration) -> bool {
+        self.storage.is_shared() || self.promises.began.elapsed() >= delay
+    }
+
+    /// Promises a client that `repository` holds `digest`, so that it may name it. Not if that is being collected.
+    pub(super) async fn tell(&self, repository: &Repository, digest: &Digest) -> Result<bool, Error> {
+        self.promises.tell(repository, digest);
+        self.storage.promise(&keys::held_blob(repository, digest)).await.map_err(storage_error)
+    }
+
+    /// While this lives, the bytes of `digest` aren't collected; and not for a while after.
+    pub(super) async fn holding(&self, digest: &Digest) -> Result<Holding<'_>, Error> {
+        let holding = self.promises.holding(digest).await;
+        self.keep(&keys::blob(digest)).await?;
+        Ok(holding)
+    }
+
+    /// Promises that what is written under a key stays. If another process is collecting what was there, that ends
+    /// first.
+    pub(super) async fn keep(&self, key: &str) -> Result<(), Error> {
+        for _ in 0..COLLECTING.as_millis() / COLLECTED.as_millis() {
+            if self.storage.promise(key).await.map_err(storage_error)? {
+                return Ok(());
+            }
+            tokio::time::sleep(COLLECTED).await;
+        }
+        let message = "what is pushed is being collected as garbage; push it again in a minute";
+        Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message))
+    }
+
     async fn keep_all(&self, repository: &Repository, live: &mut HashSet<u64>) -> io::Result<()> {
         for folder in [keys::manifests(repository), keys::held_blobs(repository)] {
-            live.extend(self.storage.digests_in(folder, Duration::ZERO).await?.iter().map(fingerprint));
+            live.extend(self.storage.digests_in(&folder, Duration::ZERO).await?.iter().map(fingerprint));
         }
         Ok(())
     }
@@ -228,7 +267,7 @@ impl Content {
     pub async fn keep_collecting(&self, delay: Duration, interval: Duration) {
         loop {
             tokio::time::sleep(interval).await;
-            if self.promises.began.elapsed() < delay {
+            if !self.knows_what_was_told(delay) {
                 continue;
             }
             match self.collect(delay, Mode::Online).await {
@@ -262,10 +301,7 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
-    use crate::{
-        content::Condition,
-        storage::{Directory, digest_of},
-    };
+    use crate::storage::{Condition, Directory, digest_of};
 
     const DELAY: Duration = Duration::from_hours(1);
 
@@ -278,7 +314,7 @@ mod tests {
         /// An empty store, whose process has run for longer than the delay.
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
-            let mut content = Content::new(Directory::open(folder.path()).expect("a store"), true);
+            let mut content = Content::new(Arc::new(Directory::open(folder.path()).expect("a store")), true);
             content.promises.began = Instant::now().checked_sub(2 * DELAY).expect("a machine that is up");
             Self { folder, content }
         }

@@ -32,7 +32,7 @@ impl Content {
     /// Everything that a repository holds.
     pub async fn held(&self, repository: &Repository) -> Result<Held, Error> {
         self.must_exist(repository).await?;
-        let digests = |folder| self.storage.digests_in(folder, Duration::ZERO);
+        let digests = |folder: String| async move { self.storage.digests_in(&folder, Duration::ZERO).await };
         let mut manifests = Vec::new();
         for digest in digests(keys::manifests(repository)).await.map_err(storage_error)? {
             let stored = self.find_manifest(repository, &Reference::Digest(digest.clone())).await?;
@@ -42,10 +42,8 @@ impl Content {
         }
         let blobs = digests(keys::held_blobs(repository)).await.map_err(storage_error)?;
         let mut tags = Vec::new();
-        for name in self.storage.list(keys::tags(repository)).await.map_err(storage_error)?.unwrap_or_default() {
-            if let Ok(tag) = name.parse::<Tag>()
-                && let Some(digest) = self.tag(repository, &tag).await?
-            {
+        for tag in self.all_tags(repository).await? {
+            if let Some(digest) = self.tag(repository, &tag).await? {
                 tags.push((tag, digest));
             }
         }
@@ -56,27 +54,40 @@ impl Content {
     pub async fn repositories(&self, page: &Page) -> Result<List, Error> {
         let n = page.n.unwrap_or(REPOSITORIES_PER_PAGE).min(REPOSITORIES_PER_PAGE);
         let found =
-            self.storage.repositories(&[keys::MANIFESTS], page.last.clone(), n + 1).await.map_err(storage_error)?;
+            self.storage.repositories(&[keys::MANIFESTS], page.last.as_deref(), n + 1).await.map_err(storage_error)?;
         Ok(cut(found, n))
     }
 
     /// The tags of a repository, in ASCII order (distribution specification, "Listing Tags").
     pub async fn tags(&self, repository: &Repository, page: &Page) -> Result<List, Error> {
+        let n = page.n.unwrap_or(usize::MAX);
+        // One more than is wanted tells whether there is more.
+        let wanted = n.saturating_add(1);
+        if self.storage.is_shared() {
+            self.must_exist(repository).await?;
+            let tags = self.storage.list(&keys::tags(repository), page.last.as_deref(), wanted).await;
+            return Ok(cut(tags.map_err(storage_error)?, n));
+        }
         let tags = match self.tag_lists.get(repository) {
             Some(tags) => tags,
             None => {
                 self.must_exist(repository).await?;
                 let version = self.tag_lists.version(repository);
-                let tags = self.storage.list(keys::tags(repository)).await.map_err(storage_error)?;
-                let tags = Arc::new(tags.unwrap_or_default());
+                let tags = self.storage.list(&keys::tags(repository), None, usize::MAX).await;
+                let tags = Arc::new(tags.map_err(storage_error)?);
                 self.tag_lists.put(repository, version, Arc::clone(&tags));
                 tags
             }
         };
         let first = page.last.as_ref().map_or(0, |last| tags.partition_point(|tag| tag <= last));
-        let n = page.n.unwrap_or(usize::MAX);
-        // One more than is wanted tells whether there is more.
-        Ok(cut(tags[first..].iter().take(n.saturating_add(1)).cloned().collect(), n))
+        Ok(cut(tags[first..].iter().take(wanted).cloned().collect(), n))
+    }
+
+    /// Every tag of a repository.
+    pub(super) async fn all_tags(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
+        let names = self.storage.list(&keys::tags(repository), None, usize::MAX).await.map_err(storage_error)?;
+        // Whatever isn't a tag is none of ours.
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// The descriptors of the manifests that refer to `subject`, which need not exist.
@@ -88,13 +99,13 @@ impl Content {
     ) -> Result<Vec<Descriptor>, Error> {
         let folder = keys::referrers(repository, subject);
         let mut descriptors = Vec::new();
-        for name in self.storage.list(folder.clone()).await.map_err(storage_error)?.unwrap_or_default() {
-            let Some(bytes) = self.storage.read(format!("{folder}/{name}")).await.map_err(storage_error)? else {
+        for name in self.storage.list(&folder, None, usize::MAX).await.map_err(storage_error)? {
+            let Some(bytes) = self.storage.read(&format!("{folder}/{name}")).await.map_err(storage_error)? else {
                 continue; // Deleted since it was listed.
             };
             let descriptor: Descriptor = serde_json::from_slice(&bytes).map_err(|e| storage_error(e.into()))?;
             // A crash may have left the entry of a manifest that was never held.
-            let held = self.storage.exists(keys::manifest(repository, &descriptor.digest)).await;
+            let held = self.storage.exists(&keys::manifest(repository, &descriptor.digest)).await;
             let wanted = artifact_type.is_none_or(|wanted| descriptor.artifact_type.as_deref() == Some(wanted));
             if wanted && held.map_err(storage_error)? {
                 descriptors.push(descriptor);

@@ -1,11 +1,12 @@
 //! Manifests, tags and referrers.
 
 use berth_oci::{Algorithm, Digest, Error, ErrorCode, Manifest, Reference, Repository, Tag};
+use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use serde_json::json;
 
 use super::{Content, storage_error};
-use crate::storage::{digest_of, keys};
+use crate::storage::{Condition, digest_of, keys};
 
 /// A manifest that a repository holds.
 pub struct Stored {
@@ -15,6 +16,9 @@ pub struct Stored {
     pub media_type: String,
 }
 
+/// How many tags are read at once to find those of a manifest.
+const TAGS_AT_ONCE: usize = 16;
+
 /// What a push did.
 pub struct Pushed {
     /// The manifest's digest.
@@ -23,33 +27,13 @@ pub struct Pushed {
     pub subject: Option<Digest>,
 }
 
-/// What a client asks to be so before a manifest is written (RFC 9110, sections 13.1.1 and 13.1.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing.
-    None,
-    /// `If-None-Match: *`: only create.
-    Create,
-    /// `If-Match: *`: only update.
-    Update,
-}
-
-impl Condition {
-    fn holds(self, exists: bool) -> bool {
-        match self {
-            Self::None => true,
-            Self::Create => !exists,
-            Self::Update => exists,
-        }
-    }
-
-    fn refusal(self) -> Error {
-        let message = match self {
-            Self::Update => "there is nothing here to update (If-Match: *)",
-            Self::None | Self::Create => "there is something here already (If-None-Match: *)",
-        };
-        Error::new(StatusCode::PRECONDITION_FAILED, ErrorCode::Denied, message)
-    }
+/// The answer when a condition doesn't hold.
+fn refusal(condition: Condition) -> Error {
+    let message = match condition {
+        Condition::Present => "there is nothing here to update (If-Match: *)",
+        Condition::None | Condition::Absent => "there is something here already (If-None-Match: *)",
+    };
+    Error::new(StatusCode::PRECONDITION_FAILED, ErrorCode::Denied, message)
 }
 
 impl Content {
@@ -60,7 +44,7 @@ impl Content {
             Reference::Tag(tag) => self.tag(repository, tag).await?,
         };
         if let Some(digest) = digest
-            && let Some(bytes) = self.storage.read(keys::manifest(repository, &digest)).await.map_err(storage_error)?
+            && let Some(bytes) = self.storage.read(&keys::manifest(repository, &digest)).await.map_err(storage_error)?
         {
             return Ok(Stored { digest, media_type: String::from_utf8_lossy(&bytes).into_owned() });
         }
@@ -70,7 +54,7 @@ impl Content {
 
     /// The bytes of a manifest, as they were pushed.
     pub async fn manifest_bytes(&self, stored: &Stored) -> Result<Vec<u8>, Error> {
-        let bytes = self.storage.read(keys::blob(&stored.digest)).await.map_err(storage_error)?;
+        let bytes = self.storage.read(&keys::blob(&stored.digest)).await.map_err(storage_error)?;
         bytes.ok_or_else(|| bytes_missing(stored))
     }
 
@@ -82,13 +66,14 @@ impl Content {
 
     /// What a tag points at.
     pub(super) async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>, Error> {
-        let bytes = self.storage.read(keys::tag(repository, tag)).await.map_err(storage_error)?;
+        let bytes = self.storage.read(&keys::tag(repository, tag)).await.map_err(storage_error)?;
         Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()?.trim_end().parse().ok()))
     }
 
     /// Keeps a manifest under `reference` and `more_tags`.
     ///
-    /// The condition is about the tags, and about the digest if there is no tag.
+    /// The condition (`If-None-Match: *` or `If-Match: *` of RFC 9110, section 13.1) is about the tags, and about the
+    /// digest if there is no tag.
     pub async fn push_manifest(
         &self,
         repository: &Repository,
@@ -116,7 +101,7 @@ impl Content {
         let lock = self.lock_of(repository);
         let (_shared, _alone) = match condition {
             Condition::None => (Some(lock.read().await), None),
-            Condition::Create | Condition::Update => (None, Some(lock.write().await)),
+            Condition::Absent | Condition::Present => (None, Some(lock.write().await)),
         };
         if condition != Condition::None {
             let names: Vec<String> = match tags {
@@ -124,24 +109,27 @@ impl Content {
                 tags => tags.iter().map(|tag| keys::tag(repository, tag)).collect(),
             };
             for name in names {
-                if !condition.holds(self.storage.exists(name).await.map_err(storage_error)?) {
-                    return Err(condition.refusal());
+                if self.storage.exists(&name).await.map_err(storage_error)? != (condition == Condition::Present) {
+                    return Err(refusal(condition));
                 }
             }
         }
         self.must_hold_parts(repository, &manifest).await?;
 
-        let _holding = self.promises.holding(&digest).await;
+        let _holding = self.holding(&digest).await?;
         let descriptor = manifest.descriptor(digest.clone(), bytes.len() as u64);
         self.storage.put_blob(&digest, bytes).await.map_err(storage_error)?;
         if let Some(subject) = &manifest.subject {
             let entry = serde_json::to_vec(&descriptor).map_err(|e| storage_error(e.into()))?;
-            self.write(keys::referrer(repository, subject, &digest), entry).await?;
+            self.write(keys::referrer(repository, subject, &digest), entry, Condition::None).await?;
         }
         let media_type = manifest.media_type.to_string().into_bytes();
-        self.write(keys::manifest(repository, &digest), media_type).await?;
+        // Other processes may have written since we looked, where they can: then the last writes decide.
+        let (of_manifest, of_tags) =
+            if tags.is_empty() { (condition, Condition::None) } else { (Condition::None, condition) };
+        self.write(keys::manifest(repository, &digest), media_type, of_manifest).await?;
         for tag in tags {
-            let written = self.write(keys::tag(repository, tag), digest.to_string().into_bytes()).await;
+            let written = self.write(keys::tag(repository, tag), digest.to_string().into_bytes(), of_tags).await;
             self.tag_lists.changed(repository);
             written?;
         }
@@ -151,13 +139,13 @@ impl Content {
     /// An image can't be pushed before its parts.
     async fn must_hold_parts(&self, repository: &Repository, manifest: &Manifest) -> Result<(), Error> {
         for blob in manifest.required_blobs() {
-            self.promises.tell(repository, &blob.digest);
-            if self.held_len(repository, &blob.digest).await?.is_none() {
+            let told = self.tell(repository, &blob.digest).await?;
+            if !told || self.held_len(repository, &blob.digest).await?.is_none() {
                 return Err(part_unknown(repository, &blob.digest));
             }
         }
         for child in &manifest.manifests {
-            let held = self.storage.exists(keys::manifest(repository, &child.digest)).await.map_err(storage_error)?;
+            let held = self.storage.exists(&keys::manifest(repository, &child.digest)).await.map_err(storage_error)?;
             if !held {
                 return Err(part_unknown(repository, &child.digest));
             }
@@ -175,28 +163,31 @@ impl Content {
             }
             Reference::Digest(_) => stored.digest.clone(),
         };
-        for name in self.storage.list(keys::tags(repository)).await.map_err(storage_error)?.unwrap_or_default() {
-            let Ok(tag) = name.parse() else { continue };
-            if self.tag(repository, &tag).await?.as_ref() == Some(&digest) {
+        let tags = stream::iter(self.all_tags(repository).await?);
+        let mut tags = tags.map(async |tag| (self.tag(repository, &tag).await, tag)).buffer_unordered(TAGS_AT_ONCE);
+        while let Some((target, tag)) = tags.next().await {
+            if target?.as_ref() == Some(&digest) {
                 self.remove_tag(repository, &tag).await?;
             }
         }
+        drop(tags);
         let bytes = self.manifest_bytes(&stored).await?;
-        self.storage.remove(keys::manifest(repository, &digest)).await.map_err(storage_error)?;
+        self.storage.remove(&keys::manifest(repository, &digest)).await.map_err(storage_error)?;
         if let Some(subject) = Manifest::parse(Some(&stored.media_type), &bytes).ok().and_then(|m| m.subject) {
-            self.storage.remove(keys::referrer(repository, &subject, &digest)).await.map_err(storage_error)?;
+            self.storage.remove(&keys::referrer(repository, &subject, &digest)).await.map_err(storage_error)?;
         }
         Ok(())
     }
 
     async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
-        let removed = self.storage.remove(keys::tag(repository, tag)).await;
+        let removed = self.storage.remove(&keys::tag(repository, tag)).await;
         self.tag_lists.changed(repository);
         removed.map(drop).map_err(storage_error)
     }
 
-    async fn write(&self, key: String, bytes: Vec<u8>) -> Result<(), Error> {
-        self.storage.write(key, bytes).await.map_err(storage_error)
+    async fn write(&self, key: String, bytes: Vec<u8>, condition: Condition) -> Result<(), Error> {
+        let written = self.storage.write(&key, bytes, condition).await.map_err(storage_error)?;
+        if written { Ok(()) } else { Err(refusal(condition)) }
     }
 }
 
@@ -208,4 +199,69 @@ fn part_unknown(repository: &Repository, digest: &Digest) -> Error {
     let message = format!("the manifest names {digest}, which {repository} does not hold; push that first");
     let error = Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestBlobUnknown, message);
     error.with_detail(json!({"digest": digest}))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::storage::Objects;
+
+    /// Registries that share a bucket.
+    fn registries() -> Vec<Arc<Content>> {
+        let bucket = Objects::in_memory(Duration::from_hours(1));
+        (0..4).map(|_| Arc::new(Content::new(Arc::new(bucket.clone()), true))).collect()
+    }
+
+    fn manifest(subject: Option<&Digest>, seed: usize) -> Vec<u8> {
+        let mut document = json!({"schemaVersion": 2, "manifests": [], "artifactType": "a/b", "annotations": {"seed": seed.to_string()}});
+        if let Some(subject) = subject {
+            document["subject"] =
+                json!({"mediaType": "application/vnd.oci.image.index.v1+json", "digest": subject, "size": 1});
+        }
+        document.to_string().into_bytes()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_many_who_create_a_tag_at_several_registries_one_does() {
+        let (registries, r) = (registries(), "r".parse::<Repository>().expect("a name"));
+        for round in 0..10 {
+            let tag = Reference::Tag(format!("t{round}").parse().expect("a tag"));
+            let creators = (0..48).map(|i| {
+                let (content, r, tag) = (Arc::clone(&registries[i % 4]), r.clone(), tag.clone());
+                tokio::spawn(async move {
+                    content.push_manifest(&r, &tag, &[], None, manifest(None, i), Condition::Absent).await
+                })
+            });
+            let mut created = Vec::new();
+            for creator in creators.collect::<Vec<_>>() {
+                match creator.await.expect("ended") {
+                    Ok(pushed) => created.push(pushed.digest),
+                    Err(error) => assert_eq!(error.status, StatusCode::PRECONDITION_FAILED, "{error}"),
+                }
+            }
+            assert_eq!(created.len(), 1, "round {round}");
+            for content in &registries {
+                assert_eq!(content.find_manifest(&r, &tag).await.expect("there").digest, created[0]);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn referrers_are_seen_by_every_registry() {
+        let (registries, r) = (registries(), "r".parse::<Repository>().expect("a name"));
+        let subject = digest_of(Algorithm::Sha256, b"a manifest to come").expect("a digest");
+        for (i, content) in registries.iter().enumerate() {
+            let bytes = manifest(Some(&subject), i);
+            let reference = Reference::Digest(digest_of(Algorithm::Sha256, &bytes).expect("a digest"));
+            let pushed =
+                content.push_manifest(&r, &reference, &[], None, bytes, Condition::None).await.expect("pushed");
+            assert_eq!(pushed.subject.as_ref(), Some(&subject));
+            for other in &registries {
+                assert_eq!(other.referrers(&r, &subject, Some("a/b")).await.expect("listed").len(), i + 1);
+                assert!(other.referrers(&r, &subject, Some("c/d")).await.expect("listed").is_empty());
+            }
+        }
+    }
 }

@@ -10,23 +10,22 @@ mod lists;
 mod manifests;
 mod tag_lists;
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
+    sync::Arc,
+};
 
 use berth_oci::{Error, ErrorCode, Repository};
 use http::StatusCode;
 use tokio::sync::RwLock;
 
-pub use self::{
-    garbage::Mode,
-    lists::List,
-    manifests::{Condition, Stored},
-};
+pub use self::{garbage::Mode, lists::List, manifests::Stored};
 use self::{garbage::Promises, tag_lists::TagLists};
-use crate::storage::{Directory, keys};
+use crate::storage::{Storage, keys};
 
 /// All repositories.
 pub struct Content {
-    storage: Directory,
+    storage: Arc<dyn Storage>,
     /// Pushes to a repository share its lock. Who pushes on a condition, deletes a manifest with its tags, or collects
     /// garbage has it alone. It is taken before a digest's lock.
     repositories: [RwLock<()>; 64],
@@ -36,11 +35,11 @@ pub struct Content {
 
 impl Content {
     /// The repositories in `storage`; whether garbage will be collected in this process.
-    pub fn new(storage: Directory, collecting: bool) -> Self {
+    pub fn new(storage: Arc<dyn Storage>, collecting: bool) -> Self {
         Self {
-            storage,
             repositories: std::array::from_fn(|_| RwLock::default()),
-            promises: Promises::new(collecting),
+            promises: Promises::new(collecting && !storage.is_shared()),
+            storage,
             tag_lists: TagLists::new(),
         }
     }
@@ -51,7 +50,7 @@ impl Content {
 
     /// Nothing, or the error that there is no such repository.
     async fn must_exist(&self, repository: &Repository) -> Result<(), Error> {
-        if self.storage.exists(keys::manifests(repository)).await.map_err(storage_error)? {
+        if self.storage.is_folder(&keys::manifests(repository)).await.map_err(storage_error)? {
             return Ok(());
         }
         let message = format!("there is no repository {repository}");

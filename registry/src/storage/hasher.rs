@@ -1,6 +1,8 @@
 //! A running hash whose state can be put down and taken up again, so that an upload survives a restart without
 //! its bytes being read a second time.
 
+use std::io;
+
 use berth_oci::{Algorithm, Digest, DigestError};
 use sha2::{
     Digest as _, Sha256, Sha512,
@@ -67,10 +69,13 @@ impl Hasher {
 }
 
 /// The digest of bytes that are all at hand.
-pub fn digest(algorithm: Algorithm, bytes: &[u8]) -> Result<Digest, DigestError> {
+///
+/// # Errors
+/// Never, as long as the algorithms are the ones of [`Algorithm`].
+pub fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> io::Result<Digest> {
     let mut hasher = Hasher::new(algorithm);
     hasher.update(bytes);
-    hasher.finish()
+    hasher.finish().map_err(io::Error::other)
 }
 
 #[cfg(test)]
@@ -84,7 +89,8 @@ mod tests {
             first.update(b"some bytes that are no whole block");
             let mut second = Hasher::load(algorithm, &first.save()).expect("a saved state");
             second.update(b", and the rest");
-            assert_eq!(second.finish(), digest(algorithm, b"some bytes that are no whole block, and the rest"));
+            let whole = digest_of(algorithm, b"some bytes that are no whole block, and the rest");
+            assert_eq!(second.finish().expect("a digest"), whole.expect("a digest"));
         }
         assert!(Hasher::load(Algorithm::Sha256, b"too short").is_none());
     }

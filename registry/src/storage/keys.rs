@@ -6,15 +6,24 @@
 //! repositories/<name>/_manifests/sha256/<hex>        the repository holds this manifest; its media type
 //! repositories/<name>/_blobs/sha256/<hex>            the repository holds this blob
 //! repositories/<name>/_referrers/sha256/<hex>/<digest> a descriptor, ready to serve
+//! uploads/<id>/…                                     what has not been finished
 //! ```
 //! No part of a repository name begins with `_`, so a repository `a/tags` never meets the tags of `a`.
 
-use berth_oci::{Algorithm, Digest, Repository, Tag};
+use berth_oci::{Algorithm, Digest, Repository, Tag, UploadId};
 
 /// Where the bytes with this digest are.
 pub fn blob(digest: &Digest) -> String {
     let (algorithm, hex) = (digest.algorithm(), digest.hex());
     format!("blobs/{algorithm}/{}/{hex}", &hex[..2])
+}
+
+/// The folder of what has not been finished.
+pub const UPLOADS: &str = "uploads";
+
+/// The folder of one upload.
+pub fn upload(id: &UploadId) -> String {
+    format!("{UPLOADS}/{id}")
 }
 
 /// The folder of all repositories.
@@ -69,4 +78,21 @@ pub fn referrer(repository: &Repository, subject: &Digest, referrer: &Digest) ->
 /// The folders of blobs, by algorithm.
 pub fn blobs(algorithm: Algorithm) -> String {
     format!("blobs/{algorithm}")
+}
+
+/// The digest that a file on a shelf, `blobs/<algorithm>/<two digits>`, is named after.
+pub fn digest_on(shelf: &str, name: &str) -> Option<Digest> {
+    format!("{}:{name}", shelf.split('/').nth(1)?).parse().ok()
+}
+
+/// Whether a repository comes after `last`, in the order of their parts.
+pub fn is_after(name: &str, last: Option<&str>) -> bool {
+    last.is_none_or(|last| name.split('/').gt(last.split('/')))
+}
+
+/// Whether what comes after `last` may be at or below `name`: everything below a name that comes before `last`, and
+/// isn't above it, comes before it too.
+pub fn is_after_or_above(name: &str, last: Option<&str>) -> bool {
+    is_after(name, last)
+        || last.is_none_or(|last| last.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }

@@ -1,14 +1,182 @@
 //! Storage only keeps bytes: blobs by digest, small named files, and uploads that aren't finished.
 //!
-//! It knows nothing of what a manifest is. Whatever it has said to have written is on the disk, and appears
-//! whole or not at all.
+//! It knows nothing of what a manifest is. Whatever it has said to have written is durable, and appears whole or not at
+//! all. There are two of them: a [`Directory`] of this machine, which one process has for itself, and a bucket of
+//! [`Objects`], which several processes may share.
 
 mod directory;
-mod durable;
 mod hasher;
 pub mod keys;
-mod upload;
+mod objects;
 
-pub use directory::{Directory, digest_of};
-pub use hasher::Hasher;
-pub use upload::{Upload, UploadError};
+use std::{io, ops::Range, path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use berth_oci::{Algorithm, Digest, Repository, UploadId};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+pub use directory::Directory;
+pub use hasher::{Hasher, digest_of};
+pub use objects::{Kind, Objects, Service};
+
+/// Where the registry keeps its bytes. Keys are those of [`keys`].
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// Whether other processes may write here at the same time.
+    fn is_shared(&self) -> bool;
+
+    /// Finds out whether it can be used, and makes nothing.
+    async fn check(&self) -> io::Result<()>;
+
+    /// The content under a key, or nothing.
+    async fn read(&self, key: &str) -> io::Result<Option<Vec<u8>>>;
+
+    /// Whether there is something under a key.
+    async fn exists(&self, key: &str) -> io::Result<bool>;
+
+    /// Whether there is something in a folder.
+    async fn is_folder(&self, folder: &str) -> io::Result<bool>;
+
+    /// Puts `bytes` under a key, durably, instead of what may be there. Nothing is written, and the answer is no, if
+    /// the condition doesn't hold; that is decided in one step with the write.
+    async fn write(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> io::Result<bool>;
+
+    /// Takes away what is under a key, durably. Whether there was something.
+    async fn remove(&self, key: &str) -> io::Result<bool>;
+
+    /// At most `limit` names in a folder after `last`, sorted.
+    async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>>;
+
+    /// At most `limit` repositories after `last` that have one of these folders. They are ordered part by part: `a`,
+    /// `a/b`, `a-b`.
+    async fn repositories(&self, having: &[&str], last: Option<&str>, limit: usize) -> io::Result<Vec<String>>;
+
+    /// The bytes with this digest, open for reading.
+    async fn blob(&self, digest: &Digest) -> io::Result<Option<Box<dyn Blob>>>;
+
+    /// How many bytes have this digest, if they are here.
+    async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>>;
+
+    /// Keeps a small blob whose bytes are all at hand, and whose digest the caller has computed.
+    async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<()>;
+
+    /// Keeps the file `from` as a blob, which is taken to have this digest: linked or cloned where that can be, or else
+    /// copied.
+    async fn adopt(&self, digest: &Digest, from: PathBuf) -> io::Result<()>;
+
+    /// Copies a blob to the new file `to`: cloned where that can be.
+    async fn give(&self, digest: &Digest, to: PathBuf) -> io::Result<()>;
+
+    /// Begins an upload into `repository`.
+    async fn begin_upload(&self, repository: &Repository, algorithm: Algorithm) -> io::Result<Box<dyn Upload>>;
+
+    /// Takes up an upload, for this caller alone.
+    ///
+    /// # Errors
+    /// [`UploadError::Unknown`] if `repository` has none of this name, [`UploadError::Busy`] while someone else
+    /// holds it.
+    async fn resume_upload(&self, repository: &Repository, id: &UploadId) -> Result<Box<dyn Upload>, UploadError>;
+
+    /// Drops the uploads that nobody has gone on with for `age`; how many there were.
+    async fn expire_uploads(&self, age: Duration, dry_run: bool) -> io::Result<u64>;
+
+    /// The digests in a folder that has one folder an algorithm, of what was written at least `age` ago.
+    async fn digests_in(&self, folder: &str, age: Duration) -> io::Result<Vec<Digest>>;
+
+    /// The folders that blobs are spread over.
+    async fn shelves(&self) -> io::Result<Vec<String>>;
+
+    /// The blobs on a shelf that were written at least `age` ago, and their lengths.
+    async fn blobs_on(&self, shelf: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>>;
+
+    /// Keeps what is under a key from being [condemned](Self::condemn) by another process for a while. It may be
+    /// condemned already; then it is as good as gone, and the answer is no.
+    async fn promise(&self, key: &str) -> io::Result<bool>;
+
+    /// Takes away what is under a key, unless it was written or promised less than `age` ago. Whether it did.
+    async fn condemn(&self, key: &str, age: Duration) -> io::Result<bool>;
+}
+
+/// What must be so when something is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    None,
+    /// There is nothing under the key.
+    Absent,
+    /// There is something under the key.
+    Present,
+}
+
+/// A blob that is open for reading.
+pub trait Blob: Send {
+    /// How many bytes it has.
+    fn len(&self) -> u64;
+
+    /// A part of them, in pieces of a bounded length.
+    fn read(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>>;
+}
+
+/// An upload that one request holds.
+#[async_trait]
+pub trait Upload: Send {
+    /// Its name.
+    fn id(&self) -> &UploadId;
+
+    /// How many bytes it has.
+    fn len(&self) -> u64;
+
+    /// What its digest will be of.
+    fn algorithm(&self) -> Algorithm;
+
+    /// Hashes anew, with another algorithm. Only an empty upload can.
+    fn restart(&mut self, algorithm: Algorithm);
+
+    /// Appends some bytes, off the async threads. They count when they are flushed.
+    ///
+    /// # Errors
+    /// If the storage says no. Then nothing counts that wasn't flushed before, and its room is given back.
+    async fn append(self: Box<Self>, chunks: Vec<Bytes>) -> io::Result<Box<dyn Upload>>;
+
+    /// Makes durable what was appended, and writes down how far it is.
+    ///
+    /// # Errors
+    /// As [`Upload::append`].
+    async fn flush(self: Box<Self>) -> io::Result<Box<dyn Upload>>;
+
+    /// Makes it the blob that it is. The upload is gone afterwards.
+    ///
+    /// # Errors
+    /// [`UploadError::Digest`] if its bytes have another digest.
+    async fn finish(self: Box<Self>, expected: &Digest) -> Result<(), UploadError>;
+
+    /// Drops it.
+    async fn cancel(self: Box<Self>) -> io::Result<()>;
+}
+
+/// Why an upload can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// There is none of this name in this repository.
+    #[error("there is no such upload; it was finished, cancelled or has expired: start a new one")]
+    Unknown,
+    /// Someone else is writing to it.
+    #[error("another request is writing to this upload; ask for its status when that is done")]
+    Busy,
+    /// The bytes have another digest than was said.
+    #[error("the content has the digest {actual}, not {expected}")]
+    Digest {
+        /// What the client said.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// The storage said no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+fn new_upload_id() -> io::Result<UploadId> {
+    uuid::Uuid::new_v4().to_string().parse().map_err(|()| io::Error::other("an upload's name is none"))
+}

@@ -1,0 +1,373 @@
+//! Storage in a bucket of S3, Google Cloud Storage or Azure, which several registries may share.
+//!
+//! The same keys as in a directory. A write is durable when the service has acknowledged it; conditional writes decide
+//! between two registries that write the same name, and [`promises`] between one that pushes and one that collects.
+
+mod promises;
+mod service;
+mod upload;
+
+use std::{
+    io,
+    ops::Range,
+    path::{self, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use berth_oci::{Algorithm, Digest, Repository, UploadId};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{
+    Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
+    WriteMultipart, multipart::MultipartStore, path::Path,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+pub use self::service::{Kind, Service};
+use super::{Blob, Condition, Storage, Upload, UploadError, keys};
+
+/// How large the parts are in which a blob is sent: the same for all but the last, as some services demand, and large
+/// enough for 10,000 of them to make 80 GB.
+const PART: usize = 8 * 1024 * 1024;
+
+/// How many parts are on their way at once when a file is sent.
+const PARTS_AT_ONCE: usize = 2;
+
+/// The most that services copy in one request: 5 GB at S3.
+const LARGEST_COPY: u64 = 5_000_000_000;
+
+/// A bucket, or a folder of it.
+#[derive(Clone)]
+pub struct Objects(Arc<Inner>);
+
+struct Inner {
+    objects: Arc<dyn ObjectStore>,
+    parts: Arc<dyn MultipartStore>,
+    /// What all our keys begin with: nothing, or a folder with a slash at its end.
+    prefix: String,
+    /// How long a promise is kept.
+    promised: Duration,
+}
+
+impl Objects {
+    /// The bucket of `service`. Nothing is asked of it yet. `promised` is how long garbage is kept.
+    ///
+    /// # Errors
+    /// A sentence, if a client of it can't be made.
+    pub fn open(service: &Service, promised: Duration) -> Result<Self, String> {
+        let (objects, parts) = service.connect()?;
+        let folder = service.folder.trim_matches('/');
+        let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        Ok(Self(Arc::new(Inner { objects, parts, prefix, promised })))
+    }
+
+    fn path(&self, key: &str) -> io::Result<Path> {
+        Path::parse(format!("{}{key}", self.0.prefix)).map_err(io::Error::other)
+    }
+
+    async fn meta(&self, key: &str) -> io::Result<Option<ObjectMeta>> {
+        found(self.0.objects.head(&self.path(key)?).await)
+    }
+
+    async fn put(&self, key: &str, bytes: impl Into<PutPayload>, mode: PutMode) -> io::Result<Option<UpdateVersion>> {
+        let put = self.0.objects.put_opts(&self.path(key)?, bytes.into(), PutOptions::from(mode)).await;
+        match put {
+            Ok(put) => Ok(Some(UpdateVersion { e_tag: put.e_tag, version: put.version })),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    async fn delete(&self, key: &str) -> io::Result<()> {
+        found(self.0.objects.delete(&self.path(key)?).await).map(drop)
+    }
+
+    /// Everything below a folder, in the order of the keys, after `last`.
+    fn below(&self, folder: &str, last: Option<&str>) -> io::Result<BoxStream<'static, io::Result<ObjectMeta>>> {
+        let prefix = self.path(folder)?;
+        let listed = match last {
+            None => self.0.objects.list(Some(&prefix)),
+            Some(last) => self.0.objects.list_with_offset(Some(&prefix), &self.path(&format!("{folder}/{last}"))?),
+        };
+        Ok(listed.map_err(io::Error::other).boxed())
+    }
+
+    /// The names of the folders in a folder, sorted.
+    async fn folders(&self, folder: &str) -> io::Result<Vec<String>> {
+        let listed = self.0.objects.list_with_delimiter(Some(&self.path(folder)?)).await.map_err(io::Error::other)?;
+        let mut names: Vec<String> = listed.common_prefixes.iter().filter_map(last_part).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The repositories at and below `name` that come after `last`, until there are `limit`.
+    async fn walk(
+        &self,
+        name: String,
+        having: &[&str],
+        last: Option<&str>,
+        limit: usize,
+        out: &mut Vec<String>,
+    ) -> io::Result<()> {
+        let mut waiting = vec![name];
+        while let Some(name) = waiting.pop() {
+            let folder = match name.as_str() {
+                "" => keys::REPOSITORIES.to_owned(),
+                name => format!("{}/{name}", keys::REPOSITORIES),
+            };
+            let entries = self.folders(&folder).await?;
+            if entries.iter().any(|entry| having.contains(&entry.as_str())) && keys::is_after(&name, last) {
+                out.push(name.clone());
+                if out.len() >= limit {
+                    return Ok(());
+                }
+            }
+            // The last one waits on top: so that the first is next.
+            for entry in entries.iter().rev().filter(|entry| !entry.starts_with('_')) {
+                let child = if name.is_empty() { entry.clone() } else { format!("{name}/{entry}") };
+                if keys::is_after_or_above(&child, last) {
+                    waiting.push(child);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an object another name.
+    async fn copy(&self, from: &str, to: &str, len: u64) -> io::Result<()> {
+        if len <= LARGEST_COPY {
+            return self.0.objects.copy(&self.path(from)?, &self.path(to)?).await.map_err(io::Error::other);
+        }
+        let source = self.0.objects.get(&self.path(from)?).await.map_err(io::Error::other)?;
+        self.send(to, source.into_stream().map_err(io::Error::other)).await
+    }
+
+    /// Writes what comes of a stream in parts.
+    async fn send(&self, to: &str, stream: impl futures_util::Stream<Item = io::Result<Bytes>>) -> io::Result<()> {
+        let upload = self.0.objects.put_multipart(&self.path(to)?).await.map_err(io::Error::other)?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+        let mut stream = std::pin::pin!(stream);
+        while let Some(chunk) = stream.try_next().await? {
+            upload.wait_for_capacity(PARTS_AT_ONCE).await.map_err(io::Error::other)?;
+            upload.put(chunk);
+        }
+        upload.finish().await.map(drop).map_err(io::Error::other)
+    }
+}
+
+#[async_trait]
+impl Storage for Objects {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn check(&self) -> io::Result<()> {
+        // Of a bucket that isn't there, a single object could only be said not to be there either.
+        self.below(keys::REPOSITORIES, None)?.try_next().await.map(drop)
+    }
+
+    async fn read(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some(object) = found(self.0.objects.get(&self.path(key)?).await)? else { return Ok(None) };
+        object.bytes().await.map(|bytes| Some(bytes.into())).map_err(io::Error::other)
+    }
+
+    async fn exists(&self, key: &str) -> io::Result<bool> {
+        Ok(self.meta(key).await?.is_some())
+    }
+
+    async fn is_folder(&self, folder: &str) -> io::Result<bool> {
+        Ok(self.below(folder, None)?.try_next().await?.is_some())
+    }
+
+    async fn write(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> io::Result<bool> {
+        let bytes = Bytes::from(bytes);
+        let mode = match condition {
+            Condition::None => PutMode::Overwrite,
+            Condition::Absent => PutMode::Create,
+            Condition::Present => loop {
+                let Some(ObjectMeta { e_tag, version, .. }) = self.meta(key).await? else { return Ok(false) };
+                let mode = PutMode::Update(UpdateVersion { e_tag, version });
+                if self.put(key, bytes.clone(), mode).await?.is_some() {
+                    return Ok(true);
+                }
+                // It was moved or deleted since we looked: which of the two?
+            },
+        };
+        Ok(self.put(key, bytes, mode).await?.is_some())
+    }
+
+    async fn remove(&self, key: &str) -> io::Result<bool> {
+        // Services don't say whether there was something.
+        let there = self.exists(key).await?;
+        self.delete(key).await?;
+        Ok(there)
+    }
+
+    async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
+        let objects = self.below(folder, last)?.take(limit);
+        objects.try_filter_map(async |object| Ok(last_part(&object.location))).try_collect().await
+    }
+
+    async fn repositories(&self, having: &[&str], last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
+        let mut out = Vec::new();
+        self.walk(String::new(), having, last, limit, &mut out).await?;
+        Ok(out)
+    }
+
+    async fn blob(&self, digest: &Digest) -> io::Result<Option<Box<dyn Blob>>> {
+        let key = keys::blob(digest);
+        let Some(meta) = self.meta(&key).await? else { return Ok(None) };
+        Ok(Some(Box::new(BlobObject { storage: self.clone(), path: meta.location, len: meta.size })))
+    }
+
+    async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        Ok(self.meta(&keys::blob(digest)).await?.map(|meta| meta.size))
+    }
+
+    async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<()> {
+        self.put(&keys::blob(digest), bytes, PutMode::Overwrite).await.map(drop)
+    }
+
+    async fn adopt(&self, digest: &Digest, from: PathBuf) -> io::Result<()> {
+        let key = keys::blob(digest);
+        if self.exists(&key).await? {
+            return Ok(());
+        }
+        self.send(&key, pieces(&from).await?).await
+    }
+
+    async fn give(&self, digest: &Digest, to: PathBuf) -> io::Result<()> {
+        let object = self.0.objects.get(&self.path(&keys::blob(digest))?).await.map_err(io::Error::other)?;
+        let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(to).await?;
+        let mut bytes = object.into_stream();
+        while let Some(chunk) = bytes.try_next().await.map_err(io::Error::other)? {
+            file.write_all(&chunk).await?;
+        }
+        file.flush().await
+    }
+
+    async fn begin_upload(&self, repository: &Repository, algorithm: Algorithm) -> io::Result<Box<dyn Upload>> {
+        upload::begin(self.clone(), repository, algorithm).await
+    }
+
+    async fn resume_upload(&self, repository: &Repository, id: &UploadId) -> Result<Box<dyn Upload>, UploadError> {
+        upload::resume(self.clone(), repository, id).await
+    }
+
+    async fn expire_uploads(&self, age: Duration, dry_run: bool) -> io::Result<u64> {
+        let mut expired = 0;
+        for name in self.folders(keys::UPLOADS).await? {
+            let folder = format!("{}/{name}", keys::UPLOADS);
+            let mut objects = self.below(&folder, None)?;
+            let mut all_old = true;
+            while let Some(object) = objects.try_next().await? {
+                all_old &= age_of(&object) >= age;
+            }
+            if all_old {
+                expired += 1;
+                if let (false, Ok(id)) = (dry_run, name.parse()) {
+                    upload::drop_whole(self, &id).await?;
+                }
+            }
+        }
+        Ok(expired)
+    }
+
+    async fn digests_in(&self, folder: &str, age: Duration) -> io::Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for algorithm in Algorithm::ALL {
+            let mut objects = self.below(&format!("{folder}/{algorithm}"), None)?;
+            while let Some(object) = objects.try_next().await? {
+                if age_of(&object) >= age {
+                    // Whatever isn't a digest is none of ours.
+                    let digest = last_part(&object.location).and_then(|hex| format!("{algorithm}:{hex}").parse().ok());
+                    digests.extend(digest);
+                }
+            }
+        }
+        Ok(digests)
+    }
+
+    async fn shelves(&self) -> io::Result<Vec<String>> {
+        let mut shelves = Vec::new();
+        for algorithm in Algorithm::ALL {
+            let folder = keys::blobs(algorithm);
+            shelves.extend(self.folders(&folder).await?.iter().map(|name| format!("{folder}/{name}")));
+        }
+        Ok(shelves)
+    }
+
+    async fn blobs_on(&self, shelf: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>> {
+        let mut blobs = Vec::new();
+        let mut objects = self.below(shelf, None)?;
+        while let Some(object) = objects.try_next().await? {
+            if age_of(&object) >= age {
+                let digest = last_part(&object.location).and_then(|name| keys::digest_on(shelf, &name));
+                blobs.extend(digest.map(|digest| (digest, object.size)));
+            }
+        }
+        Ok(blobs)
+    }
+
+    async fn promise(&self, key: &str) -> io::Result<bool> {
+        promises::promise(self, key).await
+    }
+
+    async fn condemn(&self, key: &str, age: Duration) -> io::Result<bool> {
+        promises::condemn(self, key, age).await
+    }
+}
+
+struct BlobObject {
+    storage: Objects,
+    path: Path,
+    len: u64,
+}
+
+impl Blob for BlobObject {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
+        let opened = async move {
+            if range.is_empty() {
+                return Ok(futures_util::stream::empty().boxed());
+            }
+            let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+            let object = self.storage.0.objects.get_opts(&self.path, options).await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>(object.into_stream().map_err(io::Error::other).boxed())
+        };
+        futures_util::stream::once(opened).try_flatten().boxed()
+    }
+}
+
+/// A file's bytes.
+async fn pieces(path: &path::Path) -> io::Result<impl futures_util::Stream<Item = io::Result<Bytes>> + use<>> {
+    let file = tokio::fs::File::open(path).await?;
+    Ok(futures_util::stream::try_unfold(file, async |mut file| {
+        let mut piece = Vec::with_capacity(1024 * 1024);
+        let read = file.read_buf(&mut piece).await?;
+        Ok((read > 0).then_some((Bytes::from(piece), file)))
+    }))
+}
+
+/// Nothing instead of an error when there is no such object.
+fn found<T>(result: object_store::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+fn last_part(path: &Path) -> Option<String> {
+    path.filename().map(str::to_owned)
+}
+
+/// By our clock and the service's.
+fn age_of(object: &ObjectMeta) -> Duration {
+    SystemTime::now().duration_since(object.last_modified.into()).unwrap_or_default()
+}

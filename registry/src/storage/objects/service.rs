@@ -1,0 +1,116 @@
+//! Which service, which bucket, with what credentials.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use object_store::{
+    ClientOptions, ObjectStore, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder,
+    multipart::MultipartStore,
+};
+
+/// How long a service may be silent.
+const SILENCE: Duration = Duration::from_mins(1);
+
+/// `storage.storageDriver`. What isn't given is taken from the environment, as each service's own tools take it.
+#[derive(Clone)]
+pub struct Service {
+    /// Which one.
+    pub kind: Kind,
+    /// The bucket, or Azure's container.
+    pub bucket: String,
+    /// The folder in it that is ours.
+    pub folder: String,
+}
+
+/// The services.
+#[derive(Clone)]
+pub enum Kind {
+    /// S3, or something that speaks as it does.
+    S3 {
+        /// `us-east-1` if there is none.
+        region: Option<String>,
+        /// Its URL, unless it is Amazon's.
+        endpoint: Option<String>,
+        /// The id of the key, its secret, and the token of a temporary one.
+        credentials: Option<(String, String, Option<String>)>,
+        /// The bucket is in the path of a URL, and not in its host.
+        path_style: bool,
+        /// Its certificate isn't looked at.
+        skip_verify: bool,
+    },
+    /// Google Cloud Storage.
+    Gcs {
+        /// The key of a service account, JSON.
+        key_file: Option<PathBuf>,
+    },
+    /// Azure Blob Storage.
+    Azure {
+        /// The storage account.
+        account: String,
+        /// Its key.
+        key: Option<String>,
+    },
+}
+
+type Clients = (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>);
+
+impl Service {
+    /// Clients of it.
+    pub(super) fn connect(&self) -> Result<Clients, String> {
+        // There is no limit on the whole: a layer may take hours.
+        let client = ClientOptions::new().with_timeout_disabled().with_read_timeout(SILENCE);
+        let client = client.with_connect_timeout(Duration::from_secs(5));
+        match &self.kind {
+            Kind::S3 { region, endpoint, credentials, path_style, skip_verify } => {
+                let client = client.with_allow_invalid_certificates(*skip_verify);
+                let mut builder = AmazonS3Builder::from_env()
+                    .with_client_options(client)
+                    .with_bucket_name(&self.bucket)
+                    .with_virtual_hosted_style_request(!path_style)
+                    .with_region(region.as_deref().unwrap_or("us-east-1"));
+                if let Some(endpoint) = endpoint {
+                    builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
+                }
+                if let Some((id, secret, token)) = credentials {
+                    builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+                    if let Some(token) = token {
+                        builder = builder.with_token(token);
+                    }
+                }
+                both(builder.build())
+            }
+            Kind::Gcs { key_file } => {
+                let mut builder =
+                    GoogleCloudStorageBuilder::from_env().with_client_options(client).with_bucket_name(&self.bucket);
+                if let Some(path) = key_file {
+                    builder = builder.with_service_account_path(path.to_string_lossy());
+                }
+                both(builder.build())
+            }
+            Kind::Azure { account, key } => {
+                let mut builder = MicrosoftAzureBuilder::from_env()
+                    .with_client_options(client)
+                    .with_account(account)
+                    .with_container_name(&self.bucket);
+                if let Some(key) = key {
+                    builder = builder.with_access_key(key);
+                }
+                both(builder.build())
+            }
+        }
+    }
+}
+
+fn both<S: ObjectStore + MultipartStore>(built: object_store::Result<S>) -> Result<Clients, String> {
+    let store = Arc::new(built.map_err(|e| format!("storage.storageDriver: {e}"))?);
+    let objects: Arc<dyn ObjectStore> = Arc::<S>::clone(&store);
+    Ok((objects, store))
+}
+
+#[cfg(test)]
+impl super::Objects {
+    /// A bucket of this test alone.
+    pub fn in_memory(promised: Duration) -> Self {
+        let (objects, parts) = both(Ok(object_store::memory::InMemory::new())).expect("a store");
+        Self(Arc::new(super::Inner { objects, parts, prefix: "a/folder/".to_owned(), promised }))
+    }
+}

@@ -1,0 +1,353 @@
+//! Uploads that aren't finished, in a bucket: the parts that the service has, the rest that is too short for a part, and
+//! in `state` how many bytes count and what their hash is. Any registry can take it up.
+//!
+//! ```text
+//! uploads/<id>/state       what counts; whoever appends has claimed it
+//! uploads/<id>/rest-<len>  the bytes after the last whole part, of an upload of this length
+//! uploads/<id>/data        the parts
+//! ```
+//! A crash in the middle of a chunk leaves parts and rests behind that `state` doesn't name; the next chunk writes over
+//! the parts, and the rests go with the upload. The claim of a registry that has died is good for a minute.
+
+use std::{
+    io,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use berth_oci::{Algorithm, Digest, Repository, UploadId};
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt;
+use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, multipart::PartId};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::{Objects, PART, found};
+use crate::storage::{Hasher, Storage, Upload, UploadError, keys, new_upload_id};
+
+/// How long a claim is good, and how old it is renewed.
+const CLAIM: Duration = Duration::from_mins(1);
+const RENEWED: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Serialize, Deserialize)]
+struct State {
+    repository: String,
+    algorithm: String,
+    len: u64,
+    hash: Vec<u8>,
+    /// The service's name for the parts, once there is one.
+    multipart: Option<String>,
+    parts: Vec<String>,
+    /// Somebody appends, until this time in seconds since 1970.
+    claimed_until: u64,
+}
+
+/// An upload that one request holds.
+struct UploadObjects {
+    storage: Objects,
+    id: UploadId,
+    state: State,
+    /// Which `state` in the bucket ours follows.
+    version: UpdateVersion,
+    claimed_at: Option<SystemTime>,
+    hasher: Hasher,
+    len: u64,
+    /// What is too short for a part.
+    rest: BytesMut,
+    /// A part on its way.
+    sending: Option<JoinHandle<object_store::Result<PartId>>>,
+}
+
+fn key(id: &UploadId, name: &str) -> String {
+    format!("{}/{name}", keys::upload(id))
+}
+
+fn rest_key(id: &UploadId, len: u64) -> String {
+    key(id, &format!("rest-{len}"))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn taken() -> io::Error {
+    io::Error::other("another registry has taken up this upload")
+}
+
+/// Makes an empty upload.
+pub async fn begin(storage: Objects, repository: &Repository, algorithm: Algorithm) -> io::Result<Box<dyn Upload>> {
+    let id = new_upload_id()?;
+    let hasher = Hasher::new(algorithm);
+    let state = State {
+        repository: repository.to_string(),
+        algorithm: algorithm.to_string(),
+        len: 0,
+        hash: hasher.save(),
+        multipart: None,
+        parts: Vec::new(),
+        claimed_until: 0,
+    };
+    let version = storage.put(&key(&id, "state"), serde_json::to_vec(&state)?, PutMode::Create).await?;
+    let version = version.ok_or_else(taken)?;
+    let (rest, sending) = (BytesMut::new(), None);
+    Ok(Box::new(UploadObjects { storage, id, state, version, claimed_at: None, hasher, len: 0, rest, sending }))
+}
+
+/// Takes up an upload.
+pub async fn resume(storage: Objects, repository: &Repository, id: &UploadId) -> Result<Box<dyn Upload>, UploadError> {
+    let object = found(storage.0.objects.get(&storage.path(&key(id, "state"))?).await)?.ok_or(UploadError::Unknown)?;
+    let ObjectMeta { e_tag, version, .. } = object.meta.clone();
+    let bytes = object.bytes().await.map_err(io::Error::other)?;
+    let state: State = serde_json::from_slice(&bytes).map_err(io::Error::from)?;
+    if state.repository != repository.as_str() {
+        return Err(UploadError::Unknown);
+    }
+    if state.claimed_until > now() {
+        return Err(UploadError::Busy);
+    }
+    let hasher = state.algorithm.parse().ok().and_then(|algorithm| Hasher::load(algorithm, &state.hash));
+    let hasher = hasher.ok_or_else(|| io::Error::other("an upload's hash state is unreadable"))?;
+    let rest_len = state.len - (state.parts.len() * PART) as u64;
+    let rest = match rest_len {
+        0 => BytesMut::new(),
+        _ => {
+            let rest = storage.read(&rest_key(id, state.len)).await?;
+            BytesMut::from(&*rest.ok_or_else(|| io::Error::other("the rest of an upload is missing"))?)
+        }
+    };
+    let (len, version) = (state.len, UpdateVersion { e_tag, version });
+    let (id, sending) = (id.clone(), None);
+    Ok(Box::new(UploadObjects { storage, id, state, version, claimed_at: None, hasher, len, rest, sending }))
+}
+
+/// Removes all of an upload.
+pub async fn drop_whole(storage: &Objects, id: &UploadId) -> io::Result<()> {
+    if let Some(state) = storage.read(&key(id, "state")).await?
+        && let Ok(State { multipart: Some(multipart), .. }) = serde_json::from_slice(&state)
+    {
+        // Completed or aborted already, it isn't known any more.
+        let _ = storage.0.parts.abort_multipart(&storage.path(&key(id, "data"))?, &multipart).await;
+    }
+    let mut objects = storage.below(&keys::upload(id), None)?;
+    while let Some(object) = objects.try_next().await? {
+        found(storage.0.objects.delete(&object.location).await)?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Upload for UploadObjects {
+    fn id(&self) -> &UploadId {
+        &self.id
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn algorithm(&self) -> Algorithm {
+        self.hasher.algorithm()
+    }
+
+    fn restart(&mut self, algorithm: Algorithm) {
+        self.hasher = Hasher::new(algorithm);
+    }
+
+    async fn append(mut self: Box<Self>, chunks: Vec<Bytes>) -> io::Result<Box<dyn Upload>> {
+        self.claim().await?;
+        // Hashing is work for a thread of its own.
+        let mut hasher = self.hasher;
+        let hashed = tokio::task::spawn_blocking(move || {
+            for chunk in &chunks {
+                hasher.update(chunk);
+            }
+            (hasher, chunks)
+        });
+        let chunks;
+        (self.hasher, chunks) = hashed.await.map_err(io::Error::other)?;
+        for chunk in chunks {
+            self.len += chunk.len() as u64;
+            self.rest.extend_from_slice(&chunk);
+        }
+        while self.rest.len() >= PART {
+            let part = self.rest.split_to(PART).freeze();
+            self.send(part).await?;
+        }
+        Ok(self)
+    }
+
+    async fn flush(mut self: Box<Self>) -> io::Result<Box<dyn Upload>> {
+        self.sent().await?;
+        if !self.rest.is_empty() {
+            let rest = PutPayload::from(Bytes::copy_from_slice(&self.rest));
+            self.storage.put(&rest_key(&self.id, self.len), rest, PutMode::Overwrite).await?;
+        }
+        let before = std::mem::replace(&mut self.state.len, self.len);
+        self.state.algorithm = self.hasher.algorithm().to_string();
+        self.state.hash = self.hasher.save();
+        self.state.claimed_until = 0;
+        self.claimed_at = None;
+        self.save().await?;
+        if before != self.len {
+            self.storage.delete(&rest_key(&self.id, before)).await?;
+        }
+        Ok(self)
+    }
+
+    async fn finish(mut self: Box<Self>, expected: &Digest) -> Result<(), UploadError> {
+        let actual = self.hasher.clone().finish().map_err(io::Error::other)?;
+        if actual != *expected {
+            // It goes on as if this request had not been: with what counted before.
+            self.release().await?;
+            return Err(UploadError::Digest { expected: expected.clone(), actual });
+        }
+        self.claim().await?;
+        self.sent().await?;
+        let (storage, blob) = (self.storage.clone(), keys::blob(expected));
+        if !storage.exists(&blob).await? {
+            let rest = std::mem::take(&mut self.rest).freeze();
+            match self.state.multipart.clone() {
+                None => {
+                    storage.put(&blob, rest, PutMode::Overwrite).await?;
+                }
+                Some(multipart) => {
+                    if !rest.is_empty() {
+                        self.send(rest).await?;
+                        self.sent().await?;
+                    }
+                    let data = key(&self.id, "data");
+                    let parts = self.state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
+                    let completed = storage.0.parts.complete_multipart(&storage.path(&data)?, &multipart, parts).await;
+                    completed.map_err(io::Error::other)?;
+                    storage.copy(&data, &blob, self.len).await?;
+                }
+            }
+        }
+        drop_whole(&storage, &self.id).await?;
+        Ok(())
+    }
+
+    async fn cancel(self: Box<Self>) -> io::Result<()> {
+        drop_whole(&self.storage, &self.id).await
+    }
+}
+
+impl UploadObjects {
+    /// Writes `state`, unless somebody else has since we read it.
+    async fn save(&mut self) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&self.state)?;
+        let saved = self.storage.put(&key(&self.id, "state"), bytes, PutMode::Update(self.version.clone())).await?;
+        self.version = saved.ok_or_else(taken)?;
+        Ok(())
+    }
+
+    /// Makes sure that nobody else appends.
+    async fn claim(&mut self) -> io::Result<()> {
+        let age = self.claimed_at.map(|at| at.elapsed().unwrap_or(CLAIM));
+        if age.is_some_and(|age| age < RENEWED) {
+            return Ok(());
+        }
+        self.state.claimed_until = now() + CLAIM.as_secs();
+        // What was sent since counts when it is flushed, and not when a claim is renewed.
+        let parts = self.flushed_parts();
+        let more = self.state.parts.split_off(parts);
+        let saved = self.save().await;
+        self.state.parts.extend(more);
+        self.claimed_at = Some(SystemTime::now());
+        saved
+    }
+
+    async fn release(&mut self) -> io::Result<()> {
+        if self.claimed_at.take().is_none() {
+            return Ok(());
+        }
+        self.state.claimed_until = 0;
+        let parts = self.flushed_parts();
+        self.state.parts.truncate(parts);
+        self.save().await
+    }
+
+    fn flushed_parts(&self) -> usize {
+        usize::try_from(self.state.len).unwrap_or(usize::MAX) / PART
+    }
+
+    /// Sends a part, while the next one is received.
+    async fn send(&mut self, part: Bytes) -> io::Result<()> {
+        self.sent().await?;
+        let path = self.storage.path(&key(&self.id, "data"))?;
+        let parts = self.storage.0.parts.clone();
+        let multipart = match &self.state.multipart {
+            Some(multipart) => multipart.clone(),
+            None => {
+                let multipart = parts.create_multipart(&path).await.map_err(io::Error::other)?;
+                self.state.multipart = Some(multipart.clone());
+                // Written down at once, or nobody would know what to abort.
+                self.claimed_at = None;
+                self.claim().await?;
+                multipart
+            }
+        };
+        let index = self.state.parts.len();
+        let sending = async move { parts.put_part(&path, &multipart, index, part.into()).await };
+        self.sending = Some(tokio::spawn(sending));
+        Ok(())
+    }
+
+    /// Waits until the part on its way has arrived.
+    async fn sent(&mut self) -> io::Result<()> {
+        if let Some(sending) = self.sending.take() {
+            let part = sending.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+            self.state.parts.push(part.content_id);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::digest_of;
+
+    async fn storage_and_upload() -> (Objects, Repository, UploadId) {
+        let (storage, r) = (Objects::in_memory(Duration::from_hours(1)), "r".parse::<Repository>().expect("a name"));
+        let id = storage.begin_upload(&r, Algorithm::Sha256).await.expect("an upload").id().clone();
+        (storage, r, id)
+    }
+
+    #[tokio::test]
+    async fn chunks_of_any_size_become_one_blob_whoever_takes_them() {
+        let (storage, r, id) = storage_and_upload().await;
+        let bytes: Vec<u8> = (0..3 * PART + 12_345).map(|i| (i % 251) as u8).collect();
+        let mut at = 0;
+        for len in [1, PART - 1, PART + 7, 100, 0, 2 * PART] {
+            let upload = storage.resume_upload(&r, &id).await.expect("taken up");
+            assert_eq!(upload.len(), at as u64);
+            let chunk = Bytes::copy_from_slice(&bytes[at..bytes.len().min(at + len)]);
+            at += chunk.len();
+            let upload = upload.append(vec![chunk]).await.expect("appended");
+            assert!(matches!(storage.resume_upload(&r, &id).await, Err(UploadError::Busy)));
+            upload.flush().await.expect("flushed");
+        }
+        assert_eq!(at, bytes.len());
+        let digest = digest_of(Algorithm::Sha256, &bytes).expect("a digest");
+        let upload = storage.resume_upload(&r, &id).await.expect("taken up");
+        upload.finish(&digest).await.expect("finished");
+        assert_eq!(storage.read(&keys::blob(&digest)).await.expect("read").expect("the blob"), bytes);
+        assert!(matches!(storage.resume_upload(&r, &id).await, Err(UploadError::Unknown)));
+        assert!(!storage.is_folder(keys::UPLOADS).await.expect("looked"));
+    }
+
+    #[tokio::test]
+    async fn what_was_not_flushed_does_not_count() {
+        let (storage, r, id) = storage_and_upload().await;
+        let upload = storage.resume_upload(&r, &id).await.expect("taken up");
+        upload.append(vec![Bytes::from_static(b"one")]).await.expect("appended").flush().await.expect("flushed");
+        let mut upload = storage.resume_upload(&r, &id).await.expect("taken up");
+        upload = upload.append(vec![Bytes::from(vec![7; PART + 1])]).await.expect("appended");
+        let wrong = digest_of(Algorithm::Sha256, b"something else").expect("a digest");
+        assert!(matches!(upload.finish(&wrong).await, Err(UploadError::Digest { .. })));
+        let upload = storage.resume_upload(&r, &id).await.expect("taken up");
+        assert_eq!(upload.len(), 3);
+        upload.finish(&digest_of(Algorithm::Sha256, b"one").expect("a digest")).await.expect("finished");
+    }
+}
