@@ -6,7 +6,7 @@ use axum::body::Body;
 use berth_oci::{Error, ErrorCode, Operation, Page, Reference};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
-    header::{LINK, WWW_AUTHENTICATE},
+    header::{LINK, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde_json::json;
 
@@ -15,10 +15,11 @@ use crate::{
     app::App,
     challenge::{Because, challenge},
     forward,
-    identity::{Caller, Credential, Grant, Identity, Refusal, Via, scope::Access},
-    policy::{Decision, Verdict, WriteCondition},
+    identity::{Arrival, Caller, Credential, Grant, Refusal, scope::Access},
+    policy::{Circumstances, Decision, Rules, Verdict, WriteCondition},
+    request::RequestInfo,
     route::{Route, route},
-    site::{self, RequestInfo},
+    site,
 };
 
 /// How many repositories a list has at most.
@@ -48,8 +49,8 @@ pub struct Forwarded {
     pub operation: Operation,
     /// What the registry must check when it writes.
     pub condition: WriteCondition,
-    /// The id of the API key behind it, if it is one.
-    pub credential: Option<String>,
+    /// Whose it is, by name; empty for nobody.
+    pub user: String,
 }
 
 /// Why a request isn't forwarded.
@@ -76,14 +77,16 @@ pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, i
             return nobody(at_once(error_response(&error)));
         }
     };
+    let live = app.live();
     let upload = forward::upload_of(&operation).map(|id| id.as_str());
-    let caller = match app.identities.identify(&credential, upload).await {
+    let arrival = Arrival { client: info.client, certificate: info.certificate.as_deref(), upload };
+    let caller = match app.identities.identify(&live.authorities, &credential, &arrival).await {
         Ok(caller) => caller,
-        Err(Refusal::Store(_)) => {
-            return nobody(at_once(error_response(&unavailable("the credential can't be checked now; try again"))));
-        }
         Err(refusal) => {
             tracing::info!(request = info.id, client = ?info.client, reason = %refusal, "a credential was refused");
+            if let Some(answer) = not_now(&refusal) {
+                return nobody(at_once(answer));
+            }
             let needed = Access::needed(&operation);
             let refused = Refused { because: Some(Because::Invalid), needed, message: refusal.to_string() };
             return nobody(at_once(refuse(app, headers, &refused)));
@@ -95,9 +98,10 @@ pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, i
         let outcome = at_once(error_response(&denied("the request came from another site's page")));
         return Admission { user, outcome };
     }
-    let outcome = match decide(app, operation, &caller) {
+    let circumstances = info.circumstances(method);
+    let outcome = match decide(&live.rules, operation, &caller, &circumstances) {
         Ok(Forwarded { operation: Operation::ListRepositories(page), .. }) => {
-            at_once(list_repositories(app, &page, &caller).await)
+            at_once(list_repositories(app, &live.rules, &page, &caller, &circumstances).await)
         }
         Ok(forwarded) => match look_first(app, &forwarded).await {
             Ok(()) => Outcome::Forward(forwarded),
@@ -112,14 +116,19 @@ pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, i
 }
 
 /// Whether the caller may do this, with that token; if not, whether another credential could help.
-fn decide(app: &App, mut operation: Operation, caller: &Caller) -> Result<Forwarded, Refused> {
+fn decide(
+    rules: &Rules,
+    mut operation: Operation,
+    caller: &Caller,
+    circumstances: &Circumstances,
+) -> Result<Forwarded, Refused> {
     let identity = caller.identity.as_deref();
     let needed = Access::needed(&operation);
     let refused = |because, message: &str| {
         Err(Refused { because, needed: Access::needed(&operation), message: message.to_owned() })
     };
     let anonymous = matches!((&caller.grant, identity), (Grant::Everything, None));
-    let hopeless_list = matches!(operation, Operation::ListRepositories(_)) && !app.rules.has_anonymous();
+    let hopeless_list = matches!(operation, Operation::ListRepositories(_)) && !rules.has_anonymous();
     // On a 200 to an anonymous ping, docker and podman would never send their credentials.
     if anonymous && (operation == Operation::Ping || hopeless_list) {
         return refused(Some(Because::Missing), "sign in first");
@@ -130,29 +139,28 @@ fn decide(app: &App, mut operation: Operation, caller: &Caller) -> Result<Forwar
         let message = format!("requested access to the resource is denied: the token doesn't grant {needed}");
         return refused(Some(Because::Insufficient), &message);
     }
-    let condition = match app.rules.judge(identity, &operation) {
+    let condition = match rules.judge(identity, &operation, circumstances) {
         Verdict::Allowed(condition) => condition,
-        Verdict::Denied(Decision { rule, .. }) => {
+        Verdict::Denied(Decision { rule, message, .. }) => {
             tracing::debug!(user = caller.name(), rule, "denied");
             let because = match (&caller.grant, identity) {
                 (Grant::Token(_), _) => Some(Because::Insufficient),
                 (Grant::Everything, None) => Some(Because::Missing),
                 (Grant::Everything, Some(_)) => None,
             };
-            return refused(because, "requested access to the resource is denied");
+            let denied = "requested access to the resource is denied";
+            let message = message.map_or_else(|| denied.to_owned(), |message| format!("{denied}: {message}"));
+            return refused(because, &message);
         }
     };
     // Who may not read the source of a mount mounts from nowhere, and uploads.
     if let Operation::MountBlob { from, .. } = &mut operation
-        && from.as_ref().is_some_and(|from| !app.rules.may_read(identity, from.as_str()))
+        && from.as_ref().is_some_and(|from| !rules.may_read(identity, from.as_str(), circumstances))
     {
         *from = None;
     }
-    let credential = match identity {
-        Some(Identity { via: Via::ApiKey(id), .. }) => Some(id.clone()),
-        _ => None,
-    };
-    Ok(Forwarded { operation, condition, credential })
+    let user = identity.map(|identity| identity.user.clone()).unwrap_or_default();
+    Ok(Forwarded { operation, condition, user })
 }
 
 /// In front of a registry that knows no conditions: whether the one of this push holds. Two pushes at once may both be
@@ -179,9 +187,15 @@ async fn look_first(app: &App, forwarded: &Forwarded) -> Result<(), Error> {
 }
 
 /// `_catalog`: what the caller may read, in full pages.
-async fn list_repositories(app: &App, page: &Page, caller: &Caller) -> Response<Body> {
+async fn list_repositories(
+    app: &App,
+    rules: &Rules,
+    page: &Page,
+    caller: &Caller,
+    circumstances: &Circumstances,
+) -> Response<Body> {
     let n = page.n.unwrap_or(LISTED).min(LISTED);
-    let readable = |name: &str| app.rules.may_read(caller.identity.as_deref(), name);
+    let readable = |name: &str| rules.may_read(caller.identity.as_deref(), name, circumstances);
     let (names, more) = match app.registry.repositories(n, page.last.clone(), readable).await {
         Ok(found) => found,
         Err(error) => {
@@ -198,6 +212,18 @@ async fn list_repositories(app: &App, page: &Page, caller: &Caller) -> Response<
         }
     }
     response
+}
+
+/// The answer to a credential that can't be looked at now: because something is away, or because there were too many
+/// wrong ones.
+pub fn not_now(refusal: &Refusal) -> Option<Response<Body>> {
+    if let Refusal::Limited(wait) = refusal {
+        let error = Error::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, refusal.to_string());
+        let mut response = error_response(&error);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        return Some(response);
+    }
+    refusal.is_unknown().then(|| error_response(&unavailable("the credential can't be checked now; try again")))
 }
 
 /// 401 with a challenge if another credential could help, or else 403.

@@ -1,14 +1,21 @@
 //! What all requests share.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ipnet::IpNet;
+use tokio::task::JoinSet;
 
 use crate::{
-    config::{Config, ExternalUrl},
-    identity::{Identities, Keys, Sessions, Tokens},
+    config::{Config, ExternalUrl, ProviderConfig},
+    identity::{
+        Authorities, Identities, Keys, RefreshTokens, Sessions, Tokens, app_password::AppPasswords,
+        htpasswd::Passwords, limits::Limits, workload::Workloads,
+    },
+    metrics::Metrics,
     oidc::Provider,
     policy::Rules,
     registry::Registry,
-    secrets::{RootKey, Sealer},
+    secrets::{Mac, RootKey, Sealer},
     store::{Store, Usage},
 };
 
@@ -16,30 +23,78 @@ use crate::{
 pub struct App {
     /// The address that every URL of ours begins with.
     pub external_url: ExternalUrl,
-    /// Who signs people in.
-    pub providers: Vec<Arc<Provider>>,
-    /// Other origins that a sign-in may return to.
-    pub callback_origins: Vec<url::Origin>,
     /// Whether people may make API keys.
     pub api_keys: bool,
     /// Whether cookies are for https alone.
     pub secure_cookies: bool,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Who is asking?
     pub identities: Identities,
-    /// May they?
-    pub rules: Rules,
     /// Our own questions to the registry.
     pub registry: Registry,
+    /// What is counted.
+    pub metrics: Metrics,
     /// The database.
     pub store: Store,
     /// What was used lately.
     pub usage: Arc<Usage>,
     /// Seals what a browser keeps for us during a sign-in.
     pub sign_in_sealer: Sealer,
+    passwords_mac: Mac,
+    live: RwLock<Arc<Live>>,
+}
+
+/// What is replaced as a whole when the configuration is read again.
+pub struct Live {
+    /// Who vouches for people?
+    pub authorities: Authorities,
+    /// May they?
+    pub rules: Rules,
+    /// Other origins that a sign-in may return to.
+    pub callback_origins: Vec<url::Origin>,
+    /// Keep the keys of providers and issuers fresh; they end with this.
+    _tasks: JoinSet<()>,
+}
+
+impl Live {
+    fn new(config: &Config, mac: &Mac, before: Option<&Self>) -> Result<Self, String> {
+        let known = |config: &ProviderConfig| {
+            let providers = before.map_or(&[][..], |before| &before.authorities.providers);
+            providers.iter().find(|provider| provider.config == *config).cloned()
+        };
+        let providers = config.providers.iter().map(|provider| {
+            let callback = config.external_url.join(&format!("/zot/auth/callback/{}", provider.id));
+            known(provider).map_or_else(|| Provider::new(provider.clone(), callback).map(Arc::new), Ok)
+        });
+        let providers = providers.collect::<Result<Vec<_>, _>>()?;
+        let none = Workloads::default();
+        let known_workloads = before.map_or(&none, |before| &before.authorities.workloads);
+        let workloads = Workloads::new(config.workloads.clone(), known_workloads)?;
+        let passwords = config.passwords.clone().map(|users| Passwords::new(users, mac.clone()));
+        let mut tasks = JoinSet::new();
+        for provider in &providers {
+            tasks.spawn(Arc::clone(provider).keep_discovered());
+        }
+        for issuer in workloads.issuers() {
+            tasks.spawn(Arc::clone(issuer).keep_keys());
+        }
+        Ok(Self {
+            authorities: Authorities::new(providers, workloads, passwords, AppPasswords::new(mac.clone())),
+            rules: config.rules.clone(),
+            callback_origins: config.callback_origins.clone(),
+            _tasks: tasks,
+        })
+    }
+
+    /// Who signs people in.
+    pub fn providers(&self) -> &[Arc<Provider>] {
+        &self.authorities.providers
+    }
 }
 
 impl App {
-    /// Opens everything that `config` names, but asks no one on the network.
+    /// Opens everything that `config` names, but waits for no one on the network save the database.
     ///
     /// # Errors
     /// A sentence with the key's path and the mend.
@@ -50,28 +105,46 @@ impl App {
         let sealer = Sealer::new(&root, "provider tokens");
         let (idle, absolute) = (config.state.session_idle, config.state.session_absolute);
         let service = config.external_url.authority().to_owned();
+        let lifetime = i64::try_from(config.state.refresh_token_lifetime.as_secs()).unwrap_or_default();
         let identities = Identities {
             keys: Keys::new(store.clone(), Arc::clone(&usage)),
             sessions: Sessions::new(store.clone(), Arc::clone(&usage), sealer, idle, absolute),
             tokens: Tokens::new(&root, config.external_url.join(""), service),
+            refresh_tokens: RefreshTokens::new(store.clone(), lifetime),
+            limits: Limits::new(),
+            certificate_names: config.certificate_names.clone(),
         };
-        let providers = config.providers.iter().map(|provider| {
-            let callback = config.external_url.join(&format!("/zot/auth/callback/{}", provider.id));
-            Provider::new(provider.clone(), callback).map(Arc::new)
-        });
+        let passwords_mac = Mac::new(&root, "passwords");
+        let live = Live::new(config, &passwords_mac, None)?;
         Ok(Self {
             external_url: config.external_url.clone(),
-            providers: providers.collect::<Result<_, _>>()?,
-            callback_origins: config.callback_origins.clone(),
             api_keys: config.api_keys,
             secure_cookies: config.secure_cookies,
+            trusted_proxies: config.trusted_proxies.clone(),
             identities,
-            rules: config.rules.clone(),
             registry: Registry::new(&config.upstream)?,
+            metrics: Metrics::default(),
             store,
             usage,
             sign_in_sealer: Sealer::new(&root, "sign-in"),
+            passwords_mac,
+            live: RwLock::new(Arc::new(live)),
         })
+    }
+
+    /// The rules and authorities of now. A request goes by the same ones to its end.
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Goes on with the rules and authorities of `config`. What else is in it needs a restart.
+    ///
+    /// # Errors
+    /// A sentence; then everything stays as it was.
+    pub fn reload(&self, config: &Config) -> Result<(), String> {
+        let live = Live::new(config, &self.passwords_mac, Some(&self.live()))?;
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+        Ok(())
     }
 
     /// The name of the session cookie. `__Host-` keeps other hosts from setting it (RFC 6265bis, section 4.1.3.2).

@@ -37,7 +37,9 @@ use crate::{
     app::App,
     forward,
     policy::WriteCondition,
-    site::{self, LARGEST_FORM, RequestInfo},
+    request::RequestInfo,
+    site::{self, LARGEST_FORM},
+    tls::ClientCertificate,
 };
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -198,7 +200,7 @@ impl ProxyHttp for Gateway {
 
     fn new_ctx(&self) -> Context {
         Context {
-            info: RequestInfo { id: Uuid::new_v4().simple().to_string(), client: None },
+            info: RequestInfo::new(Uuid::new_v4().simple().to_string()),
             began: Instant::now(),
             user: "anonymous".to_owned(),
             forwarded: None,
@@ -213,8 +215,14 @@ impl ProxyHttp for Gateway {
         if !session.is_process_shutting_down() {
             session.set_keepalive(Some(SILENCE.as_secs()));
         }
-        context.info.client = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip());
+        let peer = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip());
+        let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
         let request = session.req_header();
+        context.info.arrive(peer, &request.headers, &self.app.trusted_proxies);
+        if let Some(tls) = tls {
+            context.info.certificate = tls.extension.get::<ClientCertificate>().map(|shown| shown.0.as_slice().into());
+            context.info.tls = Some(tls.version.as_ref().into());
+        }
         let admission =
             admission::admit(&self.app, &request.method, &request.uri, &request.headers, &context.info).await;
         context.user = admission.user;
@@ -282,7 +290,7 @@ impl ProxyHttp for Gateway {
             response.remove_header(name);
         }
         if let Some(id) = forward::begun_upload(&forwarded.operation, response.status, &response.headers) {
-            self.app.identities.tokens.began_upload(id.as_str(), forwarded.credential.as_deref());
+            self.app.identities.tokens.began_upload(id.as_str(), &forwarded.user);
         }
         if let Some(location) =
             response.headers.get(LOCATION).and_then(|value| forward::location(response.status, value))
@@ -368,6 +376,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        self.app.metrics.request(status, context.began.elapsed());
         let request = session.req_header();
         tracing::info!(
             request = context.info.id,

@@ -3,21 +3,26 @@
 //!
 //! ```text
 //! main → gateway → admission → { route → identity → policy } → forward
-//!           └──────→ site (pages, login, keys, token service)
+//!           └──────→ site (pages, login, keys, sessions, token service)
 //! identity, site → oidc, store
 //! ```
+//! `app` is what they share, and `reload` replaces the part of it that the configuration may change.
 
 mod admission;
 mod answer;
 mod app;
 mod challenge;
 mod config;
+mod expression;
 mod forward;
 mod gateway;
 mod identity;
+mod metrics;
 mod oidc;
 mod policy;
 mod registry;
+mod reload;
+mod request;
 mod route;
 mod secrets;
 mod serve;
@@ -48,6 +53,21 @@ enum Command {
         /// The configuration file, zot's config.json.
         config: PathBuf,
     },
+    /// Say whether somebody may do something, and which rule decides; exit with 1 if not.
+    Can {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+        /// The user's name; nobody, without it.
+        #[arg(long)]
+        user: Option<String>,
+        /// A group that the user's claims have; as often as there are groups.
+        #[arg(long = "group", requires = "user")]
+        groups: Vec<String>,
+        /// read, create, update or delete.
+        action: String,
+        /// The repository, with :TAG or @DIGEST if it is about one.
+        target: String,
+    },
     /// Exit with 0 if the proxy of this file serves, and the registry behind it.
     Health {
         /// The configuration file, zot's config.json.
@@ -59,6 +79,9 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify { config } => serve::verify(&config),
+        Command::Can { config, user, groups, action, target } => {
+            serve::can(&config, user.as_deref(), groups, &action, &target)
+        }
         Command::Health { config } => serve::health(&config),
     };
     match outcome {

@@ -85,6 +85,29 @@ impl RootKey {
     }
 }
 
+/// A keyed hash: under it, what is remembered of a secret in memory says nothing of it.
+#[derive(Clone)]
+pub struct Mac(hmac::Key);
+
+impl Mac {
+    /// The keyed hash for `purpose`.
+    pub fn new(root: &RootKey, purpose: &str) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &root.derive(purpose)))
+    }
+
+    /// The hash of some texts, as they are divided.
+    pub fn of(&self, texts: &[&str]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.0);
+        for text in texts {
+            context.update(&(text.len() as u64).to_be_bytes());
+            context.update(text.as_bytes());
+        }
+        let mut out = [0; 32];
+        out.copy_from_slice(context.sign().as_ref());
+        out
+    }
+}
+
 /// Encrypts what others keep for us: the database, or a browser.
 pub struct Sealer(RandomizedNonceKey);
 

@@ -1,4 +1,4 @@
-//! The three commands.
+//! The commands.
 
 use std::{
     net::{IpAddr, Ipv4Addr, TcpListener},
@@ -9,7 +9,6 @@ use std::{
 
 use async_trait::async_trait;
 use pingora::{
-    listeners::tls::TlsSettings,
     proxy::http_proxy_service,
     server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, configuration::ServerConf},
 };
@@ -22,8 +21,12 @@ use crate::{
     app::App,
     config::Config,
     gateway::{Gateway, InFlight},
+    identity::Identity,
+    policy::{Action, Circumstances, Question},
+    reload,
     secrets::RootKey,
-    tls::Certificate,
+    store::now,
+    tls::{self, Certificate},
 };
 
 /// How long requests may go on after the proxy was told to stop.
@@ -48,15 +51,9 @@ pub fn serve(path: &Path) -> Result<(), String> {
     let app = Arc::new(runtime.block_on(App::open(&config))?);
     let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
 
-    for provider in &app.providers {
-        runtime.spawn(Arc::clone(provider).keep_discovered());
-    }
     runtime.spawn(chores(Arc::clone(&app)));
     let learner = Arc::clone(&app);
     runtime.spawn(async move { learner.registry.learn().await });
-    if let Some(certificate) = &certificate {
-        runtime.spawn(Arc::clone(certificate).keep_fresh());
-    }
 
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let conf = ServerConf {
@@ -71,17 +68,13 @@ pub fn serve(path: &Path) -> Result<(), String> {
     let gateway = Gateway::new(Arc::clone(&app), config.upstream.clone(), in_flight.clone());
     let mut service = http_proxy_service(&server.configuration, gateway);
     let address = config.listen.to_string();
-    match certificate {
+    match &certificate {
         None => service.add_tcp(&address),
-        Some(certificate) => {
-            let mut settings = TlsSettings::intermediate("", "").map_err(|e| e.to_string())?;
-            settings.set_cert_resolver(certificate);
-            settings.enable_h2();
-            service.add_tls_with_settings(&address, None, settings);
-        }
+        Some(certificate) => service.add_tls_with_settings(&address, None, tls::settings(Arc::clone(certificate))?),
     }
     server.add_service(service);
     tracing::info!("listening on {address} for {}, in front of {}", config.external_url.join(""), config.upstream);
+    runtime.spawn(reload::keep_reloading(Arc::clone(&app), path.to_owned(), config, certificate));
     server.run(RunArgs { shutdown_signal: Box::new(StopSignal { in_flight }) });
 
     runtime.block_on(write_usage(&app));
@@ -131,8 +124,13 @@ async fn chores(app: Arc<App>) {
     loop {
         tokio::time::sleep(CHORES).await;
         write_usage(&app).await;
-        if let Err(error) = app.identities.sessions.sweep().await {
-            tracing::warn!(%error, "ended sessions can't be forgotten");
+        let renewed = app.identities.sessions.renew(app.live().providers()).await;
+        let swept = app.identities.sessions.sweep().await;
+        let expired = app.store.delete_expired_tokens().await;
+        for outcome in [renewed, swept, expired] {
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "sessions can't be renewed, or ended ones forgotten");
+            }
         }
     }
 }
@@ -145,6 +143,7 @@ pub fn verify(path: &Path) -> Result<(), String> {
     }
     if let Some(files) = &config.tls {
         Certificate::read(files)?;
+        files.client_authorities.as_deref().map(tls::client_verifier).transpose()?;
     }
     if config.state.secret_file.exists() {
         RootKey::load(&config.state.secret_file)?;
@@ -154,6 +153,31 @@ pub fn verify(path: &Path) -> Result<(), String> {
     }
     println!("{}: the proxy can serve this", path.display());
     Ok(())
+}
+
+/// `berth-proxy can`: whether somebody may do something, and which rule decides.
+pub fn can(path: &Path, user: Option<&str>, groups: Vec<String>, action: &str, target: &str) -> Result<(), String> {
+    let (config, _) = Config::read(path).map_err(|problems| problems.to_string())?;
+    let action = Action::from_name(action)
+        .ok_or_else(|| format!("{action} is not an action; expected read, create, update or delete"))?;
+    // A digest has a colon, a tag has none, and a repository has neither.
+    let (repository, reference) = match target.split_once(['@', ':']) {
+        None => (target, None),
+        Some((repository, reference)) => (repository, Some(reference)),
+    };
+    let repository: berth_oci::Repository = repository.parse().map_err(|e| format!("{repository}: {e}"))?;
+    let reference = reference.map(str::parse::<berth_oci::Reference>).transpose();
+    let reference = reference.map_err(|e| format!("{target}: {e}"))?;
+    let identity = user.map(|user| Identity::named(user, groups));
+    let question = Question { action, repository: repository.as_str(), reference: reference.as_ref() };
+    let circumstances = Circumstances { time: now(), ..Circumstances::default() };
+    let decision = config.rules.decide(identity.as_ref(), &question, &circumstances);
+    let text = format!("{}: {}", if decision.allowed { "yes" } else { "no" }, decision.rule);
+    if decision.allowed {
+        println!("{text}");
+        return Ok(());
+    }
+    Err(text)
 }
 
 /// `berth-proxy health`: asks the running proxy on its own port.

@@ -1,20 +1,23 @@
-//! The certificate that we show, read again when its file changes.
+//! The certificate that we show, read again when its file changes; and those that clients show.
 
 use std::{
+    any::Any,
     fmt, fs,
+    path::Path,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime},
 };
 
-use pingora::tls::{
-    ClientHello, CryptoProvider, ResolvesServerCert, install_default_crypto_provider, load_certs_and_key_files,
-    sign::CertifiedKey,
+use async_trait::async_trait;
+use pingora::{
+    listeners::{TlsAccept, tls::TlsSettings},
+    protocols::tls::TlsRef,
+    tls::{
+        ClientCertVerifier, ClientHello, CryptoProvider, ResolvesServerCert, RootCertStore, WebPkiClientVerifier,
+        install_default_crypto_provider, load_ca_file_into_store, load_certs_and_key_files, sign::CertifiedKey,
+    },
 };
 
 use crate::config::Tls;
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(10);
 
 /// The certificate in use.
 pub struct Certificate {
@@ -32,28 +35,15 @@ impl Certificate {
         Ok(Self { files: files.clone(), current: RwLock::new(Arc::new(current)) })
     }
 
-    /// Reads the files again whenever they change. A bad one is refused, and the old certificate stays.
-    pub async fn keep_fresh(self: Arc<Self>) {
-        let mut seen = self.changed_at();
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let now = self.changed_at();
-            if now == seen {
-                continue;
+    /// Reads the files again. Bad ones are refused, and the old certificate stays.
+    pub fn read_again(&self) {
+        match load(&self.files) {
+            Ok(key) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+                tracing::info!("the certificate was read again");
             }
-            seen = now;
-            match load(&self.files) {
-                Ok(key) => {
-                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
-                    tracing::info!("the certificate was read again");
-                }
-                Err(error) => tracing::error!("{error}; the old certificate stays in use"),
-            }
+            Err(error) => tracing::error!("{error}; the old certificate stays in use"),
         }
-    }
-
-    fn changed_at(&self) -> [Option<SystemTime>; 2] {
-        [&self.files.certificate, &self.files.key].map(|path| fs::metadata(path).and_then(|m| m.modified()).ok())
     }
 }
 
@@ -66,6 +56,55 @@ fn load(files: &Tls) -> Result<CertifiedKey, String> {
     let loaded = load_certs_and_key_files(&certificate, &key).map_err(|e| problem(e.to_string()))?;
     let (chain, key) = loaded.ok_or_else(|| problem("a certificate or a key is missing in the files".to_owned()))?;
     CertifiedKey::from_der(chain, key, provider).map_err(|e| problem(e.to_string()))
+}
+
+/// How a listener of ours shakes hands. A client may show a certificate; it need not, since browsers and others come
+/// with something else.
+///
+/// # Errors
+/// A sentence with the key's path, if the authorities of clients can't be read.
+pub fn settings(certificate: Arc<Certificate>) -> Result<TlsSettings, String> {
+    let authorities = certificate.files.client_authorities.clone();
+    let mut settings = TlsSettings::with_callbacks(Box::new(RememberClient)).map_err(|e| e.to_string())?;
+    settings.set_cert_resolver(certificate);
+    settings.enable_h2();
+    if let Some(path) = authorities {
+        settings.set_client_cert_verifier(client_verifier(&path)?);
+    }
+    Ok(settings)
+}
+
+/// Takes the certificates of the authorities in a file.
+///
+/// # Errors
+/// A sentence with the key's path and the mend.
+pub fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let problem = |what: &dyn fmt::Display| {
+        format!("http.tls.cacert: {}: {what}; expected PEM certificates of the authorities of clients", path.display())
+    };
+    fs::metadata(path).map_err(|e| problem(&e))?;
+    install_default_crypto_provider();
+    let text = path.to_string_lossy().into_owned();
+    let mut roots = RootCertStore::empty();
+    load_ca_file_into_store(&text, &mut roots).map_err(|e| problem(&e))?;
+    if roots.is_empty() {
+        return Err(problem(&"holds no certificate"));
+    }
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated();
+    verifier.build().map_err(|e| problem(&e))
+}
+
+/// The certificate that a client has shown, in DER, as the connection remembers it.
+pub struct ClientCertificate(pub Vec<u8>);
+
+struct RememberClient;
+
+#[async_trait]
+impl TlsAccept for RememberClient {
+    async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
+        let der = tls.peer_certificate_der()?.to_vec();
+        Some(Arc::new(ClientCertificate(der)))
+    }
 }
 
 impl ResolvesServerCert for Certificate {

@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use berth_config::Section;
 
-use crate::policy::{Action, Actions, Pattern, Policy, RepositoryRules, Rules};
+use crate::{
+    expression::Expression,
+    policy::{Action, Actions, Condition, MetricsPolicy, Pattern, Policy, RepositoryRules, Rules},
+};
 
 /// Reads the section. Without it, whoever is signed in may do everything.
 pub fn read(section: Section<'_>) -> Rules {
@@ -33,20 +36,41 @@ pub fn read(section: Section<'_>) -> Rules {
     });
     let repositories = repositories.collect();
     let admin = read_policy(section.section("adminPolicy"));
-    section.ignore("metrics", "there are no metrics to see");
+    let metrics = read_metrics(section.section("metrics"));
     section.close();
-    Rules::new(groups, repositories, admin)
+    Rules::new(groups, repositories, admin, metrics)
 }
 
 fn read_policy(section: Section<'_>) -> Policy {
-    section.refuse("conditions", "rules with conditions aren't read yet; leave the rule out");
     let policy = Policy {
         users: section.texts("users").unwrap_or_default().into_iter().collect(),
         groups: section.texts("groups").unwrap_or_default().into_iter().collect(),
         actions: actions(&section, "actions"),
+        conditions: section.sections("conditions").into_iter().filter_map(read_condition).collect(),
     };
     section.close();
     policy
+}
+
+fn read_condition(section: Section<'_>) -> Option<Condition> {
+    let message = section.text("message").map(Into::into);
+    let compiled = match section.text("expression") {
+        Some(text) => Expression::compile(text).map_err(|e| format!("is no CEL expression: {e}; mend it")),
+        None => Err("is missing; expected a CEL expression, such as \"req.tag != 'latest'\"".to_owned()),
+    };
+    // Without it the policy would grant more than its writer meant; but then the file is refused.
+    let expression = compiled.map_err(|problem| section.problem("expression", problem));
+    section.close();
+    Some(Condition { expression: expression.ok()?, message })
+}
+
+fn read_metrics(section: Section<'_>) -> MetricsPolicy {
+    let metrics = MetricsPolicy {
+        users: section.texts("users").unwrap_or_default().into_iter().collect(),
+        anonymous: actions(&section, "anonymousPolicy").contains(Action::Read),
+    };
+    section.close();
+    metrics
 }
 
 fn actions(section: &Section<'_>, key: &'static str) -> Actions {

@@ -1,6 +1,8 @@
 //! What the proxy reads of the configuration file: `http`, `accessControl` (zot's) and `sidecar` (ours).
 
 mod access;
+mod authority;
+mod bearer;
 mod provider;
 
 use std::{
@@ -10,11 +12,18 @@ use std::{
 };
 
 use berth_config::{File, Log, Note, Problems, Section, Upstream};
+use ipnet::IpNet;
 use url::Url;
 
-pub use provider::ProviderConfig;
-
-use crate::policy::Rules;
+pub use self::{authority::Authority, provider::ProviderConfig};
+use crate::{
+    identity::{
+        certificate::NameAttribute,
+        htpasswd::{self, PasswordFile},
+        workload::Rule,
+    },
+    policy::Rules,
+};
 
 /// The proxy's settings.
 pub struct Config {
@@ -26,6 +35,16 @@ pub struct Config {
     pub external_url: ExternalUrl,
     /// Who signs people in.
     pub providers: Vec<ProviderConfig>,
+    /// Whose workloads' tokens are taken, and which.
+    pub workloads: Vec<Rule>,
+    /// The users of the password file, if there is one.
+    pub passwords: Option<PasswordFile>,
+    /// Which part of a client certificate is the user's name.
+    pub certificate_names: Vec<NameAttribute>,
+    /// Other files whose change makes this one to be read again.
+    pub watched: Vec<PathBuf>,
+    /// Proxies in front of this one, whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Other origins that a sign-in may return to.
     pub callback_origins: Vec<url::Origin>,
     /// Whether people may make API keys.
@@ -49,11 +68,13 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// The key, PEM.
     pub key: PathBuf,
+    /// The authorities of client certificates, PEM.
+    pub client_authorities: Option<PathBuf>,
 }
 
 /// `sidecar.database`, `secretFile` and `session`
 pub struct State {
-    /// A `sqlite:` URL.
+    /// A `sqlite:` or `postgres://` URL.
     pub database: String,
     /// The key that seals what the database holds; never in the database itself.
     pub secret_file: PathBuf,
@@ -61,6 +82,8 @@ pub struct State {
     pub session_idle: Duration,
     /// A session ends after so long in any case.
     pub session_absolute: Duration,
+    /// A job's refresh token ends after so long.
+    pub refresh_token_lifetime: Duration,
 }
 
 /// `http.externalUrl`: an origin, kept without a slash at its end.
@@ -127,6 +150,7 @@ impl Config {
         let http = root.section("http");
         let upstream = Upstream::read(&sidecar);
         let state = read_state(&sidecar);
+        let trusted_proxies = read_trusted_proxies(&sidecar);
         sidecar.close();
         let listen = SocketAddr::new(read_address(&http), http.port("port").unwrap_or(8080));
         let external_url = read_external_url(&http);
@@ -152,7 +176,15 @@ impl Config {
                 "can't be true while http.externalUrl is plain http; use https, or leave it out",
             );
         }
-        read_other_auth(auth, &http, providers.is_empty());
+        let workloads = bearer::read(auth.section("bearer"));
+        let mut watched: Vec<PathBuf> = Vec::new();
+        let passwords = read_passwords(auth.section("htpasswd"), &mut watched);
+        let certificate_names = read_certificate_names(auth.section("mtls"), tls.as_ref());
+        watched.extend(providers.iter().flat_map(|provider| provider.files.clone()));
+        watched.extend(workloads.iter().filter_map(|rule| rule.issuer.authority.file().map(Path::to_owned)));
+        let certificates = tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some());
+        let nobody = providers.is_empty() && workloads.is_empty() && passwords.is_none() && !certificates;
+        read_other_auth(auth, &http, nobody);
 
         let rules = access::read(http.section("accessControl"));
         read_other_http(http);
@@ -162,6 +194,11 @@ impl Config {
             tls,
             external_url,
             providers,
+            workloads,
+            passwords,
+            certificate_names,
+            watched,
+            trusted_proxies,
             callback_origins,
             api_keys,
             secure_cookies,
@@ -204,7 +241,6 @@ fn read_tls(tls: Section<'_>) -> Option<Tls> {
     if !tls.is_present() {
         return None;
     }
-    tls.refuse("cacert", "client certificates aren't read yet: leave it out, and give clients API keys");
     let file = |key: &'static str| {
         let Some(path) = tls.text(key) else {
             tls.problem(key, "is missing; expected the path of a PEM file, or no \"tls\" section for plain http");
@@ -216,8 +252,9 @@ fn read_tls(tls: Section<'_>) -> Option<Tls> {
         Some(PathBuf::from(path))
     };
     let (certificate, key) = (file("cert"), file("key"));
+    let client_authorities = tls.text("cacert").is_some().then(|| file("cacert")).flatten();
     tls.close();
-    Some(Tls { certificate: certificate?, key: key? })
+    Some(Tls { certificate: certificate?, key: key?, client_authorities })
 }
 
 fn read_origins(openid: &Section<'_>) -> Vec<url::Origin> {
@@ -236,10 +273,21 @@ fn read_origins(openid: &Section<'_>) -> Vec<url::Origin> {
 fn read_state(sidecar: &Section<'_>) -> State {
     let database = sidecar.text("database").unwrap_or("sqlite:/var/lib/berth/proxy.db");
     let file = database.strip_prefix("sqlite:").map(|path| path.split('?').next().unwrap_or(path));
-    if file.is_none_or(str::is_empty) {
-        sidecar.problem("database", "is not supported; expected \"sqlite:/var/lib/berth/proxy.db\"");
+    let server = database.starts_with("postgres://") || database.starts_with("postgresql://");
+    if !server && file.is_none_or(str::is_empty) {
+        sidecar.problem(
+            "database",
+            "is not supported; expected \"sqlite:/var/lib/berth/proxy.db\", or \"postgres://user:password@host/name\" for \
+             more than one replica",
+        );
     }
     let secret_file = sidecar.text("secretFile").map(PathBuf::from);
+    if server && secret_file.is_none() {
+        sidecar.problem(
+            "secretFile",
+            "is missing; expected a file that all replicas have, since what one seals the others must open",
+        );
+    }
     let secret_file = secret_file.unwrap_or_else(|| Path::new(file.unwrap_or_default()).with_extension("key"));
     let session = sidecar.section("session");
     let idle = session.duration("idle").unwrap_or(Duration::from_hours(2));
@@ -251,17 +299,84 @@ fn read_state(sidecar: &Section<'_>) -> State {
         session.problem("absolute", "is shorter than session.idle; expected something longer, such as \"24h\"");
     }
     session.close();
+    let refresh_token_lifetime = sidecar.duration("refreshTokenLifetime").unwrap_or(Duration::from_hours(1));
+    if refresh_token_lifetime > Duration::from_hours(24) {
+        sidecar.problem("refreshTokenLifetime", "is too long; expected a day at most, such as \"1h\"");
+    }
     sidecar.not_ours("allowRemoteRegistry");
-    State { database: database.to_owned(), secret_file, session_idle: idle, session_absolute: absolute }
+    let (session_idle, session_absolute) = (idle, absolute);
+    State { database: database.to_owned(), secret_file, session_idle, session_absolute, refresh_token_lifetime }
+}
+
+/// `sidecar.trustedProxies`: nobody, unless they are named.
+fn read_trusted_proxies(sidecar: &Section<'_>) -> Vec<IpNet> {
+    let texts = sidecar.texts("trustedProxies").unwrap_or_default();
+    let parsed = texts.iter().enumerate().filter_map(|(i, text)| {
+        let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let key = format!("trustedProxies[{i}]");
+        match net {
+            Ok(net) if net.prefix_len() == 0 => {
+                sidecar.problem(&key, "is everybody, who could then say to come from anywhere; expected your proxies");
+                None
+            }
+            Ok(net) => Some(net),
+            Err(_) => {
+                sidecar.problem(&key, "is no address; expected one such as \"10.0.0.1\" or \"10.0.0.0/24\"");
+                None
+            }
+        }
+    });
+    parsed.collect()
+}
+
+/// `http.auth.htpasswd`
+fn read_passwords(section: Section<'_>, watched: &mut Vec<PathBuf>) -> Option<PasswordFile> {
+    if !section.is_present() {
+        return None;
+    }
+    let path = section.text("path").map(PathBuf::from);
+    let read = match &path {
+        None => Err("is missing; expected the path of a file that `htpasswd -B` has written".to_owned()),
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|e| format!("{} can't be read ({e}); make it readable for this user", path.display()))
+            .and_then(|text| htpasswd::parse(&text).map_err(|e| format!("{}: {e}", path.display()))),
+    };
+    let users = read.map_err(|problem| section.problem("path", problem)).unwrap_or_default();
+    watched.extend(path);
+    section.close();
+    Some(users)
+}
+
+/// `http.auth.mtls`
+fn read_certificate_names(section: Section<'_>, tls: Option<&Tls>) -> Vec<NameAttribute> {
+    let expected = "expected CommonName, Subject, Email, DNSName or URI";
+    let names = section.texts("identityAttributes").unwrap_or_default();
+    let parsed = names.iter().enumerate().filter_map(|(i, name)| {
+        let attribute = NameAttribute::from_name(name);
+        if attribute.is_none() {
+            section.problem(&format!("identityAttributes[{i}]"), format!("is no part of a certificate; {expected}"));
+        }
+        attribute
+    });
+    let mut parsed: Vec<NameAttribute> = parsed.collect();
+    if parsed.is_empty() {
+        parsed.push(NameAttribute::CommonName);
+    }
+    for key in ["uriSanPattern", "uriSanIndex", "dnsSanIndex", "emailSanIndex"] {
+        section.refuse(key, "the first name of its kind is taken; give the user's name a place of its own");
+    }
+    if section.is_present() && tls.is_none_or(|tls| tls.client_authorities.is_none()) {
+        section
+            .problem("identityAttributes", "needs client certificates; expected their authorities in http.tls.cacert");
+    }
+    section.close();
+    parsed
 }
 
 /// zot's other ways to sign in: refused where leaving them out would change who gets in.
 fn read_other_auth(auth: Section<'_>, http: &Section<'_>, no_provider: bool) {
     auth.refuse("ldap", "connect the directory to authentik, which signs people in from it");
-    auth.refuse("htpasswd", "give its users accounts in authentik, and API keys");
-    auth.refuse("bearer", "give CI jobs the API key of a service account");
-    auth.refuse("mtls", "give clients API keys");
-    auth.ignore("failDelay", "failed sign-ins aren't slept on");
+    auth.ignore("failDelay", "failed sign-ins are counted, and limited per client and user");
     auth.ignore("sessionKeysFile", "sessions are in sidecar.database, sealed with sidecar.secretFile");
     auth.ignore("sessionDriver", "sessions are in sidecar.database");
     if no_provider {

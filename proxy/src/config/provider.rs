@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use berth_config::{File, Section};
 use url::Url;
 
+use super::Authority;
+
 /// One provider that signs people in.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ProviderConfig {
     /// Its key in the file, which is in its callback's path: `oidc`.
     pub id: String,
@@ -24,8 +26,10 @@ pub struct ProviderConfig {
     pub username_claim: String,
     /// The claim that lists the user's groups.
     pub groups_claim: String,
-    /// A PEM file of certificate authorities to trust beside the system's.
-    pub certificate_authority: Option<PathBuf>,
+    /// Whom to trust beside the system's authorities.
+    pub authority: Authority,
+    /// The files that its section names.
+    pub files: Vec<PathBuf>,
 }
 
 /// Reads one provider; nothing if a problem was recorded without which it makes no sense.
@@ -33,7 +37,7 @@ pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
     if !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
         section.problem("issuer", "belongs to a provider whose name isn't made of letters, digits, - and _; rename it");
     }
-    let issuer = read_issuer(&section);
+    let issuer = read_issuer(&section, EXAMPLE);
     let (client_id, client_secret) = read_credentials(&section);
     if client_id.is_none() {
         section.problem(
@@ -49,12 +53,9 @@ pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
     let username_claim = claims.text("username").unwrap_or("email").to_owned();
     let groups_claim = claims.text("groups").unwrap_or("groups").to_owned();
     claims.close();
-    let certificate_authority = section.text("certificateAuthorityFile").map(PathBuf::from);
-    if let Some(path) = &certificate_authority
-        && let Err(e) = std::fs::read(path)
-    {
-        section.problem("certificateAuthorityFile", format!("{} can't be read ({e})", path.display()));
-    }
+    let authority = Authority::read(&section);
+    let files = section.text("credentialsFile").map(PathBuf::from).into_iter();
+    let files = files.chain(authority.file().map(PathBuf::from)).collect();
     if section.text("keypath").is_some() {
         section.warn("keypath", "is not used: the provider's keys are fetched from it");
     }
@@ -69,13 +70,16 @@ pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
         scopes,
         username_claim,
         groups_claim,
-        certificate_authority,
+        authority,
+        files,
     })
 }
 
-fn read_issuer(section: &Section<'_>) -> Option<String> {
-    let example = "expected the OpenID Configuration Issuer of authentik's provider, such as \
-                   \"https://authentik.company/application/o/<slug>/\"";
+const EXAMPLE: &str = "expected the OpenID Configuration Issuer of authentik's provider, such as \
+                       \"https://authentik.company/application/o/<slug>/\"";
+
+/// Reads `issuer`; `example` says what is expected.
+pub fn read_issuer(section: &Section<'_>, example: &str) -> Option<String> {
     let Some(issuer) = section.text("issuer") else {
         section.problem("issuer", format!("is missing; {example}"));
         return None;

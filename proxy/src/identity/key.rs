@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use moka::future::Cache;
 use uuid::Uuid;
 
-use super::{Identity, REMEMBERED, Refusal, Via, shared};
+use super::{Identity, Refusal, Via, remembered::Remembered};
 use crate::{
+    policy::KeyScopes,
     secrets,
     store::{ApiKey, NewKey, Store, StoreError, Usage},
 };
@@ -23,10 +23,8 @@ pub fn is_key(text: &str) -> bool {
 pub struct Keys {
     store: Store,
     usage: Arc<Usage>,
-    /// By the hash of the key: `None` if there is no such key.
-    by_hash: Cache<String, Option<Known>>,
-    /// By its id.
-    by_id: Cache<String, Option<Known>>,
+    by_hash: Remembered<Known>,
+    by_id: Remembered<Known>,
 }
 
 #[derive(Clone)]
@@ -37,62 +35,75 @@ struct Known {
 
 impl From<ApiKey> for Known {
     fn from(key: ApiKey) -> Self {
-        let identity = Identity::new(key.user.clone(), Via::ApiKey(key.id.clone()));
+        let mut identity = Identity::new(key.user.clone(), Via::ApiKey(key.id.clone()));
+        identity.scopes = KeyScopes::parse(&key.scopes).ok().flatten();
         Self { key: Arc::new(key), identity: Arc::new(identity) }
     }
+}
+
+/// A key that somebody wants.
+pub struct WantedKey<'a> {
+    /// What they call it.
+    pub label: &'a str,
+    /// What it is made with.
+    pub user_agent: &'a str,
+    /// When it ends, if it does.
+    pub expires_at: Option<i64>,
+    /// What it is for; see [`KeyScopes`].
+    pub scopes: &'a [String],
 }
 
 impl Keys {
     /// The keys in `store`.
     pub fn new(store: Store, usage: Arc<Usage>) -> Self {
-        let cache = || Cache::builder().max_capacity(100_000).time_to_live(REMEMBERED).build();
-        Self { store, usage, by_hash: cache(), by_id: cache() }
+        Self { store, usage, by_hash: Remembered::new(), by_id: Remembered::new() }
     }
 
     /// The owner of a key, who must be called `user` if a name was given with it.
     pub async fn find(&self, user: Option<&str>, key: &str) -> Result<Arc<Identity>, Refusal> {
-        if !is_key(key) {
-            return Err(Refusal::NotAKey);
-        }
         let hash = secrets::hash(key);
         let load = async { Ok(self.store.key_by_hash(&hash).await?.map(Known::from)) };
-        let known = self.by_hash.try_get_with_by_ref(&hash, load).await.map_err(shared)?;
-        let known = known.ok_or(Refusal::UnknownKey)?;
+        let known = self.by_hash.get(&hash, load).await?.ok_or(Refusal::UnknownKey)?;
         if user.is_some_and(|user| !user.eq_ignore_ascii_case(&known.identity.user)) {
             return Err(Refusal::OthersKey);
         }
-        self.in_time(&known)
+        self.good(&known)
     }
 
     /// The owner of the key of this id; `None` if it is gone.
     pub async fn find_by_id(&self, id: &str) -> Result<Option<Arc<Identity>>, Refusal> {
         let load = async { Ok(self.store.key_by_id(id).await?.map(Known::from)) };
-        let known = self.by_id.try_get_with_by_ref(id, load).await.map_err(shared)?;
-        known.map(|known| self.in_time(&known)).transpose()
+        let known = self.by_id.get(id, load).await?;
+        known.map(|known| self.good(&known)).transpose()
     }
 
-    fn in_time(&self, known: &Known) -> Result<Arc<Identity>, Refusal> {
+    fn good(&self, known: &Known) -> Result<Arc<Identity>, Refusal> {
         if known.key.is_expired() {
             return Err(Refusal::ExpiredKey);
+        }
+        if known.key.suspended {
+            return Err(Refusal::Suspended);
         }
         self.usage.key(&known.key.id);
         Ok(Arc::clone(&known.identity))
     }
 
     /// Makes a key for `user`. The text is given here, and never again.
-    pub async fn create(
-        &self,
-        user: &str,
-        label: &str,
-        user_agent: &str,
-        expires_at: Option<i64>,
-    ) -> Result<(String, ApiKey), StoreError> {
+    pub async fn create(&self, user: &str, wanted: &WantedKey<'_>) -> Result<(String, ApiKey), StoreError> {
         let text = format!("{PREFIX}{}", secrets::random_text());
         let (id, key_hash) = (Uuid::new_v4().to_string(), secrets::hash(&text));
-        let new = NewKey { id: &id, key_hash: &key_hash, user_name: user, label, user_agent, expires_at };
+        let new = NewKey {
+            id: &id,
+            key_hash: &key_hash,
+            user_name: user,
+            label: wanted.label,
+            user_agent: wanted.user_agent,
+            expires_at: wanted.expires_at,
+            scopes: wanted.scopes,
+        };
         self.store.create_key(&new).await?;
         // Somebody may have guessed at it before it was.
-        self.by_hash.invalidate(&key_hash).await;
+        self.by_hash.forget(&key_hash).await;
         let key = self.store.key_by_id(&id).await?.ok_or_else(|| StoreError::from(sqlx::Error::RowNotFound))?;
         Ok((text, key))
     }
@@ -105,15 +116,15 @@ impl Keys {
     /// Revokes a key of this user; whether there was one. It stops here at once.
     pub async fn revoke(&self, user: &str, id: &str) -> Result<bool, StoreError> {
         let Some(hash) = self.store.delete_key(user, id).await? else { return Ok(false) };
-        self.by_hash.invalidate(&hash).await;
-        self.by_id.invalidate(id).await;
+        self.by_hash.forget(&hash).await;
+        self.by_id.forget(id).await;
         Ok(true)
     }
 
-    /// Forgets what is remembered of keys, because their owner's claims have changed.
-    pub fn forget(&self) {
-        self.by_hash.invalidate_all();
-        self.by_id.invalidate_all();
+    /// Looks the keys up again, because their owner's claims have changed.
+    pub fn refresh(&self) {
+        self.by_hash.refresh();
+        self.by_id.refresh();
     }
 }
 
@@ -135,16 +146,21 @@ mod tests {
             claims: Map::new(),
         };
         store.put_user(&user).await.expect("stored");
-        let keys = Keys::new(store, Arc::default());
-        let (text, key) = keys.create(&user.name, "ci", "test", None).await.expect("a key");
+        let keys = Keys::new(store.clone(), Arc::default());
+        let wanted = |expires_at| WantedKey { label: "ci", user_agent: "test", expires_at, scopes: &[] };
+        let (text, key) = keys.create(&user.name, &wanted(None)).await.expect("a key");
         assert!(keys.find(Some("Alice@company"), &text).await.is_ok());
         assert!(matches!(keys.find(Some("bob"), &text).await, Err(Refusal::OthersKey)));
         assert!(keys.find_by_id(&key.id).await.expect("read").is_some());
+        store.suspend(&user.name).await.expect("suspended");
+        keys.refresh();
+        assert!(matches!(keys.find(None, &text).await, Err(Refusal::Suspended)));
         assert!(!keys.revoke("bob", &key.id).await.expect("asked"));
         assert!(keys.revoke(&user.name, &key.id).await.expect("revoked"));
         assert!(matches!(keys.find(None, &text).await, Err(Refusal::UnknownKey)));
         assert!(keys.find_by_id(&key.id).await.expect("read").is_none());
-        let (text, _) = keys.create(&user.name, "old", "test", Some(1)).await.expect("a key");
+        store.put_user(&user).await.expect("stored");
+        let (text, _) = keys.create(&user.name, &wanted(Some(1))).await.expect("a key");
         assert!(matches!(keys.find(None, &text).await, Err(Refusal::ExpiredKey)));
     }
 }

@@ -1,24 +1,43 @@
 //! Who is asking? Whatever the credential was, one [`Identity`] comes of it.
 //!
-//! One file a kind: [`session`] cookies, API [`key`]s, and the bearer [`token`]s that our own token service makes
-//! of them. [`credential`] reads them off a request.
+//! One file a kind: [`session`] cookies, API [`key`]s, the bearer [`token`]s that our own token service makes of
+//! credentials, the [`refresh_token`]s of jobs; and those that others give out, which are the [`authorities`]' business:
+//! authentik's tokens and [`app_password`]s, the tokens of [`workload`]s, the passwords of an [`htpasswd`] file. A client
+//! [`certificate`] comes with the connection. [`credential`] reads the others off a request.
 
+pub mod app_password;
+pub mod authorities;
+pub mod certificate;
 pub mod credential;
+pub mod htpasswd;
 pub mod key;
+pub mod limits;
+pub mod refresh_token;
+pub mod remembered;
 pub mod scope;
 pub mod session;
 pub mod token;
+pub mod workload;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use self::{credential::Credential, key::Keys, session::Sessions, token::Tokens};
-use self::{scope::Access, token::Minted};
-use crate::store::{StoreError, User};
-
-/// How long a credential that ended on another replica may still be taken here.
-const REMEMBERED: Duration = Duration::from_secs(5);
+pub use self::{
+    authorities::Authorities, credential::Credential, key::Keys, refresh_token::RefreshTokens, session::Sessions,
+    token::Tokens,
+};
+use self::{
+    limits::Limits,
+    scope::Access,
+    token::{Minted, Origin},
+};
+use crate::{
+    oidc::jwt::JwtError,
+    policy::KeyScopes,
+    store::{RefreshToken, StoreError, User},
+};
 
 /// Somebody who proved who they are.
 #[derive(Clone, Debug)]
@@ -28,31 +47,53 @@ pub struct Identity {
     /// The groups, by the claims.
     pub groups: Vec<String>,
     /// Every claim.
-    #[allow(dead_code, reason = "conditions will read them")]
     pub claims: Map<String, Value>,
     /// How they proved it.
     pub via: Via,
+    /// What their API key is for, if it isn't for everything that they may do.
+    pub scopes: Option<Arc<KeyScopes>>,
+    /// When the proof ends, in seconds since 1970, if it ends by itself.
+    pub good_until: Option<i64>,
 }
 
 /// The kind of a credential, and its public name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Via {
     /// A browser's session, by the hash of its id.
     Session(String),
     /// An API key, by its id.
     ApiKey(String),
+    /// A token of the provider that signs people in.
+    ProviderToken,
+    /// An app password of authentik.
+    AppPassword,
+    /// A token of another issuer, by that.
+    Workload(String),
+    /// A job's refresh token, by its id.
+    RefreshToken(String),
+    /// A password of the password file, by its fingerprint.
+    Password(String),
+    /// A client certificate.
+    Certificate,
 }
 
 impl Identity {
     fn new(user: User, via: Via) -> Self {
-        Self { user: user.name, groups: user.groups, claims: user.claims, via }
+        let User { name, groups, claims, .. } = user;
+        Self { user: name, groups, claims, via, scopes: None, good_until: None }
+    }
+
+    /// Somebody for a test of the rules, or for a question about them.
+    pub fn named(user: &str, groups: Vec<String>) -> Self {
+        let via = Via::ApiKey(String::new());
+        Self { user: user.to_owned(), groups, claims: Map::new(), via, scopes: None, good_until: None }
     }
 
     /// Somebody for a test of the rules.
     #[cfg(test)]
     pub fn for_test(user: &str, groups: &[&str]) -> Self {
-        let groups = groups.iter().map(ToString::to_string).collect();
-        Self { user: user.to_owned(), groups, claims: Map::new(), via: Via::ApiKey(String::new()) }
+        Self::named(user, groups.iter().map(ToString::to_string).collect())
     }
 }
 
@@ -84,12 +125,20 @@ impl Caller {
     }
 }
 
+/// Where a request comes from, beside what it shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival<'a> {
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// The client certificate that the connection was made with, in DER.
+    pub certificate: Option<&'a [u8]>,
+    /// The upload that the request is about: a token that ran out in the middle of a long push is still taken for it.
+    pub upload: Option<&'a str>,
+}
+
 /// Why a credential isn't taken. The sentence goes to the log and to the client; it holds nothing of the credential.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The password isn't an API key.
-    #[error("the password is not an API key (they begin with zak_); make one on the registry's page in a browser")]
-    NotAKey,
     /// There is no such key.
     #[error("this API key does not exist or was revoked; make a new one on the registry's page")]
     UnknownKey,
@@ -99,6 +148,9 @@ pub enum Refusal {
     /// Another user's key.
     #[error("this API key belongs to another user name than the one given; the registry's page shows yours")]
     OthersKey,
+    /// Its owner is gone.
+    #[error("the identity provider does not know the owner of this API key any more; sign in again in a browser")]
+    Suspended,
     /// There is no such session.
     #[error("the session has ended; sign in again")]
     UnknownSession,
@@ -111,15 +163,61 @@ pub enum Refusal {
     /// A token whose credential is gone.
     #[error("the credential that this token was made of was revoked or has expired")]
     OrphanToken,
+    /// A refresh token that is none.
+    #[error("this refresh token does not exist, was revoked or has expired; log in again")]
+    UnknownRefreshToken,
+    /// No registry token is made of that.
+    #[error("a token is made of a user name and a password: an API key, an app password or a JWT")]
+    NoTokenOfThis,
+    /// A JWT of somebody we don't know.
+    #[error(
+        "the token is of the issuer {0:?}, which is neither a provider of this registry nor in http.auth.bearer.oidc"
+    )]
+    UnknownIssuer(String),
+    /// A JWT that isn't good.
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
+    /// A good JWT that no rule takes.
+    #[error("no rule takes this token; {0}")]
+    NoRule(String),
+    /// Good, but it names nobody.
+    #[error("{0}")]
+    Unnamed(String),
+    /// Neither a key nor an app password.
+    #[error(
+        "the password is neither an API key (they begin with zak_; make one on the registry's page in a browser), nor a \
+         token, nor an app password of this user at the identity provider"
+    )]
+    NotAPassword,
+    /// Not the one in the password file.
+    #[error("the user name or the password is wrong")]
+    WrongPassword,
+    /// A certificate without a name.
+    #[error("the client certificate names nobody, by the attributes in http.auth.mtls.identityAttributes")]
+    UnnamedCertificate,
+    /// Too many failures.
+    #[error("there were too many failed sign-ins; try again in {} s", .0.as_secs() + 1)]
+    Limited(Duration),
+    /// Not a refusal: nobody knows.
+    #[error("the credential can't be checked now: {0}")]
+    Unavailable(String),
     /// Not a refusal: nobody knows.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What several requests waited for.
+    #[error(transparent)]
+    Shared(Arc<Refusal>),
 }
 
-/// An error that several requests waited for.
-fn shared(error: Arc<StoreError>) -> Refusal {
-    tracing::error!(%error, "a credential can't be checked");
-    Refusal::Store(StoreError::from(sqlx::Error::Protocol(error.to_string())))
+impl Refusal {
+    /// Whether the credential may be good all the same.
+    pub fn is_unknown(&self) -> bool {
+        match self {
+            Self::Store(_) | Self::Unavailable(_) => true,
+            Self::Shared(refusal) => refusal.is_unknown(),
+            _ => false,
+        }
+    }
 }
 
 /// Turns credentials into callers.
@@ -130,36 +228,114 @@ pub struct Identities {
     pub sessions: Sessions,
     /// Our bearer tokens.
     pub tokens: Tokens,
+    /// What jobs go on with.
+    pub refresh_tokens: RefreshTokens,
+    /// Failures.
+    pub limits: Limits,
+    /// Which part of a client certificate is a name.
+    pub certificate_names: Vec<certificate::NameAttribute>,
 }
 
 impl Identities {
     /// Who shows this credential.
     ///
-    /// `upload` is the upload that the request is about: a token that ran out in the middle of a long push is still
-    /// taken for it.
-    ///
     /// # Errors
-    /// [`Refusal`] if the credential is wrong; [`Refusal::Store`] if that can't be found out now.
-    pub async fn identify(&self, credential: &Credential, upload: Option<&str>) -> Result<Caller, Refusal> {
+    /// [`Refusal`] if the credential is wrong, or if that can't be found out now.
+    pub async fn identify(
+        &self,
+        authorities: &Authorities,
+        credential: &Credential,
+        from: &Arrival<'_>,
+    ) -> Result<Caller, Refusal> {
         let everything = |identity| Caller { identity: Some(identity), grant: Grant::Everything };
-        match credential {
-            Credential::None => Ok(Caller::ANONYMOUS),
-            Credential::Session(id) => self.sessions.find(id).await.map(everything),
-            Credential::Basic { user, password } => self.keys.find(Some(user), password).await.map(everything),
-            Credential::Bearer(text) if key::is_key(text) => self.keys.find(None, text).await.map(everything),
-            Credential::Bearer(text) => {
+        let found = match credential {
+            Credential::None => match from.certificate {
+                None => return Ok(Caller::ANONYMOUS),
+                Some(der) => certificate::holder(der, &self.certificate_names).map(everything),
+            },
+            Credential::Session(id) => return self.sessions.find(id).await.map(everything),
+            Credential::Basic { user, password } => {
+                return self.by_password(authorities, user, password, from).await.map(everything);
+            }
+            Credential::Bearer(text) => self.by_bearer(authorities, text, from.upload).await,
+        };
+        found.map_err(|refusal| self.count(refusal, from.client, None))
+    }
+
+    /// Whoever has this user name and password, whichever kind of password it is.
+    async fn by_password(
+        &self,
+        authorities: &Authorities,
+        user: &str,
+        password: &str,
+        from: &Arrival<'_>,
+    ) -> Result<Arc<Identity>, Refusal> {
+        let found = if key::is_key(password) {
+            self.keys.find(Some(user), password).await
+        } else if let Some(issuer) = Authorities::issuer_of(password) {
+            authorities.by_jwt(&issuer, password).await
+        } else {
+            // What can be guessed.
+            self.limits.may_try(from.client, Some(user))?;
+            authorities.by_password(user, password).await
+        };
+        found.map_err(|refusal| self.count(refusal, from.client, Some(user)))
+    }
+
+    async fn by_bearer(&self, authorities: &Authorities, text: &str, upload: Option<&str>) -> Result<Caller, Refusal> {
+        let everything = |identity| Caller { identity: Some(identity), grant: Grant::Everything };
+        if key::is_key(text) {
+            return self.keys.find(None, text).await.map(everything);
+        }
+        match Authorities::issuer_of(text) {
+            Some(issuer) if issuer != self.tokens.issuer() => authorities.by_jwt(&issuer, text).await.map(everything),
+            _ => {
                 let minted = self.tokens.verify(text, upload)?;
-                self.owner_of(minted).await
+                self.owner_of(authorities, minted).await
             }
         }
     }
 
     /// A token is good as long as the credential that it was made of.
-    async fn owner_of(&self, minted: Minted) -> Result<Caller, Refusal> {
-        let identity = match &minted.credential {
-            None => None,
-            Some(id) => Some(self.keys.find_by_id(id).await?.ok_or(Refusal::OrphanToken)?),
+    async fn owner_of(&self, authorities: &Authorities, minted: Minted) -> Result<Caller, Refusal> {
+        let Minted { user, origin, access } = minted;
+        let identity = match origin {
+            Origin::Nobody => None,
+            Origin::Key(id) => Some(self.keys.find_by_id(&id).await?.ok_or(Refusal::OrphanToken)?),
+            Origin::RefreshToken(id) => {
+                let token = self.refresh_tokens.find_by_id(&id).await?;
+                Some(self.of_refresh_token(authorities, &token)?)
+            }
+            Origin::Password(fingerprint) => {
+                let passwords = authorities.passwords.as_ref();
+                let found = passwords.and_then(|passwords| passwords.find_by_fingerprint(&user, &fingerprint));
+                Some(found.ok_or(Refusal::OrphanToken)?)
+            }
+            Origin::Said { via, groups, claims } => {
+                Some(Arc::new(Identity { user, groups, claims, via, scopes: None, good_until: None }))
+            }
         };
-        Ok(Caller { identity, grant: Grant::Token(minted.access.into()) })
+        Ok(Caller { identity, grant: Grant::Token(access.into()) })
+    }
+
+    /// Whose refresh token this is, by the rules of now.
+    ///
+    /// # Errors
+    /// [`Refusal`] if they don't take the claims any more that it was made of.
+    pub fn of_refresh_token(&self, authorities: &Authorities, token: &RefreshToken) -> Result<Arc<Identity>, Refusal> {
+        let mut identity = authorities.by_claims(&token.issuer, &token.claims)?;
+        identity.via = Via::RefreshToken(token.id.clone());
+        identity.good_until = Some(token.expires_at);
+        Ok(Arc::new(identity))
+    }
+
+    /// Counts a failure, unless it is nobody's.
+    fn count(&self, refusal: Refusal, client: Option<IpAddr>, user: Option<&str>) -> Refusal {
+        match refusal {
+            // A client that goes on with an old token of ours guesses nothing.
+            Refusal::ExpiredToken | Refusal::OrphanToken | Refusal::Limited(_) => refusal,
+            refusal if refusal.is_unknown() => refusal,
+            refusal => self.limits.failed(client, user, refusal),
+        }
     }
 }

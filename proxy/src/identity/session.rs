@@ -1,15 +1,24 @@
 //! Sessions of browsers: an opaque random id in a cookie, stored as a hash.
+//!
+//! With the scope `offline_access` there is a refresh token, and the claims of a session's owner are renewed, at one
+//! replica, every quarter of an hour. Then their API keys see the groups of now, too.
 
 use std::{sync::Arc, time::Duration};
 
-use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, REMEMBERED, Refusal, Via, shared};
+use super::{Identity, Refusal, Via, remembered::Remembered};
 use crate::{
+    oidc::{Provider, RenewalError},
     secrets::{self, Sealer},
     store::{NewSession, Session, Store, StoreError, Usage, User, now},
 };
+
+/// Claims are renewed when they are so old; a little sooner than they must be.
+const RENEWAL: Duration = Duration::from_mins(14);
+
+/// How long one replica may take for it before another one tries.
+const LONGEST_RENEWAL: Duration = Duration::from_mins(1);
 
 /// What the provider gave at the sign-in, kept sealed.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -20,6 +29,20 @@ pub struct ProviderTokens {
     pub refresh_token: Option<String>,
 }
 
+/// Somebody who begins a session, and where.
+pub struct Beginning<'a> {
+    /// Who.
+    pub user: &'a User,
+    /// The provider's name for its own session, if it gave one.
+    pub sid: Option<&'a str>,
+    /// What it gave.
+    pub tokens: &'a ProviderTokens,
+    /// The browser.
+    pub user_agent: &'a str,
+    /// Where it is.
+    pub client: &'a str,
+}
+
 /// The sessions, with those in use in memory.
 pub struct Sessions {
     store: Store,
@@ -27,7 +50,7 @@ pub struct Sessions {
     sealer: Sealer,
     idle: Duration,
     absolute: Duration,
-    known: Cache<String, Option<Known>>,
+    known: Remembered<Known>,
 }
 
 #[derive(Clone)]
@@ -46,27 +69,21 @@ impl From<Session> for Known {
 impl Sessions {
     /// The sessions in `store`.
     pub fn new(store: Store, usage: Arc<Usage>, sealer: Sealer, idle: Duration, absolute: Duration) -> Self {
-        let known = Cache::builder().max_capacity(100_000).time_to_live(REMEMBERED).build();
-        Self { store, usage, sealer, idle, absolute, known }
+        Self { store, usage, sealer, idle, absolute, known: Remembered::new() }
     }
 
     /// Begins a session; gives its id, for the cookie alone.
-    pub async fn begin(
-        &self,
-        user: &User,
-        sid: Option<&str>,
-        tokens: &ProviderTokens,
-        user_agent: &str,
-    ) -> Result<String, StoreError> {
+    pub async fn begin(&self, beginning: &Beginning<'_>) -> Result<String, StoreError> {
         let id = secrets::random_text();
-        let id_hash = secrets::hash(&id);
-        let sealed = self.seal(tokens);
+        let &Beginning { user, sid, tokens, user_agent, client } = beginning;
         if self.store.put_user(user).await? {
             tracing::warn!(user = user.name, "this name was another person's: their sessions and API keys have ended");
         }
-        let new = NewSession { id_hash: &id_hash, user, sid, sealed: &sealed, user_agent };
+        let (id_hash, sealed) = (&secrets::hash(&id), &self.seal(tokens));
+        let renewable = tokens.refresh_token.is_some();
+        let new = NewSession { id_hash, user, sid, sealed, renewable, user_agent, client };
         self.store.create_session(&new).await?;
-        self.known.invalidate_all();
+        self.known.refresh();
         Ok(id)
     }
 
@@ -83,20 +100,33 @@ impl Sessions {
     /// Who the session with this id belongs to.
     pub async fn find(&self, id: &str) -> Result<Arc<Identity>, Refusal> {
         let known = self.load(id).await?;
-        let used_at = self.usage.of_session(&known.session.id_hash).unwrap_or(known.session.used_at);
-        let age = |since: i64| Duration::from_secs(u64::try_from(now().saturating_sub(since)).unwrap_or_default());
-        if age(used_at) > self.idle || age(known.session.created_at) > self.absolute {
+        if !self.in_time(&known.session) {
             return Err(Refusal::UnknownSession);
         }
         self.usage.session(&known.session.id_hash);
         Ok(known.identity)
     }
 
+    fn in_time(&self, session: &Session) -> bool {
+        let used_at = self.usage.of_session(&session.id_hash).unwrap_or(session.used_at);
+        let age = |since: i64| Duration::from_secs(u64::try_from(now().saturating_sub(since)).unwrap_or_default());
+        age(used_at) <= self.idle && age(session.created_at) <= self.absolute
+    }
+
     async fn load(&self, id: &str) -> Result<Known, Refusal> {
         let id_hash = secrets::hash(id);
         let load = async { Ok(self.store.session(&id_hash).await?.map(Known::from)) };
-        let known = self.known.try_get_with_by_ref(&id_hash, load).await.map_err(shared)?;
-        known.ok_or(Refusal::UnknownSession)
+        self.known.get(&id_hash, load).await?.ok_or(Refusal::UnknownSession)
+    }
+
+    /// Somebody's sessions, the newest first.
+    pub async fn of(&self, user: &str) -> Result<Vec<Session>, StoreError> {
+        let mut sessions = self.store.sessions_of(user).await?;
+        sessions.retain(|session| self.in_time(session));
+        for session in &mut sessions {
+            session.used_at = self.usage.of_session(&session.id_hash).unwrap_or(session.used_at);
+        }
+        Ok(sessions)
     }
 
     /// Ends a session, here at once; gives the provider it came from and what that gave, if it still was one.
@@ -107,8 +137,62 @@ impl Sessions {
             Err(error) => return Err(error),
         };
         self.store.delete_session(&known.session.id_hash).await?;
-        self.known.invalidate(&known.session.id_hash).await;
+        self.known.forget(&known.session.id_hash).await;
         Ok(Some((known.session.user.provider.clone(), self.unseal(&known.session.sealed))))
+    }
+
+    /// Ends a session of this user by the hash of its id; whether there was one.
+    pub async fn end_of(&self, user: &str, id_hash: &str) -> Result<bool, StoreError> {
+        let theirs = self.store.session(id_hash).await?.is_some_and(|session| session.user.name == user);
+        if !theirs {
+            return Ok(false);
+        }
+        self.store.delete_session(id_hash).await?;
+        self.known.forget(id_hash).await;
+        Ok(true)
+    }
+
+    /// Ends the sessions that their provider has ended; how many there were.
+    pub async fn end_at(&self, provider: &str, subject: Option<&str>, sid: Option<&str>) -> Result<usize, StoreError> {
+        let ended = self.store.delete_sessions_of(provider, subject, sid).await?;
+        for id_hash in &ended {
+            self.known.forget(id_hash).await;
+        }
+        Ok(ended.len())
+    }
+
+    /// Renews the claims that are due. A provider that can't be reached changes nothing; one that doesn't know somebody
+    /// any more ends the session, and suspends their API keys.
+    pub async fn renew(&self, providers: &[Arc<Provider>]) -> Result<(), StoreError> {
+        for session in self.store.sessions_to_renew(RENEWAL).await? {
+            let provider = providers.iter().find(|provider| provider.config.id == session.user.provider);
+            let Some(provider) = provider else { continue };
+            if !self.store.claim_renewal(&session, LONGEST_RENEWAL).await? {
+                continue;
+            }
+            let keep = async |tokens: &ProviderTokens| {
+                // If this is lost, so is the session: the token that was used is good for nothing any more.
+                if let Err(error) = self.store.keep_renewed(&session.id_hash, &self.seal(tokens)).await {
+                    tracing::error!(%error, user = session.user.name, "a renewed sign-in can't be stored");
+                }
+            };
+            match provider.renew(&session.user, &self.unseal(&session.sealed), keep).await {
+                Ok(user) => {
+                    self.store.put_user(&user).await?;
+                    self.known.refresh();
+                }
+                Err(RenewalError::Gone(reason)) => {
+                    tracing::warn!(user = session.user.name, reason, "a session ended, and their API keys wait");
+                    self.store.delete_session(&session.id_hash).await?;
+                    self.store.suspend(&session.user.name).await?;
+                    self.known.forget(&session.id_hash).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, user = session.user.name, "claims can't be renewed now; they stay as they are");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Forgets the sessions that have ended by age.

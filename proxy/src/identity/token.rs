@@ -8,12 +8,13 @@ use std::time::Duration;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::{Refusal, scope::Access};
+use super::{Identity, Refusal, Via, scope::Access};
 use crate::{secrets::RootKey, store::now};
 
-/// How long a token lives, in seconds.
-pub const LIFETIME: i64 = 15 * 60;
+/// How long a token lives at most, and at least since clients take less for a mistake, in seconds.
+const LIFETIME: (i64, i64) = (15 * 60, 60);
 
 /// By how much clocks may differ, in seconds.
 const LEEWAY: i64 = 60;
@@ -30,16 +31,55 @@ struct Claims {
     iat: i64,
     nbf: i64,
     exp: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
+    of: Origin,
     access: Vec<Access>,
+}
+
+/// The credential that a token was made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// None: it is an anonymous token.
+    Nobody,
+    /// An API key, by its id.
+    Key(String),
+    /// A job's refresh token, by its id.
+    RefreshToken(String),
+    /// A password of the password file, by its fingerprint.
+    Password(String),
+    /// Something that can't be revoked here and lives no longer than the token: it said this of its owner.
+    Said {
+        /// What it was.
+        via: Via,
+        /// The groups, by the claims.
+        groups: Vec<String>,
+        /// Every claim.
+        claims: Map<String, Value>,
+    },
+}
+
+impl Origin {
+    /// The credential that somebody has shown; none, if no token is made of it.
+    pub fn of(identity: &Identity) -> Option<Self> {
+        Some(match &identity.via {
+            Via::Session(_) => return None,
+            Via::ApiKey(id) => Self::Key(id.clone()),
+            Via::RefreshToken(id) => Self::RefreshToken(id.clone()),
+            Via::Password(fingerprint) => Self::Password(fingerprint.clone()),
+            via @ (Via::ProviderToken | Via::AppPassword | Via::Workload(_) | Via::Certificate) => {
+                Self::Said { via: via.clone(), groups: identity.groups.clone(), claims: identity.claims.clone() }
+            }
+        })
+    }
 }
 
 /// A genuine token.
 #[derive(Clone, Debug)]
 pub struct Minted {
-    /// The API key that it was made of; nothing for an anonymous token.
-    pub credential: Option<String>,
+    /// Whose it is; empty for an anonymous token.
+    pub user: String,
+    /// What it was made of.
+    pub origin: Origin,
     /// What it was made for.
     pub access: Vec<Access>,
 }
@@ -51,8 +91,8 @@ pub struct Tokens {
     validation: Validation,
     issuer: String,
     service: String,
-    /// Uploads that are going on, and the credential that began each.
-    uploads: Cache<String, Option<String>>,
+    /// Uploads that are going on, and who began each.
+    uploads: Cache<String, String>,
 }
 
 impl Tokens {
@@ -81,30 +121,41 @@ impl Tokens {
         &self.service
     }
 
-    /// Makes a token of the API key `credential` for `access`.
+    /// The `iss` of the tokens.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Makes a token of somebody's credential, or an anonymous one, for `access`; and how many seconds it lives: no
+    /// longer than the credential, but a minute.
     ///
     /// # Errors
-    /// Never, as long as the claims can be written as JSON.
-    pub fn mint(
-        &self,
-        user: &str,
-        credential: Option<&str>,
-        access: Vec<Access>,
-    ) -> Result<String, jsonwebtoken::errors::Error> {
+    /// [`Refusal::NoTokenOfThis`] if no token is made of this credential.
+    pub fn mint(&self, identity: Option<&Identity>, access: Vec<Access>) -> Result<(String, i64), Refusal> {
+        let origin = match identity {
+            None => Origin::Nobody,
+            Some(identity) => Origin::of(identity).ok_or(Refusal::NoTokenOfThis)?,
+        };
+        let left = identity.and_then(|identity| identity.good_until).map_or(LIFETIME.0, |until| until - now());
+        let lifetime = left.clamp(LIFETIME.1, LIFETIME.0);
         let claims = Claims {
             iss: self.issuer.clone(),
             aud: self.service.clone(),
-            sub: user.to_owned(),
+            sub: identity.map(|identity| identity.user.clone()).unwrap_or_default(),
             iat: now(),
             nbf: now(),
-            exp: now() + LIFETIME,
-            key: credential.map(str::to_owned),
+            exp: now() + lifetime,
+            of: origin,
             access,
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.sign)
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.sign).map_err(|error| {
+            tracing::error!(%error, "a token can't be written");
+            Refusal::NoTokenOfThis
+        })?;
+        Ok((token, lifetime))
     }
 
-    /// Reads a token; one that has run out only for the `upload` that its own credential began.
+    /// Reads a token; one that has run out only for the `upload` that its own subject began.
     pub fn verify(&self, token: &str, upload: Option<&str>) -> Result<Minted, Refusal> {
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.check, &self.validation);
         let claims = decoded.map_err(|error| {
@@ -116,16 +167,16 @@ impl Tokens {
         })?;
         let claims = claims.claims;
         let in_time = claims.exp + LEEWAY > now();
-        let begun = || upload.and_then(|id| self.uploads.get(id)).is_some_and(|by| by == claims.key);
+        let begun = || upload.and_then(|id| self.uploads.get(id)).is_some_and(|by| by == claims.sub);
         if in_time || begun() {
-            return Ok(Minted { credential: claims.key, access: claims.access });
+            return Ok(Minted { user: claims.sub, origin: claims.of, access: claims.access });
         }
         Err(Refusal::ExpiredToken)
     }
 
-    /// Remembers that the upload `id` was begun with `credential`.
-    pub fn began_upload(&self, id: &str, credential: Option<&str>) {
-        self.uploads.insert(id.to_owned(), credential.map(str::to_owned));
+    /// Remembers that `user` began the upload `id`.
+    pub fn began_upload(&self, id: &str, user: &str) {
+        self.uploads.insert(id.to_owned(), user.to_owned());
     }
 }
 
@@ -139,19 +190,11 @@ mod tests {
         (folder, Tokens::new(&root, "https://r".to_owned(), "r".to_owned()))
     }
 
-    fn expired(tokens: &Tokens, key: &str) -> String {
+    fn expired(tokens: &Tokens, user: &str) -> String {
         let (service, iss) = (tokens.service.clone(), tokens.issuer.clone());
         let (iat, exp) = (now() - 10_000, now() - 9_000);
-        let claims = Claims {
-            iss,
-            aud: service,
-            sub: "alice".to_owned(),
-            iat,
-            nbf: iat,
-            exp,
-            key: Some(key.to_owned()),
-            access: Vec::new(),
-        };
+        let of = Origin::Key("key".to_owned());
+        let claims = Claims { iss, aud: service, sub: user.to_owned(), iat, nbf: iat, exp, of, access: Vec::new() };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &tokens.sign).expect("a token")
     }
 
@@ -159,17 +202,42 @@ mod tests {
     fn a_token_comes_back_as_it_was_made() {
         let (_folder, tokens) = tokens();
         let access = vec![Access::parse("repository:a:pull").expect("a scope")];
-        let token = tokens.mint("alice", Some("key"), access.clone()).expect("a token");
-        let minted = tokens.verify(&token, None).expect("genuine");
-        assert_eq!((minted.credential.as_deref(), minted.access), (Some("key"), access));
+        let mut alice = Identity::for_test("alice", &["dev"]);
+        for (via, expected) in [
+            (Via::ApiKey("key".to_owned()), Origin::Key("key".to_owned())),
+            (Via::RefreshToken("r".to_owned()), Origin::RefreshToken("r".to_owned())),
+            (
+                Via::AppPassword,
+                Origin::Said { via: Via::AppPassword, groups: vec!["dev".to_owned()], claims: Map::new() },
+            ),
+        ] {
+            alice.via = via;
+            let (token, lifetime) = tokens.mint(Some(&alice), access.clone()).expect("a token");
+            let minted = tokens.verify(&token, None).expect("genuine");
+            assert_eq!((minted.user.as_str(), minted.origin, &minted.access), ("alice", expected, &access));
+            assert_eq!(lifetime, 900);
+        }
+        alice.via = Via::Session("s".to_owned());
+        assert!(matches!(tokens.mint(Some(&alice), access), Err(Refusal::NoTokenOfThis)));
     }
 
     #[test]
-    fn an_expired_token_ends_only_the_upload_that_its_credential_began() {
+    fn a_token_lives_no_longer_than_its_credential_but_a_minute() {
         let (_folder, tokens) = tokens();
-        tokens.began_upload("mine", Some("key"));
-        tokens.began_upload("other", Some("another key"));
-        let token = expired(&tokens, "key");
+        let mut job = Identity::for_test("job", &[]);
+        for (left, expected) in [(10_000, 900), (300, 300), (5, 60), (-5, 60)] {
+            job.good_until = Some(now() + left);
+            let (_, lifetime) = tokens.mint(Some(&job), Vec::new()).expect("a token");
+            assert!((expected - 1..=expected).contains(&lifetime), "{left}: {lifetime}");
+        }
+    }
+
+    #[test]
+    fn an_expired_token_ends_only_the_upload_that_its_subject_began() {
+        let (_folder, tokens) = tokens();
+        tokens.began_upload("mine", "alice");
+        tokens.began_upload("other", "bob");
+        let token = expired(&tokens, "alice");
         assert!(tokens.verify(&token, Some("mine")).is_ok());
         for upload in [None, Some("other"), Some("unknown")] {
             assert!(matches!(tokens.verify(&token, upload), Err(Refusal::ExpiredToken)), "{upload:?}");
@@ -179,7 +247,7 @@ mod tests {
     #[test]
     fn a_token_of_another_key_or_algorithm_is_none() {
         let ((_a, ours), (_b, theirs)) = (tokens(), tokens());
-        let token = theirs.mint("alice", None, Vec::new()).expect("a token");
+        let (token, _) = theirs.mint(None, Vec::new()).expect("a token");
         assert!(matches!(ours.verify(&token, None), Err(Refusal::NotAToken)));
         // {"alg":"none","typ":"JWT"}
         let payload = token.split('.').nth(1).expect("a payload");

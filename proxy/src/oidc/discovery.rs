@@ -1,17 +1,21 @@
 //! What a provider says of itself (OpenID Connect Discovery 1.0), and its keys.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
 
 use openidconnect::{
-    AuthType, ClientId, ClientSecret, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
-    RedirectUrl,
+    AuthType, ClientId, ClientSecret, EndpointMaybeSet, EndpointNotSet, EndpointSet, RedirectUrl,
     core::{CoreClient, CoreClientAuthMethod, CoreJsonWebKeySet, CoreJwsSigningAlgorithm, CoreProviderMetadata},
 };
-use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::{LARGEST_ANSWER, PATIENCE, Provider, SignInError};
-use crate::config::ProviderConfig;
+use super::{
+    Provider, SignInError,
+    http::Http,
+    jwt::{Claims, Expected, JwtError, JwtKeys},
+};
 
 /// How often discovery is fetched again while it works.
 const REFRESH: Duration = Duration::from_mins(10);
@@ -19,11 +23,17 @@ const REFRESH: Duration = Duration::from_mins(10);
 /// How long to wait after a failure: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// How often a key that isn't known makes us ask for the keys again.
+const FOR_UNKNOWN_KEYS: Duration = Duration::from_secs(30);
+
 /// A provider that has been discovered.
 pub struct Discovered {
     pub client: OidcClient,
     /// The algorithms that ID tokens may be signed with, and no other.
     pub algorithms: Vec<CoreJwsSigningAlgorithm>,
+    /// The same keys and algorithms, for tokens that others bring.
+    pub jwt_keys: JwtKeys,
+    pub token: Option<Url>,
     pub user_info: Option<Url>,
     pub end_session: Option<Url>,
 }
@@ -31,78 +41,69 @@ pub struct Discovered {
 pub type OidcClient =
     CoreClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointMaybeSet, EndpointMaybeSet>;
 
-/// Why an answer didn't come.
-#[derive(Debug, thiserror::Error)]
-pub enum HttpError {
-    #[error("{}", chain(.0))]
-    Request(#[from] reqwest::Error),
-    #[error("its answer is longer than {LARGEST_ANSWER} bytes")]
-    TooLong,
-    #[error(transparent)]
-    Http(#[from] http::Error),
+/// The names of the algorithms that an issuer lists, and its keys.
+///
+/// Without a signing key authentik signs with the client secret, and its key set is an empty object.
+pub async fn keys_of(http: &Http, document: &serde_json::Value, secret: Option<&str>) -> Result<JwtKeys, SignInError> {
+    let set = fetch_keys(http, document).await?;
+    Ok(JwtKeys::new(&set, &algorithms_of(document), secret))
 }
 
-/// An error with its causes: reqwest's own sentence names only the URL.
-fn chain(error: &reqwest::Error) -> String {
-    let mut last: &dyn std::error::Error = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    if error.is_timeout() { format!("it takes longer than {} s", PATIENCE.as_secs()) } else { last.to_string() }
+async fn fetch_keys(http: &Http, document: &serde_json::Value) -> Result<serde_json::Value, SignInError> {
+    http.json(document.get("jwks_uri").and_then(|v| v.as_str()).unwrap_or_default()).await
 }
 
-/// A client that follows no redirects: nothing that a provider answers sends our secret elsewhere.
-pub fn client(config: &ProviderConfig) -> Result<reqwest::Client, String> {
-    let problem = |e: &dyn std::fmt::Display| {
-        format!("http.auth.openid.providers.{}.certificateAuthorityFile: {e}; expected PEM certificates", config.id)
-    };
-    let mut builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE);
-    if let Some(path) = &config.certificate_authority {
-        let pem = std::fs::read(path).map_err(|e| problem(&e))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| problem(&e))?;
-        if certificates.is_empty() {
-            return Err(problem(&"holds no certificate"));
+fn algorithms_of(document: &serde_json::Value) -> Vec<String> {
+    let listed = document.get("id_token_signing_alg_values_supported").and_then(|v| v.as_array());
+    listed.into_iter().flatten().filter_map(|v| v.as_str()).map(str::to_owned).collect()
+}
+
+/// Runs `fetch` again and again, for as long as the process runs: in ten minutes if it went well, and sooner if not.
+pub async fn keep_fresh<F>(what: String, fetch: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), SignInError>>,
+{
+    let mut wait = RETRY.0;
+    loop {
+        match fetch().await {
+            Ok(()) => {
+                tracing::debug!(issuer = what, "the issuer's keys were fetched");
+                wait = RETRY.0;
+                tokio::time::sleep(REFRESH).await;
+            }
+            Err(error) => {
+                tracing::warn!(issuer = what, "{error}; trying again in {wait:?}");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY.1);
+            }
         }
-        builder = builder.tls_certs_merge(certificates);
     }
-    builder.build().map_err(|e| problem(&e))
 }
 
-/// Sends a request, and reads an answer of a bounded length.
-pub async fn send(client: &reqwest::Client, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-    let mut answer = client.execute(request.try_into()?).await?;
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(HttpError::TooLong);
+/// When keys were last fetched because a token's wasn't among them.
+#[derive(Default)]
+pub struct ForUnknownKeys(std::sync::Mutex<Option<Instant>>);
+
+impl ForUnknownKeys {
+    /// Whether they may be fetched again now: made-up keys are no reason to ask the issuer all the time.
+    pub fn may_fetch(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|at| at.elapsed() > FOR_UNKNOWN_KEYS);
+        if may {
+            *last = Some(Instant::now());
         }
-        body.extend_from_slice(&chunk);
+        may
     }
-    let mut response = http::Response::builder().status(answer.status());
-    for (name, value) in answer.headers() {
-        response = response.header(name, value);
-    }
-    Ok(response.body(body)?)
 }
 
 impl Provider {
     /// Keeps discovery fresh for as long as the process runs. Nothing waits for this.
     pub async fn keep_discovered(self: Arc<Self>) {
-        let mut wait = RETRY.0;
-        loop {
-            match self.discover().await {
-                Ok(_) => {
-                    tracing::debug!(issuer = self.config.issuer, "the identity provider was discovered");
-                    wait = RETRY.0;
-                    tokio::time::sleep(REFRESH).await;
-                }
-                Err(error) => {
-                    tracing::warn!(provider = self.config.id, "{error}; trying again in {wait:?}");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(RETRY.1);
-                }
-            }
-        }
+        keep_fresh(self.config.issuer.clone(), move || {
+            let provider = Arc::clone(&self);
+            async move { provider.discover().await.map(drop) }
+        })
+        .await;
     }
 
     /// What was discovered before, or else now.
@@ -116,25 +117,19 @@ impl Provider {
 
     /// Asks the provider what it is, and remembers that.
     pub(super) async fn discover(&self) -> Result<Arc<Discovered>, SignInError> {
-        let issuer = &self.config.issuer;
-        let slash = if issuer.ends_with('/') { "" } else { "/" };
-        let url = format!("{issuer}{slash}.well-known/openid-configuration");
-        let document: serde_json::Value = self.get(&url).await?;
-        // Compared before the rest is read: a wrong issuer is the likelier mistake, and the clearer message.
-        if let Some(received) = document.get("issuer").and_then(|v| v.as_str())
-            && received != issuer
-        {
-            return Err(SignInError::Issuer { asked: issuer.clone(), received: received.to_owned() });
-        }
+        let (url, document) = self.http.discovery(false).await?;
         let wrong = |cause: String| SignInError::NotAProvider { url: url.clone(), cause };
         let metadata: CoreProviderMetadata =
             serde_json::from_value(document.clone()).map_err(|e| wrong(e.to_string()))?;
-        let keys: serde_json::Value = self.get(metadata.jwks_uri().as_str()).await?;
-        // Without a signing key authentik signs with the client secret, and its key set is an empty object.
-        let keys = match keys.get("keys") {
+        let set = fetch_keys(&self.http, &document).await?;
+        let keys = match set.get("keys") {
             None => CoreJsonWebKeySet::new(Vec::new()),
-            Some(_) => serde_json::from_value(keys).map_err(|e| wrong(format!("its key set can't be read ({e})")))?,
+            Some(_) => {
+                serde_json::from_value(set.clone()).map_err(|e| wrong(format!("its key set can't be read ({e})")))?
+            }
         };
+        let secret = self.config.client_secret.as_deref();
+        let jwt_keys = JwtKeys::new(&set, &algorithms_of(&document), secret);
         let algorithms = metadata.id_token_signing_alg_values_supported().clone();
         let address = |key: &str| document.get(key).and_then(|v| v.as_str()).and_then(|text| Url::parse(text).ok());
         let (user_info, end_session) = (address("userinfo_endpoint"), address("end_session_endpoint"));
@@ -147,26 +142,47 @@ impl Provider {
         )
         .set_redirect_uri(RedirectUrl::new(self.redirect_uri.clone()).map_err(|e| wrong(e.to_string()))?)
         .set_auth_type(if by_post { AuthType::RequestBody } else { AuthType::BasicAuth });
-        let discovered = Arc::new(Discovered { client, algorithms, user_info, end_session });
+        let token = address("token_endpoint");
+        let discovered = Arc::new(Discovered { client, algorithms, jwt_keys, token, user_info, end_session });
         *self.discovered.write().await = Some(Arc::clone(&discovered));
         Ok(discovered)
     }
 
-    async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T, SignInError> {
-        let wrong = |cause: String| SignInError::NotAProvider { url: url.to_owned(), cause };
-        let request = http::Request::get(url).header("accept", "application/json").body(Vec::new());
-        let answer = self.send(request.map_err(|e| wrong(e.to_string()))?).await;
-        let answer = answer.map_err(|cause| SignInError::Unreachable {
-            issuer: self.config.issuer.clone(),
-            cause: cause.to_string(),
-        })?;
-        if answer.status().is_server_error() {
-            let cause = format!("it answers {}", answer.status());
-            return Err(SignInError::Unreachable { issuer: self.config.issuer.clone(), cause });
+    /// The claims of an access or ID token of this provider that somebody brings.
+    ///
+    /// # Errors
+    /// [`JwtError`] if it isn't good; [`SignInError`] if nothing is known of the provider's keys yet.
+    pub async fn verify(&self, token: &str) -> Result<Result<Claims, JwtError>, SignInError> {
+        let audiences = [self.config.client_id.clone()];
+        let expected = Expected { issuer: Some(&self.config.issuer), audiences: &audiences };
+        let claims = self.with_keys(|keys| keys.verify(token, &expected)).await?;
+        Ok(claims.and_then(|claims| match claims.get("azp").and_then(|azp| azp.as_str()) {
+            Some(azp) if azp != self.config.client_id => Err(JwtError::Audience),
+            _ => Ok(claims),
+        }))
+    }
+
+    /// The claims of a logout token of this provider.
+    ///
+    /// # Errors
+    /// As [`Provider::verify`].
+    pub async fn verify_logout(&self, token: &str) -> Result<Result<Claims, JwtError>, SignInError> {
+        let audiences = [self.config.client_id.clone()];
+        let expected = Expected { issuer: Some(&self.config.issuer), audiences: &audiences };
+        self.with_keys(|keys| keys.verify_logout(token, &expected)).await
+    }
+
+    /// Checks something with the keys that are known, and once more if a new key may have come.
+    async fn with_keys<T>(
+        &self,
+        check: impl Fn(&JwtKeys) -> Result<T, JwtError>,
+    ) -> Result<Result<T, JwtError>, SignInError> {
+        let discovered = self.discovered().await?;
+        match check(&discovered.jwt_keys) {
+            Err(JwtError::UnknownKey) if self.for_unknown_keys.may_fetch() => {
+                Ok(check(&self.discover().await?.jwt_keys))
+            }
+            checked => Ok(checked),
         }
-        if !answer.status().is_success() {
-            return Err(wrong(format!("it answers {}", answer.status())));
-        }
-        serde_json::from_slice(answer.body()).map_err(|e| wrong(e.to_string()))
     }
 }

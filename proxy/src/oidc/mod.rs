@@ -4,9 +4,13 @@
 //! begin or end says why in words that an operator can act on.
 
 mod discovery;
+mod http;
+pub mod jwt;
+mod machines;
 mod people;
+mod renewal;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use openidconnect::{
     AccessTokenHash, AuthorizationCode, ClaimsVerificationError, CsrfToken, HttpRequest, HttpResponse, JsonWebKey,
@@ -17,14 +21,18 @@ use openidconnect::{
 use tokio::sync::RwLock;
 use url::Url;
 
-use self::discovery::Discovered;
+use self::{discovery::Discovered, http::HttpError};
+pub use self::{
+    discovery::{ForUnknownKeys, keep_fresh, keys_of},
+    http::Http,
+    machines::ExchangeError,
+    people::user_of,
+    renewal::RenewalError,
+};
 use crate::{config::ProviderConfig, identity::session::ProviderTokens, secrets, store::User};
 
 /// How long the provider may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The most that is read of one answer.
-const LARGEST_ANSWER: usize = 1024 * 1024;
 
 /// Why nobody was signed in. The sentences are for the person in the browser and for the log.
 #[derive(Debug, thiserror::Error)]
@@ -78,13 +86,16 @@ pub enum SignInError {
     NoUserName(String),
 }
 
+type SendsRequest = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send>>;
+
 /// A provider that signs people in.
 pub struct Provider {
     /// Its settings.
     pub config: ProviderConfig,
     redirect_uri: String,
-    http: reqwest::Client,
+    http: Http,
     discovered: RwLock<Option<Arc<Discovered>>>,
+    for_unknown_keys: ForUnknownKeys,
 }
 
 /// A sign-in that has begun: what the browser must bring back, and where it goes.
@@ -115,8 +126,9 @@ impl Provider {
     /// # Errors
     /// A sentence, if its certificate authorities can't be read.
     pub fn new(config: ProviderConfig, redirect_uri: String) -> Result<Self, String> {
-        let http = discovery::client(&config)?;
-        Ok(Self { config, redirect_uri, http, discovered: RwLock::default() })
+        let http = Http::new(&config.issuer, &config.authority)?;
+        let for_unknown_keys = ForUnknownKeys::default();
+        Ok(Self { config, redirect_uri, http, discovered: RwLock::default(), for_unknown_keys })
     }
 
     /// Begins a sign-in. The provider is asked whether it is there, since the browser couldn't say so.
@@ -182,22 +194,24 @@ impl Provider {
             url: self.config.issuer.clone(),
             cause: format!("it has no token endpoint ({e})"),
         })?;
-        // Owned, since the future that borrows a client isn't Send for every lifetime.
-        let client = self.http.clone();
-        let http = move |request: HttpRequest| {
-            let client = client.clone();
-            async move { discovery::send(&client, request).await }
-        };
+        let http = self.sender();
         let answer = request.set_pkce_verifier(PkceCodeVerifier::new(verifier)).request_async(&http).await;
         answer.map_err(|error| match error {
             RequestTokenError::ServerResponse(answer) => SignInError::Exchange(answer.to_string()),
-            RequestTokenError::Request(cause) => {
-                SignInError::Unreachable { issuer: self.config.issuer.clone(), cause: cause.to_string() }
-            }
+            RequestTokenError::Request(cause) => self.http.unreachable(&cause),
             // The body isn't shown: it may hold tokens.
             RequestTokenError::Parse(cause, _) => SignInError::Exchange(format!("its answer can't be read ({cause})")),
             RequestTokenError::Other(cause) => SignInError::Exchange(cause),
         })
+    }
+
+    /// Sends requests of `openidconnect`. Owned, since the future that borrows a client isn't Send for every lifetime.
+    fn sender(&self) -> impl Fn(HttpRequest) -> SendsRequest {
+        let http = self.http.clone();
+        move |request: HttpRequest| {
+            let http = http.clone();
+            Box::pin(async move { http.send(request).await })
+        }
     }
 
     /// Every check of an ID token (OpenID Connect Core, section 3.1.3.7) and of `at_hash` (3.1.3.8).
@@ -221,10 +235,6 @@ impl Provider {
             Ok(actual) if actual == *expected => Ok(()),
             _ => Err(CheckError::AccessTokenHash),
         }
-    }
-
-    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, discovery::HttpError> {
-        discovery::send(&self.http, request).await
     }
 
     /// Where to sign out at the provider too (OpenID Connect RP-Initiated Logout 1.0), if it has such a page.

@@ -24,28 +24,42 @@ impl Provider {
         access_token: &str,
     ) -> Result<Map<String, Value>, SignInError> {
         let missing = |name: &str| claims.get(name).is_none_or(|value| value.is_null() || value == "");
-        let Some(url) = &discovered.user_info else { return Ok(claims) };
+        if discovered.user_info.is_none() {
+            return Ok(claims);
+        }
         if !missing(&self.config.username_claim) && !missing(&self.config.groups_claim) {
             return Ok(claims);
         }
-        let request = http::Request::get(url.as_str()).header("authorization", format!("Bearer {access_token}"));
-        let unusable = |cause: String| SignInError::Exchange(format!("its userinfo endpoint {cause}"));
-        let request = request.body(Vec::new()).map_err(|e| unusable(e.to_string()))?;
-        let answer = self.send(request).await.map_err(|e| unusable(format!("can't be reached ({e})")))?;
-        if !answer.status().is_success() {
-            return Err(unusable(format!("answers {}", answer.status())));
-        }
-        let more: Map<String, Value> = serde_json::from_slice(answer.body())
-            .map_err(|_| unusable("doesn't answer with a JSON object".to_owned()))?;
+        let more = self.user_info(discovered, access_token).await?;
         // Without this, an answer for somebody else could be taken for this person's (section 5.3.2).
         if more.get("sub") != claims.get("sub") {
-            return Err(unusable("speaks of another person than the ID token".to_owned()));
+            return Err(unusable("speaks of another person than the ID token"));
         }
         for (name, value) in more {
             claims.entry(name).or_insert(value);
         }
         Ok(claims)
     }
+
+    /// What the provider says of the person whose access token this is.
+    pub(super) async fn user_info(
+        &self,
+        discovered: &Discovered,
+        access_token: &str,
+    ) -> Result<Map<String, Value>, SignInError> {
+        let url = discovered.user_info.as_ref().ok_or_else(|| unusable("is missing"))?;
+        let request = http::Request::get(url.as_str()).header("authorization", format!("Bearer {access_token}"));
+        let request = request.body(Vec::new()).map_err(|e| unusable(&e.to_string()))?;
+        let answer = self.http.send(request).await.map_err(|e| unusable(&format!("can't be reached ({e})")))?;
+        if !answer.status().is_success() {
+            return Err(unusable(&format!("answers {}", answer.status())));
+        }
+        serde_json::from_slice(answer.body()).map_err(|_| unusable("doesn't answer with a JSON object"))
+    }
+}
+
+fn unusable(cause: &str) -> SignInError {
+    SignInError::Exchange(format!("its userinfo endpoint {cause}"))
 }
 
 /// The person that checked claims speak of.
@@ -78,7 +92,8 @@ mod tests {
             scopes: Vec::new(),
             username_claim: username.to_owned(),
             groups_claim: "groups".to_owned(),
-            certificate_authority: None,
+            authority: crate::config::Authority::default(),
+            files: Vec::new(),
         };
         user_of(&config, claims.as_object().cloned().unwrap_or_default())
     }

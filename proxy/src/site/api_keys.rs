@@ -18,7 +18,8 @@ use super::visitor::{Visitor, is_our_own, visitor};
 use crate::{
     answer::{denied, error_response, unavailable},
     app::App,
-    identity::Identity,
+    identity::{Identity, key::WantedKey},
+    policy::KeyScopes,
     store::ApiKey,
     store::now,
 };
@@ -37,7 +38,7 @@ struct Shown<'a> {
     generated_by: &'static str,
     last_used: String,
     label: &'a str,
-    scopes: [&'static str; 0],
+    scopes: &'a [String],
     uuid: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key: Option<&'a str>,
@@ -53,7 +54,7 @@ impl<'a> Shown<'a> {
             generated_by: "manual",
             last_used: rfc3339(key.used_at),
             label: &key.label,
-            scopes: [],
+            scopes: &key.scopes,
             uuid: &key.id,
             api_key,
         }
@@ -144,16 +145,15 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes
         let owner = owner(&app, &headers).await?;
         let wanted: Wanted = serde_json::from_slice(&body)
             .map_err(|e| bad_request(&format!("the body must be {{\"label\": \"…\"}}: {e}")))?;
-        if wanted.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty()) {
-            return Err(bad_request("scopes can't be given yet: a key may do what its owner may; leave them out"));
-        }
+        let scopes = wanted.scopes.as_deref().unwrap_or_default();
+        must_be_scopes(scopes)?;
         if wanted.label.chars().count() > LONGEST_LABEL {
             return Err(bad_request(&format!("a label has at most {LONGEST_LABEL} characters")));
         }
         let expires_at = wanted.expires_at()?;
         let user_agent = user_agent(&headers);
-        let made = app.identities.keys.create(&owner.user, &wanted.label, &user_agent, expires_at).await;
-        made.map_err(database_failed)
+        let key = WantedKey { label: &wanted.label, user_agent: &user_agent, expires_at, scopes };
+        app.identities.keys.create(&owner.user, &key).await.map_err(database_failed)
     };
     match created.await {
         Ok((text, key)) => {
@@ -162,6 +162,17 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes
         }
         Err(error) => error_response(&error),
     }
+}
+
+/// How many scopes a key may have.
+const MOST_SCOPES: usize = 32;
+
+/// Refuses scopes that mean nothing, or are too many.
+pub fn must_be_scopes(scopes: &[String]) -> Result<(), Error> {
+    if scopes.len() > MOST_SCOPES || scopes.iter().any(|scope| scope.len() > 256) {
+        return Err(bad_request("a key has at most 32 scopes, of at most 256 characters each"));
+    }
+    KeyScopes::parse(scopes).map(drop).map_err(|e| bad_request(&e))
 }
 
 /// What a key was made with or a session begun, for its owner to know it again.

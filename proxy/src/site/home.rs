@@ -13,15 +13,15 @@ use serde::Deserialize;
 use time::{OffsetDateTime, macros::format_description};
 
 use super::{
-    RequestInfo,
-    api_keys::{LONGEST_LABEL, user_agent},
+    api_keys::{LONGEST_LABEL, must_be_scopes, user_agent},
     page::{self, Page},
     visitor::{Visitor, clear_cookie, is_our_own, visitor, with_cookies},
 };
 use crate::{
     app::App,
-    identity::Identity,
-    store::{ApiKey, now},
+    identity::{Identity, Via, key::WantedKey},
+    request::RequestInfo,
+    store::{ApiKey, Session, now},
 };
 
 /// How many repositories the page lists.
@@ -55,7 +55,7 @@ fn signed_out(app: &App, notice: Option<&str>) -> Response {
         h1 { "Sign in" }
         @if let Some(notice) = notice { p role="status" class="reason" { (notice) } }
         p { "This is the private container registry " code { (app.external_url.authority()) } "." }
-        @for provider in &app.providers {
+        @for provider in app.live().providers() {
             p {
                 a class="button" href={ "/zot/auth/login?provider=" (provider.config.id) "&callback_ui=/" } {
                     "SIGN IN WITH " (provider.config.name)
@@ -77,9 +77,14 @@ async fn signed_in(app: &App, identity: &Identity, new_key: Option<NewKey>, requ
         Ok(keys) => keys,
         Err(error) => return database_failed(&error, request),
     };
-    let readable = |name: &str| app.rules.may_read(Some(identity), name);
+    let sessions = match app.identities.sessions.of(&identity.user).await {
+        Ok(sessions) => sessions,
+        Err(error) => return database_failed(&error, request),
+    };
+    let (live, circumstances) = (app.live(), request.circumstances(&http::Method::GET));
+    let readable = |name: &str| live.rules.may_read(Some(identity), name, &circumstances);
     let repositories = app.registry.repositories(LISTED, None, readable).await;
-    let groups = app.rules.groups_of(identity);
+    let groups = live.rules.groups_of(identity);
     let body = html! {
         h1 { "Signed in as " (identity.user) }
         @if groups.is_empty() { p { "You are in no group." } } @else {
@@ -100,6 +105,7 @@ async fn signed_in(app: &App, identity: &Identity, new_key: Option<NewKey>, requ
             }
         }
         @if app.api_keys { (key_section(&keys)) }
+        (session_section(&sessions, identity))
     };
     Page::new(StatusCode::OK, "Signed in", body).into_response()
 }
@@ -122,9 +128,10 @@ fn key_section(keys: &[ApiKey]) -> Markup {
         p { "A key is the password of " code { "docker login" } ", podman, helm and CI jobs. It may do what you may." }
         @if !keys.is_empty() {
             table {
-                thead { tr { th { "Name" } th { "Made" } th { "Expires" } th { "Last used" } th { "" } } }
+                thead { tr { th { "Name" } th { "For" } th { "Made" } th { "Expires" } th { "Last used" } th { "" } } }
                 tbody { @for key in keys { tr {
                     td { (key.label) }
+                    td { @if key.scopes.is_empty() { "everything" } @else { (key.scopes.join(" ")) } }
                     td { (day(Some(key.created_at), "")) }
                     td { @if key.is_expired() { "expired" } @else { (day(key.expires_at, "never")) } }
                     td { (day(key.used_at, "never")) }
@@ -144,7 +151,35 @@ fn key_section(keys: &[ApiKey]) -> Markup {
                 option value="365" { "in a year" }
                 option value="0" { "never" }
             } }
+            label { "May" select name="may" {
+                option value="" { "do what you may" }
+                option value="read" { "only pull" }
+                option value="push" { "pull and push" }
+            } }
+            label { "In (all, if empty)" input name="in" placeholder="team/** other/app"; }
             button { "Make a key" }
+        }
+    }
+}
+
+fn session_section(sessions: &[Session], identity: &Identity) -> Markup {
+    let this = |session: &Session| identity.via == Via::Session(session.id_hash.clone());
+    html! {
+        h2 { "Where you are signed in" }
+        table {
+            thead { tr { th { "Browser" } th { "From" } th { "Since" } th { "Last used" } th { "" } } }
+            tbody { @for session in sessions { tr {
+                td { (session.user_agent) }
+                td { (session.client) }
+                td { (day(Some(session.created_at), "")) }
+                td { (day(Some(session.used_at), "")) }
+                td { @if this(session) { "this one" } @else {
+                    form method="post" action="/sessions/end" {
+                        input type="hidden" name="id" value=(session.id_hash);
+                        button class="quiet" aria-label={ "End the session of " (session.user_agent) } { "End" }
+                    }
+                } }
+            } } }
         }
     }
 }
@@ -162,7 +197,7 @@ async fn sender(app: &App, headers: &HeaderMap, request: &RequestInfo) -> Result
         return Err(page::refusal(StatusCode::FORBIDDEN, "Nothing was changed", reason, &request.id).into_response());
     }
     match visitor(app, headers).await {
-        Ok(Visitor::Known(identity)) if app.api_keys => Ok(identity),
+        Ok(Visitor::Known(identity)) => Ok(identity),
         Ok(_) => Err(Redirect::to("/").into_response()),
         Err(error) => Err(database_failed(&error, request)),
     }
@@ -172,6 +207,10 @@ async fn sender(app: &App, headers: &HeaderMap, request: &RequestInfo) -> Result
 pub struct MakeKey {
     label: String,
     days: i64,
+    #[serde(default)]
+    may: String,
+    #[serde(default, rename = "in")]
+    patterns: String,
 }
 
 /// `POST /keys`
@@ -185,9 +224,19 @@ pub async fn create_key(
         Ok(identity) => identity,
         Err(response) => return response,
     };
+    if !app.api_keys {
+        return Redirect::to("/").into_response();
+    }
     let label: String = form.label.chars().take(LONGEST_LABEL).collect();
+    let scopes = std::iter::once(form.may.as_str()).chain(form.patterns.split_ascii_whitespace());
+    let scopes: Vec<String> = scopes.filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
+    if let Err(error) = must_be_scopes(&scopes) {
+        let page = page::refusal(StatusCode::BAD_REQUEST, "No key was made", &error.to_string(), &request.id);
+        return page.into_response();
+    }
     let expires_at = (1..=3650).contains(&form.days).then(|| now() + form.days * 24 * 60 * 60);
-    match app.identities.keys.create(&identity.user, &label, &user_agent(&headers), expires_at).await {
+    let wanted = WantedKey { label: &label, user_agent: &user_agent(&headers), expires_at, scopes: &scopes };
+    match app.identities.keys.create(&identity.user, &wanted).await {
         Ok((text, key)) => {
             tracing::info!(user = identity.user, key = key.id, "an API key was made");
             signed_in(&app, &identity, Some(NewKey { text, label }), &request).await
@@ -215,6 +264,31 @@ pub async fn revoke_key(
     match app.identities.keys.revoke(&identity.user, &form.id).await {
         Ok(_) => {
             tracing::info!(user = identity.user, key = form.id, "an API key was revoked");
+            Redirect::to("/").into_response()
+        }
+        Err(error) => database_failed(&error, &request),
+    }
+}
+
+#[derive(Deserialize)]
+pub struct EndSession {
+    id: String,
+}
+
+/// `POST /sessions/end`
+pub async fn end_session(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Form(form): Form<EndSession>,
+) -> Response {
+    let identity = match sender(&app, &headers, &request).await {
+        Ok(identity) => identity,
+        Err(response) => return response,
+    };
+    match app.identities.sessions.end_of(&identity.user, &form.id).await {
+        Ok(_) => {
+            tracing::info!(user = identity.user, "a session was ended from another one");
             Redirect::to("/").into_response()
         }
         Err(error) => database_failed(&error, &request),

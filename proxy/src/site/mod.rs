@@ -1,6 +1,7 @@
-//! The pages and endpoints that the proxy answers itself: signing in and out, API keys, the token service.
+//! The pages and endpoints that the proxy answers itself: signing in and out, API keys, sessions, the token service.
 
 mod api_keys;
+mod backchannel;
 mod home;
 mod page;
 mod sign_in;
@@ -11,7 +12,7 @@ mod visitor;
 
 pub use visitor::is_our_own;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -24,15 +25,6 @@ use axum::{
 
 use crate::{app::App, challenge::TOKEN_PATH};
 
-/// What the gateway knows of a request, beside the request itself.
-#[derive(Clone, Debug)]
-pub struct RequestInfo {
-    /// In every log line about the request, and on every page that says what went wrong.
-    pub id: String,
-    /// Where it came from.
-    pub client: Option<IpAddr>,
-}
-
 /// The most that is read of a form, in bytes.
 pub const LARGEST_FORM: usize = 64 * 1024;
 
@@ -42,13 +34,17 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/", get(home::show))
         .route("/keys", post(home::create_key))
         .route("/keys/revoke", post(home::revoke_key))
+        .route("/sessions/end", post(home::end_session))
         .route("/static/berth.css", get(stylesheet))
         .route("/zot/auth/login", get(sign_in::begin))
         .route("/zot/auth/callback/{provider}", get(sign_in::finish))
         .route("/zot/auth/logout", post(sign_out::sign_out))
+        .route("/zot/auth/backchannel-logout/{provider}", post(backchannel::sign_out))
+        .route("/zot/auth/revoke", post(token::revoke))
         .route("/zot/auth/apikey", get(api_keys::list).post(api_keys::create).delete(api_keys::revoke))
         .route(TOKEN_PATH, get(token::by_query).post(token::by_form))
         .route("/v2/_zot/ext/mgmt", get(status::sign_in_methods))
+        .route("/metrics", get(status::metrics))
         .route("/livez", get(status::live))
         .route("/readyz", get(status::ready))
         .fallback(nothing_here)
@@ -71,7 +67,7 @@ async fn nothing_here() -> Response {
 async fn protect(State(app): State<Arc<App>>, request: axum::extract::Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let mut form_action = "'self'".to_owned();
-    for provider in &app.providers {
+    for provider in app.live().providers() {
         if let Some(origin) = provider.end_session_origin().await {
             form_action.push(' ');
             form_action.push_str(&origin);

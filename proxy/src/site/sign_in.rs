@@ -15,15 +15,15 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{
-    RequestInfo,
     api_keys::user_agent,
     page,
     visitor::{clear_cookie, set_cookie, with_cookies},
 };
 use crate::{
     app::App,
-    identity::credential,
+    identity::{credential, session::Beginning},
     oidc::{Provider, SignInError},
+    request::RequestInfo,
     secrets,
     store::now,
 };
@@ -91,10 +91,10 @@ impl Broken {
     }
 }
 
-fn provider<'a>(app: &'a App, id: Option<&str>) -> Result<&'a Arc<Provider>, Broken> {
-    match (id, app.providers.as_slice()) {
-        (None, [only]) => Ok(only),
-        (id, all) => all.iter().find(|p| Some(p.config.id.as_str()) == id).ok_or(Broken::Provider),
+fn provider(app: &App, id: Option<&str>) -> Result<Arc<Provider>, Broken> {
+    match (id, app.live().providers()) {
+        (None, [only]) => Ok(Arc::clone(only)),
+        (id, all) => all.iter().find(|p| Some(p.config.id.as_str()) == id).cloned().ok_or(Broken::Provider),
     }
 }
 
@@ -102,7 +102,7 @@ fn provider<'a>(app: &'a App, id: Option<&str>) -> Result<&'a Arc<Provider>, Bro
 fn return_to(app: &App, text: Option<&str>) -> Result<String, Broken> {
     let base = Url::parse(&app.external_url.join("/")).map_err(|_| Broken::ReturnTo)?;
     let url = base.join(text.unwrap_or("/")).map_err(|_| Broken::ReturnTo)?;
-    let allowed = url.origin() == base.origin() || app.callback_origins.contains(&url.origin());
+    let allowed = url.origin() == base.origin() || app.live().callback_origins.contains(&url.origin());
     if allowed && url.username().is_empty() && url.password().is_none() {
         Ok(url.into())
     } else {
@@ -209,11 +209,16 @@ async fn finish_with(
     if let Some(old) = credential::cookie(headers, session_cookie) {
         app.identities.sessions.end(&old).await.map_err(store_failed)?;
     }
-    let user_agent = user_agent(headers);
-    let (user, sid) = (&signed_in.user, signed_in.sid.as_deref());
-    let id = app.identities.sessions.begin(user, sid, &signed_in.tokens, &user_agent).await;
-    let id = id.map_err(store_failed)?;
-    app.identities.keys.forget();
+    let user = &signed_in.user;
+    let beginning = Beginning {
+        user,
+        sid: signed_in.sid.as_deref(),
+        tokens: &signed_in.tokens,
+        user_agent: &user_agent(headers),
+        client: &request.client.map(|client| client.to_string()).unwrap_or_default(),
+    };
+    let id = app.identities.sessions.begin(&beginning).await.map_err(store_failed)?;
+    app.identities.keys.refresh();
     tracing::info!(request = request.id, user = user.name, provider = user.provider, "signed in");
     let response = Redirect::to(&pending.return_to).into_response();
     Ok(with_cookies(found(response), set_cookie(app, session_cookie, &id, None)))

@@ -11,10 +11,10 @@ use axum::{
 use serde_json::json;
 
 use super::{
-    RequestInfo, page,
+    page,
     visitor::{clear_cookie, is_our_own, with_cookies},
 };
-use crate::{app::App, identity::credential};
+use crate::{app::App, identity::credential, request::RequestInfo};
 
 /// `POST /zot/auth/logout`: ends the session. A program gets the provider's page as `endSessionUrl`; a form is sent
 /// there.
@@ -32,7 +32,7 @@ pub async fn sign_out(
         match app.identities.sessions.end(&id).await {
             Ok(Some((provider, tokens))) => {
                 tracing::info!(request = request.id, "signed out");
-                if let Some(provider) = app.providers.iter().find(|p| p.config.id == provider) {
+                if let Some(provider) = app.live().providers().iter().find(|p| p.config.id == provider) {
                     end_session = provider.end_session_url(&tokens, &app.external_url.join("/")).await;
                 }
             }

@@ -1,7 +1,8 @@
 //! The token service (the registry token specification): a client shows a credential and gets a short-lived bearer
 //! token for what it is about to do.
 //!
-//! What was asked for and isn't granted is left out, and that is no error; a wrong credential is.
+//! What was asked for and isn't granted is left out, and that is no error; a wrong credential is. A job that shows a JWT
+//! and asks for it gets a refresh token too, since its JWT ends long before its build.
 
 use std::sync::Arc;
 
@@ -15,16 +16,27 @@ use axum::{
 use berth_oci::{Error, ErrorCode, Repository};
 use serde_json::json;
 
-use super::{RequestInfo, api_keys::database_failed};
+use super::api_keys::database_failed;
 use crate::{
+    admission::not_now,
     answer::error_response,
-    app::App,
-    identity::{Credential, Grant, Identity, Refusal, Via, scope::Access, token::LIFETIME},
-    policy::Action,
+    app::{App, Live},
+    identity::{Arrival, Caller, Credential, Grant, Identity, Refusal, Via, scope::Access},
+    policy::{Action, Circumstances},
+    request::RequestInfo,
 };
 
 /// How many scopes one token may have: it travels in a header.
 const MOST_SCOPES: usize = 64;
+
+/// What a client asks for.
+struct Wanted {
+    scopes: String,
+    /// Whether it would like a refresh token.
+    offline: bool,
+    /// Whether it asks in the way of OAuth 2.0, and is told what it got.
+    oauth: bool,
+}
 
 /// `GET`: with Basic, or with nothing for an anonymous token.
 pub async fn by_query(
@@ -34,16 +46,21 @@ pub async fn by_query(
     headers: HeaderMap,
 ) -> Response {
     let query = query.unwrap_or_default();
-    let scopes = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "scope");
-    let scopes = scopes.map(|(_, value)| value.into_owned()).collect::<Vec<_>>().join(" ");
-    let minted = match credential(&app, &headers) {
-        Ok(credential) => mint(&app, &request, credential, &scopes).await,
-        Err(error) => Err(error),
+    let all = |name: &str| {
+        let fields = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
+        fields.map(|(_, value)| value.into_owned()).collect::<Vec<_>>()
     };
-    minted.map_or_else(|e| error_response(&e), |(token, _)| answer(&token, None))
+    let offline = all("offline_token").iter().any(|value| value == "true");
+    let wanted = Wanted { scopes: all("scope").join(" "), offline, oauth: false };
+    let live = app.live();
+    let caller = match credential(&app, &headers) {
+        Ok(credential) => identify(&app, &live, &request, &credential).await,
+        Err(error) => Err(error_response(&error)),
+    };
+    answer(&app, &live, &request, caller, &wanted).await
 }
 
-/// `POST`: OAuth 2.0's password grant.
+/// `POST`: OAuth 2.0's password grant, or its refresh token grant.
 pub async fn by_form(
     State(app): State<Arc<App>>,
     Extension(request): Extension<RequestInfo>,
@@ -52,25 +69,45 @@ pub async fn by_form(
 ) -> Response {
     let field =
         |name: &str| form_urlencoded::parse(&body).find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
-    let credential = match field("grant_type").as_deref() {
-        Some("password") => match (field("username"), field("password")) {
-            (Some(user), Some(password)) => Ok(Credential::Basic { user, password }),
-            _ => credential(&app, &headers),
-        },
-        Some("refresh_token") => {
-            let message = "no refresh tokens are given here; send the user name and the API key";
-            Err(Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message))
+    let offline = field("access_type").is_some_and(|access| access == "offline");
+    let wanted = Wanted { scopes: field("scope").unwrap_or_default(), offline, oauth: true };
+    let live = app.live();
+    let caller = match field("grant_type").as_deref() {
+        Some("password") => {
+            let shown = match (field("username"), field("password")) {
+                (Some(user), Some(password)) => Ok(Credential::Basic { user, password }),
+                _ => credential(&app, &headers),
+            };
+            match shown {
+                Ok(credential) => identify(&app, &live, &request, &credential).await,
+                Err(error) => Err(error_response(&error)),
+            }
         }
+        Some("refresh_token") => by_refresh_token(&app, &live, &request, &field("refresh_token").unwrap_or_default())
+            .await
+            .map_err(|refusal| refused(&request, &refusal)),
         _ => {
-            let message = "grant_type must be 'password', in a form (application/x-www-form-urlencoded)";
-            Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message))
+            let message = "grant_type must be 'password' or 'refresh_token', in a form \
+                           (application/x-www-form-urlencoded)";
+            Err(error_response(&Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message)))
         }
     };
-    let minted = match credential {
-        Ok(credential) => mint(&app, &request, credential, &field("scope").unwrap_or_default()).await,
-        Err(error) => Err(error),
-    };
-    minted.map_or_else(|e| error_response(&e), |(token, granted)| answer(&token, Some(&granted)))
+    answer(&app, &live, &request, caller, &wanted).await
+}
+
+/// `POST /zot/auth/revoke` (RFC 7009): ends a refresh token. Whoever has it may end it, and is told no more than that
+/// it is over.
+pub async fn revoke(State(app): State<Arc<App>>, Extension(request): Extension<RequestInfo>, body: Bytes) -> Response {
+    let token = form_urlencoded::parse(&body).find(|(key, _)| key == "token").map(|(_, value)| value.into_owned());
+    match app.identities.refresh_tokens.revoke(&token.unwrap_or_default()).await {
+        Ok(there) => {
+            if there {
+                tracing::info!(request = request.id, "a refresh token was revoked");
+            }
+            StatusCode::OK.into_response()
+        }
+        Err(error) => error_response(&database_failed(error)),
+    }
 }
 
 /// The credential in the header. A cookie doesn't count: a browser sends that of itself.
@@ -82,47 +119,95 @@ fn credential(app: &App, headers: &HeaderMap) -> Result<Credential, Error> {
     }
 }
 
-async fn mint(
+async fn identify(app: &App, live: &Live, request: &RequestInfo, credential: &Credential) -> Result<Caller, Response> {
+    let arrival = Arrival { client: request.client, certificate: request.certificate.as_deref(), upload: None };
+    let found = app.identities.identify(&live.authorities, credential, &arrival).await;
+    found.map_err(|refusal| refused(request, &refusal))
+}
+
+async fn by_refresh_token(app: &App, live: &Live, request: &RequestInfo, text: &str) -> Result<Caller, Refusal> {
+    let found = async {
+        let token = app.identities.refresh_tokens.find(text).await?;
+        app.identities.of_refresh_token(&live.authorities, &token)
+    };
+    match found.await {
+        Ok(identity) => Ok(Caller { identity: Some(identity), grant: Grant::Everything }),
+        Err(refusal) if refusal.is_unknown() => Err(refusal),
+        Err(refusal) => Err(app.identities.limits.failed(request.client, None, refusal)),
+    }
+}
+
+fn refused(request: &RequestInfo, refusal: &Refusal) -> Response {
+    tracing::info!(request = request.id, client = ?request.client, reason = %refusal, "no token was given");
+    not_now(refusal).unwrap_or_else(|| {
+        error_response(&Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, refusal.to_string()))
+    })
+}
+
+/// Makes the token. Without `issued_at`, which docker and podman would compare with their own clock.
+async fn answer(
     app: &App,
+    live: &Live,
     request: &RequestInfo,
-    credential: Credential,
-    scopes: &str,
-) -> Result<(String, Vec<Access>), Error> {
-    let caller = app.identities.identify(&credential, None).await.map_err(|refusal| match refusal {
-        Refusal::Store(error) => database_failed(error),
-        refusal => {
-            tracing::info!(request = request.id, client = ?request.client, reason = %refusal, "no token was given");
-            Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, refusal.to_string())
-        }
-    })?;
+    caller: Result<Caller, Response>,
+    wanted: &Wanted,
+) -> Response {
+    let caller = match caller {
+        Ok(caller) => caller,
+        Err(response) => return response,
+    };
     // A token made of a token would outlive it.
-    let (key, identity) = match (&caller.grant, caller.identity.as_deref()) {
-        (Grant::Everything, None) => (None, None),
-        (Grant::Everything, Some(identity @ Identity { via: Via::ApiKey(id), .. })) => (Some(id), Some(identity)),
-        _ => {
-            let message = "a token is made of a user name and an API key";
-            return Err(Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message));
+    let minted = match (&caller.grant, caller.identity.as_deref()) {
+        (Grant::Token(_), _) => Err(Refusal::NoTokenOfThis),
+        (Grant::Everything, identity) => {
+            let circumstances = request.circumstances(&http::Method::GET);
+            let scopes = wanted.scopes.split_ascii_whitespace().filter_map(Access::parse).take(MOST_SCOPES);
+            let granted: Vec<Access> =
+                scopes.filter_map(|access| grant(live, identity, access, &circumstances)).collect();
+            app.identities.tokens.mint(identity, granted.clone()).map(|minted| (minted, granted))
         }
     };
-    let wanted = scopes.split_ascii_whitespace().filter_map(Access::parse).take(MOST_SCOPES);
-    let granted: Vec<Access> = wanted.filter_map(|access| grant(app, identity, access)).collect();
-    let user = identity.map_or("", |identity| &identity.user);
-    let token = app.identities.tokens.mint(user, key.map(String::as_str), granted.clone());
-    let token = token.map_err(|error| {
-        tracing::error!(%error, "a token can't be written");
-        Error::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, "a token can't be written")
-    })?;
-    Ok((token, granted))
+    let ((token, lifetime), granted) = match minted {
+        Ok(minted) => minted,
+        Err(refusal) => return refused(request, &refusal),
+    };
+    let mut body = json!({"token": token, "access_token": token, "expires_in": lifetime});
+    if wanted.oauth {
+        body["scope"] = granted.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ").into();
+    }
+    if let (true, Some(identity)) = (wanted.offline, caller.identity.as_deref())
+        && let Some(issuer) = issuer_of(identity)
+    {
+        match app.identities.refresh_tokens.create(issuer, &identity.claims).await {
+            Ok(text) => body["refresh_token"] = text.into(),
+            Err(error) => return error_response(&database_failed(error)),
+        }
+    }
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (headers, body.to_string()).into_response()
+}
+
+/// The issuer of the JWT that somebody has shown. Of another credential no refresh token is made: it needs none.
+fn issuer_of(identity: &Identity) -> Option<&str> {
+    match &identity.via {
+        Via::Workload(issuer) => Some(issuer),
+        Via::ProviderToken => identity.claims.get("iss").and_then(serde_json::Value::as_str),
+        _ => None,
+    }
 }
 
 /// As much of what is wanted as the rules allow; nothing if that is nothing.
-fn grant(app: &App, identity: Option<&Identity>, wanted: Access) -> Option<Access> {
+///
+/// Conditions may look at a tag, which isn't known yet: where they refuse without one, the token says no more than that,
+/// and they are asked again when it is used.
+fn grant(live: &Live, identity: Option<&Identity>, wanted: Access, circumstances: &Circumstances) -> Option<Access> {
     let all = wanted.actions.iter().any(|action| action == "*");
     let asks = |action: &str| all || wanted.actions.iter().any(|wanted| wanted == action);
     let actions: Vec<String> = match wanted.kind.as_str() {
         "repository" => {
             let repository: Repository = wanted.name.parse().ok()?;
-            let may = |action| app.rules.decide(identity, action, repository.as_str()).allowed;
+            let may =
+                |action| live.rules.may_under_some_condition(identity, action, repository.as_str(), circumstances);
             let push = || may(Action::Create) || may(Action::Update);
             let mut actions = Vec::new();
             if asks("pull") && may(Action::Read) {
@@ -137,20 +222,10 @@ fn grant(app: &App, identity: Option<&Identity>, wanted: Access) -> Option<Acces
             actions
         }
         // The list is filtered when it is made.
-        "registry" if wanted.name == "catalog" && (identity.is_some() || app.rules.has_anonymous()) => {
+        "registry" if wanted.name == "catalog" && (identity.is_some() || live.rules.has_anonymous()) => {
             vec!["*".to_owned()]
         }
         _ => Vec::new(),
     };
     (!actions.is_empty()).then_some(Access { actions, ..wanted })
-}
-
-/// Without `issued_at`, which docker and podman would compare with their own clock.
-fn answer(token: &str, granted: Option<&[Access]>) -> Response {
-    let mut body = json!({"token": token, "access_token": token, "expires_in": LIFETIME});
-    if let Some(granted) = granted {
-        body["scope"] = granted.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ").into();
-    }
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-    (headers, body.to_string()).into_response()
 }

@@ -18,6 +18,8 @@ pub struct NewKey<'a> {
     pub user_agent: &'a str,
     /// When it ends, if it does.
     pub expires_at: Option<i64>,
+    /// What it is for, as its owner wrote it.
+    pub scopes: &'a [String],
 }
 
 /// A key that was found.
@@ -37,6 +39,10 @@ pub struct ApiKey {
     pub expires_at: Option<i64>,
     /// When it was last used, as far as that was written.
     pub used_at: Option<i64>,
+    /// What it is for; everything that its owner may do, if that is empty.
+    pub scopes: Vec<String>,
+    /// Its owner was gone when the provider was last asked.
+    pub suspended: bool,
 }
 
 impl ApiKey {
@@ -49,6 +55,8 @@ impl ApiKey {
             created_at: row.try_get("created_at")?,
             expires_at: row.try_get("expires_at")?,
             used_at: row.try_get("used_at")?,
+            scopes: serde_json::from_str(row.try_get("scopes")?).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
+            suspended: row.try_get::<i64, _>("suspended")? != 0,
         })
     }
 
@@ -61,8 +69,8 @@ impl ApiKey {
 macro_rules! select_key {
     ($condition:literal) => {
         concat!(
-            "SELECT k.id, k.label, k.user_agent, k.created_at, k.expires_at, k.used_at,
-                    u.name AS user_name, u.provider, u.subject, u.user_groups, u.claims
+            "SELECT k.id, k.label, k.user_agent, k.created_at, k.expires_at, k.used_at, k.scopes,
+                    u.suspended, u.name AS user_name, u.provider, u.subject, u.user_groups, u.claims
              FROM api_keys k JOIN users u ON u.name = k.user_name WHERE ",
             $condition
         )
@@ -73,8 +81,8 @@ impl Store {
     /// Remembers a new key.
     pub async fn create_key(&self, key: &NewKey<'_>) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO api_keys (id, key_hash, user_name, label, user_agent, created_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO api_keys (id, key_hash, user_name, label, user_agent, created_at, expires_at, scopes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(key.id)
         .bind(key.key_hash)
@@ -83,6 +91,7 @@ impl Store {
         .bind(key.user_agent)
         .bind(now())
         .bind(key.expires_at)
+        .bind(serde_json::Value::from(key.scopes.to_vec()).to_string())
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -141,10 +150,18 @@ mod tests {
     async fn a_key_is_found_until_its_owner_revokes_it() {
         let (_folder, store) = for_test().await;
         store.put_user(&alice()).await.expect("stored");
-        let new = NewKey { id: "1", key_hash: "h", user_name: "alice", label: "ci", user_agent: "t", expires_at: None };
+        let scopes = &["read".to_owned()];
+        let (label, user_agent) = ("ci", "t");
+        let new = NewKey { id: "1", key_hash: "h", user_name: "alice", label, user_agent, expires_at: None, scopes };
         store.create_key(&new).await.expect("stored");
         let found = store.key_by_hash("h").await.expect("read").expect("the key");
         assert_eq!((found.user, found.expires_at, found.used_at), (alice(), None, None));
+        assert_eq!((found.scopes.as_slice(), found.suspended), (&scopes[..], false));
+        store.suspend("alice").await.expect("suspended");
+        assert!(store.key_by_hash("h").await.expect("read").expect("the key").suspended);
+        // Until they sign in again.
+        store.put_user(&alice()).await.expect("stored");
+        assert!(!store.key_by_hash("h").await.expect("read").expect("the key").suspended);
         assert_eq!(store.delete_key("bob", "1").await.expect("asked"), None);
         assert_eq!(store.delete_key("alice", "1").await.expect("asked"), Some("h".to_owned()));
         assert!(store.key_by_id("1").await.expect("read").is_none());
@@ -155,7 +172,8 @@ mod tests {
         let (_folder, store) = for_test().await;
         let mut user = alice();
         store.put_user(&user).await.expect("stored");
-        let new = NewSession { id_hash: "h", user: &user, sid: None, sealed: "x", user_agent: "t" };
+        let (sealed, user_agent, client) = ("x", "t", "");
+        let new = NewSession { id_hash: "h", user: &user, sid: None, sealed, renewable: false, user_agent, client };
         store.create_session(&new).await.expect("stored");
         user.groups = vec!["ops".to_owned()];
         store.put_user(&user).await.expect("stored");

@@ -1,22 +1,35 @@
-//! What the proxy remembers: people, their sessions, their API keys.
+//! What the proxy remembers: people, their sessions, their API keys, the refresh tokens of jobs.
 //!
 //! Queries are here and nowhere else, one file for each thing that is remembered.
 
 mod keys;
+mod refresh_tokens;
 mod sessions;
 mod usage;
 mod users;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sqlx::{AnyPool, Executor, any::AnyPoolOptions};
 
 pub use self::{
     keys::{ApiKey, NewKey},
+    refresh_tokens::RefreshToken,
     sessions::{NewSession, Session},
     usage::Usage,
     users::User,
 };
+
+/// How long a request waits for the database.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a start waits for it.
+const FIRST_WAIT: Duration = Duration::from_mins(1);
+
+/// SQLite's, and not a server's.
+fn is_file(url: &str) -> bool {
+    url.starts_with("sqlite:")
+}
 
 /// The database can't be used now.
 #[derive(Debug, thiserror::Error)]
@@ -30,22 +43,42 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the database at `url`, makes it if need be, and brings its schema up to date.
+    /// Opens the database at `url`, makes it if it is a file and need be, and brings its schema up to date.
+    ///
+    /// A server that isn't there yet is waited for, since both may just have been started.
     ///
     /// # Errors
     /// A sentence with the mend.
     pub async fn open(url: &str) -> Result<Self, String> {
-        let failed = |e: &dyn std::error::Error| {
-            format!("sidecar.database: {url} can't be opened ({e}); make its folder, writable for this user")
-        };
         sqlx::any::install_default_drivers();
-        let with_mode = if url.contains('?') { url.to_owned() } else { format!("{url}?mode=rwc") };
-        let pool = AnyPoolOptions::new().max_connections(8).after_connect(|connection, _| {
-            Box::pin(async move {
-                // FULL: what was acknowledged survives a power failure, also in WAL mode.
-                connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL").await.map(drop)
-            })
-        });
+        let began = Instant::now();
+        loop {
+            match Self::connect(url).await {
+                Err(error) if !is_file(url) && began.elapsed() < FIRST_WAIT => {
+                    tracing::warn!("{error}; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn connect(url: &str) -> Result<Self, String> {
+        let failed = |e: &dyn std::error::Error| match is_file(url) {
+            true => format!("sidecar.database: {url} can't be opened ({e}); make its folder, writable for this user"),
+            // Without the URL, which may hold a password.
+            false => format!("sidecar.database: PostgreSQL can't be used ({e}); check its address, user and password"),
+        };
+        let with_mode = if is_file(url) && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() };
+        let mut pool = AnyPoolOptions::new().max_connections(8).acquire_timeout(PATIENCE);
+        if is_file(url) {
+            pool = pool.after_connect(|connection, _| {
+                Box::pin(async move {
+                    // FULL: what was acknowledged survives a power failure, also in WAL mode.
+                    connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL").await.map(drop)
+                })
+            });
+        }
         let pool = pool.connect(&with_mode).await.map_err(|e| failed(&e))?;
         sqlx::migrate!().run(&pool).await.map_err(|e| failed(&e))?;
         Ok(Self { pool })

@@ -56,7 +56,8 @@ impl Store {
         sqlx::query(
             "INSERT INTO users (name, provider, subject, user_groups, claims, seen_at) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (name) DO UPDATE SET provider = excluded.provider, subject = excluded.subject,
-                 user_groups = excluded.user_groups, claims = excluded.claims, seen_at = excluded.seen_at",
+                 user_groups = excluded.user_groups, claims = excluded.claims, seen_at = excluded.seen_at,
+                 suspended = 0",
         )
         .bind(&user.name)
         .bind(&user.provider)
@@ -68,6 +69,12 @@ impl Store {
         .await?;
         transaction.commit().await?;
         Ok(was_another)
+    }
+
+    /// Remembers that the provider doesn't know somebody any more: their keys wait until they sign in again.
+    pub async fn suspend(&self, name: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE users SET suspended = 1 WHERE name = $1").bind(name).execute(&self.pool).await?;
+        Ok(())
     }
 }
 
@@ -87,7 +94,8 @@ mod tests {
             claims: Map::new(),
         };
         store.put_user(&old).await.expect("stored");
-        let key = NewKey { id: "1", key_hash: "h", user_name: &old.name, label: "", user_agent: "", expires_at: None };
+        let (id, key_hash, user_name, label, user_agent) = ("1", "h", old.name.as_str(), "", "");
+        let key = NewKey { id, key_hash, user_name, label, user_agent, expires_at: None, scopes: &[] };
         store.create_key(&key).await.expect("stored");
         assert!(!store.put_user(&old).await.expect("stored"));
         assert!(store.key_by_hash("h").await.expect("read").is_some());

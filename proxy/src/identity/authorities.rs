@@ -1,0 +1,112 @@
+//! Who vouches for people beside this registry: the providers that sign them in, the issuers of workloads, the password
+//! file. All of it comes from the configuration, and is replaced as a whole when that is read again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use moka::{Expiry, future::Cache};
+
+use super::{Identity, Refusal, Via, app_password::AppPasswords, htpasswd::Passwords, workload::Workloads};
+use crate::{
+    oidc::{
+        Provider,
+        jwt::{Claims, claimed_issuer},
+        user_of,
+    },
+    secrets,
+    store::now,
+};
+
+/// How long a token that was checked isn't checked again at most.
+const REMEMBERED: Duration = Duration::from_mins(5);
+
+/// Those who vouch for people.
+pub struct Authorities {
+    /// Who signs people in.
+    pub providers: Vec<Arc<Provider>>,
+    /// Whose workloads are taken.
+    pub workloads: Workloads,
+    /// The password file, if there is one.
+    pub passwords: Option<Passwords>,
+    app_passwords: AppPasswords,
+    /// By the hash of the token.
+    verified: Cache<String, Arc<Identity>>,
+}
+
+/// A token is good until it says so.
+struct Lifetime;
+
+impl Expiry<String, Arc<Identity>> for Lifetime {
+    fn expire_after_create(&self, _: &String, identity: &Arc<Identity>, _: Instant) -> Option<Duration> {
+        let left = identity.good_until.unwrap_or_default().saturating_sub(now());
+        Some(Duration::from_secs(u64::try_from(left).unwrap_or_default()).min(REMEMBERED))
+    }
+}
+
+impl Authorities {
+    /// Those of a configuration.
+    pub fn new(
+        providers: Vec<Arc<Provider>>,
+        workloads: Workloads,
+        passwords: Option<Passwords>,
+        app_passwords: AppPasswords,
+    ) -> Self {
+        let verified = Cache::builder().max_capacity(10_000).expire_after(Lifetime).build();
+        Self { providers, workloads, passwords, app_passwords, verified }
+    }
+
+    /// Whoever brings this JWT of `issuer`, which is what it says of itself.
+    pub async fn by_jwt(&self, issuer: &str, token: &str) -> Result<Arc<Identity>, Refusal> {
+        let hash = secrets::hash(token);
+        if let Some(known) = self.verified.get(&hash).await {
+            return Ok(known);
+        }
+        let identity = match self.provider_of(issuer) {
+            Some(provider) => self.of_provider(provider, token).await?,
+            None => self.workloads.find(issuer, token).await?,
+        };
+        let identity = Arc::new(identity);
+        self.verified.insert(hash, Arc::clone(&identity)).await;
+        Ok(identity)
+    }
+
+    fn provider_of(&self, issuer: &str) -> Option<&Arc<Provider>> {
+        self.providers.iter().find(|provider| provider.config.issuer == issuer)
+    }
+
+    /// Authentik's access or ID token.
+    async fn of_provider(&self, provider: &Provider, token: &str) -> Result<Identity, Refusal> {
+        let verified = provider.verify(token).await.map_err(|error| Refusal::Unavailable(error.to_string()))?;
+        self.named(provider, verified?)
+    }
+
+    fn named(&self, provider: &Provider, claims: Claims) -> Result<Identity, Refusal> {
+        let good_until = claims.get("exp").and_then(serde_json::Value::as_i64);
+        let user = user_of(&provider.config, claims).map_err(|error| Refusal::Unnamed(error.to_string()))?;
+        Ok(Identity { good_until, ..Identity::new(user, Via::ProviderToken) })
+    }
+
+    /// Whoever had a JWT of `issuer` with these claims, which was genuine then, by the rules of now.
+    pub fn by_claims(&self, issuer: &str, claims: &Claims) -> Result<Identity, Refusal> {
+        match self.provider_of(issuer) {
+            Some(provider) => self.named(provider, claims.clone()),
+            None => self.workloads.apply(issuer, claims),
+        }
+    }
+
+    /// Whoever has this name and password: in the password file, or else at authentik.
+    pub async fn by_password(&self, user: &str, password: &str) -> Result<Arc<Identity>, Refusal> {
+        if let Some(passwords) = self.passwords.as_ref().filter(|passwords| passwords.knows(user)) {
+            return passwords.find(user, password).await;
+        }
+        let found = self.app_passwords.find(&self.providers, user, password).await;
+        found.map_err(Refusal::Shared)
+    }
+
+    /// Whose JWT a text is, by what it says of itself; nothing if it is no JWT.
+    pub fn issuer_of(text: &str) -> Option<String> {
+        claimed_issuer(text)
+    }
+}

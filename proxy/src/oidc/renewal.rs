@@ -1,0 +1,76 @@
+//! What somebody's claims are by now: the refresh token grant (RFC 6749, section 6; OpenID Connect Core, section 12).
+
+use openidconnect::{
+    OAuth2TokenResponse, RefreshToken, RequestTokenError, TokenResponse,
+    core::{CoreErrorResponseType, CoreIdToken},
+};
+
+use super::{Provider, SignInError, jwt::JwtError, people};
+use crate::{identity::session::ProviderTokens, store::User};
+
+/// Why claims can't be renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewalError {
+    /// The provider says that this person may not come any more.
+    #[error("the identity provider does not renew this sign-in any more ({0})")]
+    Gone(String),
+    /// Nobody can tell now; what is known stays.
+    #[error(transparent)]
+    Unavailable(#[from] SignInError),
+    /// The answer isn't good.
+    #[error(transparent)]
+    Token(#[from] JwtError),
+}
+
+impl Provider {
+    /// Uses a refresh token, which is good once; gives the same person with the claims of now. `keep` is given the next
+    /// token as soon as it is here, before anything else can fail.
+    ///
+    /// # Errors
+    /// [`RenewalError`]
+    pub async fn renew(
+        &self,
+        before: &User,
+        tokens: &ProviderTokens,
+        keep: impl AsyncFnOnce(&ProviderTokens),
+    ) -> Result<User, RenewalError> {
+        let discovered = self.discovered().await?;
+        let token = RefreshToken::new(tokens.refresh_token.clone().unwrap_or_default());
+        let request = discovered.client.exchange_refresh_token(&token).map_err(|e| SignInError::NotAProvider {
+            url: self.config.issuer.clone(),
+            cause: format!("it has no token endpoint ({e})"),
+        })?;
+        let answer = request.request_async(&self.sender()).await.map_err(|error| match error {
+            RequestTokenError::ServerResponse(answer) if *answer.error() == CoreErrorResponseType::InvalidGrant => {
+                RenewalError::Gone(answer.to_string())
+            }
+            RequestTokenError::ServerResponse(answer) => SignInError::Exchange(answer.to_string()).into(),
+            RequestTokenError::Request(cause) => self.http.unreachable(&cause).into(),
+            // The body isn't shown: it may hold tokens.
+            RequestTokenError::Parse(cause, _) => {
+                SignInError::Exchange(format!("its answer can't be read ({cause})")).into()
+            }
+            RequestTokenError::Other(cause) => SignInError::Exchange(cause).into(),
+        })?;
+        let next = ProviderTokens {
+            id_token: answer.id_token().map_or_else(|| tokens.id_token.clone(), CoreIdToken::to_string),
+            refresh_token: answer.refresh_token().map(|token| token.secret().clone()).or(tokens.refresh_token.clone()),
+        };
+        keep(&next).await;
+        let access_token = answer.access_token().secret();
+        let claims = match answer.id_token() {
+            None => self.user_info(&discovered, access_token).await?,
+            Some(id_token) => match self.verify(&id_token.to_string()).await? {
+                Ok(claims) => self.complete(&discovered, claims, access_token).await?,
+                Err(JwtError::NoSigningKey) => self.user_info(&discovered, access_token).await?,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let user = people::user_of(&self.config, claims)?;
+        // Section 12.2: the same subject. A name that has changed is another person to the rules: sign in again.
+        if user.subject != before.subject || user.name != before.name {
+            return Err(RenewalError::Gone("it names somebody else".to_owned()));
+        }
+        Ok(user)
+    }
+}

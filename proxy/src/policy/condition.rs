@@ -1,0 +1,148 @@
+//! Conditions of a policy: CEL expressions over the request.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use cel::Context;
+use chrono::DateTime;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::Question;
+use crate::{expression::Expression, identity::Identity};
+
+/// One condition.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// What must hold.
+    pub expression: Expression,
+    /// What the client is told if it doesn't.
+    pub message: Option<Arc<str>>,
+}
+
+/// What there is to know of a request beside who sends it and what it asks.
+#[derive(Clone, Debug, Default)]
+pub struct Circumstances {
+    /// When, in seconds since 1970.
+    pub time: i64,
+    /// The method.
+    pub method: String,
+    /// `User-Agent`
+    pub user_agent: String,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// `X-Forwarded-For`, if a proxy that is trusted has sent it.
+    pub forwarded_for: String,
+    /// The version of TLS, if the connection is.
+    pub tls: Option<String>,
+}
+
+/// `req`, as zot's conditions know it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    time: cel::Timestamp,
+    method: &'a str,
+    user_agent: &'a str,
+    action: String,
+    repository: &'a str,
+    reference: String,
+    reference_type: &'static str,
+    tag: String,
+    digest: String,
+    user: User<'a>,
+    auth: Auth,
+    client: Client<'a>,
+    tls: Tls<'a>,
+    claims: &'a Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct User<'a> {
+    username: &'a str,
+    groups: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Auth {
+    anonymous: bool,
+    admin: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Client<'a> {
+    ip: String,
+    forwarded_for: &'a str,
+}
+
+#[derive(Serialize)]
+struct Tls<'a> {
+    enabled: bool,
+    version: &'a str,
+}
+
+/// Why a condition doesn't hold.
+pub struct Unmet {
+    /// What the client is told.
+    pub message: Option<Arc<str>>,
+    /// For the log.
+    pub why: String,
+}
+
+/// The first condition that doesn't hold for this question. One that can't be evaluated doesn't.
+pub fn unmet(
+    conditions: &[Condition],
+    question: &Question<'_>,
+    identity: Option<&Identity>,
+    groups: &[String],
+    admin: bool,
+    circumstances: &Circumstances,
+) -> Option<Unmet> {
+    if conditions.is_empty() {
+        return None;
+    }
+    let none = Map::new();
+    let (tag, digest) = (question.tag(), question.digest());
+    let request = Request {
+        time: cel::Timestamp(DateTime::from_timestamp(circumstances.time, 0).unwrap_or_default().fixed_offset()),
+        method: &circumstances.method,
+        user_agent: &circumstances.user_agent,
+        action: question.action.to_string(),
+        repository: question.repository,
+        reference: question.reference.map(ToString::to_string).unwrap_or_default(),
+        reference_type: match (&tag, &digest) {
+            (Some(_), _) => "tag",
+            (None, Some(_)) => "digest",
+            (None, None) => "",
+        },
+        tag: tag.unwrap_or_default(),
+        digest: digest.unwrap_or_default(),
+        user: User { username: identity.map_or("", |identity| &identity.user), groups },
+        auth: Auth { anonymous: identity.is_none(), admin },
+        client: Client {
+            ip: circumstances.client.map(|ip| ip.to_string()).unwrap_or_default(),
+            forwarded_for: &circumstances.forwarded_for,
+        },
+        tls: Tls { enabled: circumstances.tls.is_some(), version: circumstances.tls.as_deref().unwrap_or_default() },
+        claims: identity.map_or(&none, |identity| &identity.claims),
+    };
+    let mut context = Context::default();
+    match cel::to_value(&request) {
+        Ok(value) => context.add_variable_from_value("req", value),
+        Err(error) => return Some(Unmet { message: None, why: format!("the request can't be said in CEL: {error}") }),
+    }
+    conditions.iter().find_map(|condition| {
+        let why = match condition.expression.holds(&context) {
+            Ok(true) => return None,
+            Ok(false) => format!("{} does not hold", condition.expression.text()),
+            Err(error) => format!("{} can't be evaluated: {error}", condition.expression.text()),
+        };
+        Some(Unmet { message: condition.message.clone(), why })
+    })
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}

@@ -1,0 +1,67 @@
+//! What an API key is for, if it isn't for everything that its owner may do.
+
+use std::sync::Arc;
+
+use super::{Action, Actions, Pattern};
+
+/// The `scopes` of an API key: `read`, `push` and `delete` say what it may do, anything else is a pattern of the
+/// repositories that it may do it in. Without one of the three, or without a pattern, there is no such limit.
+#[derive(Clone, Debug)]
+pub struct KeyScopes {
+    actions: Actions,
+    patterns: Vec<Pattern>,
+}
+
+impl KeyScopes {
+    /// Reads scopes; nothing, if there are none.
+    ///
+    /// # Errors
+    /// Which one is neither an action nor a pattern.
+    pub fn parse(scopes: &[String]) -> Result<Option<Arc<Self>>, String> {
+        let (mut actions, mut patterns) = (Vec::new(), Vec::new());
+        for scope in scopes {
+            match scope.as_str() {
+                "read" => actions.push(Action::Read),
+                // Whoever pushes looks first what is there already.
+                "push" => actions.extend([Action::Read, Action::Create, Action::Update]),
+                "delete" => actions.push(Action::Delete),
+                pattern => patterns.push(Pattern::parse(pattern).map_err(|e| {
+                    format!("the scope {pattern:?} is neither read, push, delete nor a pattern of repositories ({e})")
+                })?),
+            }
+        }
+        if scopes.is_empty() {
+            return Ok(None);
+        }
+        if actions.is_empty() {
+            actions = Action::ALL.to_vec();
+        }
+        Ok(Some(Arc::new(Self { actions: actions.into_iter().collect(), patterns })))
+    }
+
+    /// Whether they go as far as this.
+    pub fn allow(&self, action: Action, repository: &str) -> bool {
+        let here = self.patterns.is_empty() || self.patterns.iter().any(|pattern| pattern.matches(repository));
+        here && self.actions.contains(action)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_limit_actions_and_repositories_each_by_themselves() {
+        let allow = |scopes: &[&str], action, repository: &str| {
+            let scopes: Vec<String> = scopes.iter().map(ToString::to_string).collect();
+            KeyScopes::parse(&scopes).expect("scopes").is_none_or(|scopes| scopes.allow(action, repository))
+        };
+        assert!(allow(&[], Action::Delete, "a"));
+        assert!(allow(&["read"], Action::Read, "a") && !allow(&["read"], Action::Create, "a"));
+        assert!(allow(&["push"], Action::Read, "a") && allow(&["push"], Action::Update, "a"));
+        assert!(!allow(&["push"], Action::Delete, "a") && allow(&["push", "delete"], Action::Delete, "a"));
+        assert!(allow(&["team/**"], Action::Delete, "team/a") && !allow(&["team/**"], Action::Read, "other"));
+        assert!(allow(&["read", "a", "b"], Action::Read, "b") && !allow(&["read", "a", "b"], Action::Create, "b"));
+        assert!(KeyScopes::parse(&["[".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,619 @@
+//! Who may do what: zot's `accessControl`.
+//!
+//! Of the patterns that match a repository the longest alone counts. In it, a policy that names the caller and
+//! the action, and whose conditions hold, allows; else `defaultPolicy` for who is signed in and `anonymousPolicy` for who
+//! isn't; else, whatever matched, `adminPolicy`. An API key goes no further than its own scopes. Nothing here does I/O.
+
+mod condition;
+mod key_scopes;
+#[cfg(test)]
+mod model;
+mod pattern;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
+
+use berth_oci::{Operation, Reference, Repository, Tag};
+
+pub use self::{
+    condition::{Circumstances, Condition},
+    key_scopes::KeyScopes,
+    pattern::Pattern,
+};
+use crate::identity::Identity;
+
+/// What a rule may grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Pull, list.
+    Read,
+    /// Push what isn't there.
+    Create,
+    /// Move a tag.
+    Update,
+    /// Delete.
+    Delete,
+}
+
+impl Action {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Create, Self::Update, Self::Delete];
+
+    /// The action of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        match self {
+            Self::Read => 1,
+            Self::Create => 2,
+            Self::Update => 4,
+            Self::Delete => 8,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A set of actions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Actions(u8);
+
+impl Actions {
+    /// Whether `action` is among them.
+    pub fn contains(self, action: Action) -> bool {
+        self.0 & action.bit() != 0
+    }
+}
+
+impl FromIterator<Action> for Actions {
+    fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
+        Self(actions.into_iter().fold(0, |bits, action| bits | action.bit()))
+    }
+}
+
+/// Actions for some users and groups.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// By name.
+    pub users: HashSet<String>,
+    /// By group.
+    pub groups: HashSet<String>,
+    /// What they may do.
+    pub actions: Actions,
+    /// What must hold.
+    pub conditions: Vec<Condition>,
+}
+
+impl Policy {
+    fn names(&self, caller: &Caller<'_>) -> bool {
+        let named = |user| self.users.contains(user) || caller.groups().any(|group| self.groups.contains(group));
+        caller.user().is_some_and(named)
+    }
+}
+
+/// The rules of the repositories that a pattern matches.
+#[derive(Clone, Debug, Default)]
+pub struct RepositoryRules {
+    /// In the file's order.
+    pub policies: Vec<Policy>,
+    /// For everyone who is signed in.
+    pub default_policy: Actions,
+    /// For everyone who isn't.
+    pub anonymous_policy: Actions,
+}
+
+/// Who may see what is counted.
+#[derive(Clone, Debug, Default)]
+pub struct MetricsPolicy {
+    /// By name.
+    pub users: HashSet<String>,
+    /// Whether everybody may.
+    pub anonymous: bool,
+}
+
+/// All of `accessControl`.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The groups that the configuration gives to users, beside those of their claims.
+    groups: HashMap<String, HashSet<String>>,
+    /// The longest pattern first.
+    repositories: Vec<(Pattern, RepositoryRules)>,
+    admin: Policy,
+    metrics: MetricsPolicy,
+    /// There is no `accessControl` at all.
+    open: bool,
+}
+
+/// Who asks, with the groups that the configuration adds.
+struct Caller<'a> {
+    identity: Option<&'a Identity>,
+    configured: Option<&'a HashSet<String>>,
+}
+
+impl Caller<'_> {
+    fn user(&self) -> Option<&str> {
+        self.identity.map(|identity| identity.user.as_str())
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &String> {
+        let claimed: &[String] = self.identity.map_or(&[], |identity| &identity.groups);
+        claimed.iter().chain(self.configured.into_iter().flatten())
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// What is to be done.
+    pub action: Action,
+    /// Where.
+    pub repository: &'a str,
+    /// With which tag or manifest, if it is about one.
+    pub reference: Option<&'a Reference>,
+}
+
+impl<'a> Question<'a> {
+    /// A question about a repository as a whole.
+    pub fn of(action: Action, repository: &'a str) -> Self {
+        Self { action, repository, reference: None }
+    }
+
+    fn tag(&self) -> Option<String> {
+        self.reference.and_then(|reference| match reference {
+            Reference::Tag(tag) => Some(tag.to_string()),
+            Reference::Digest(_) => None,
+        })
+    }
+
+    fn digest(&self) -> Option<String> {
+        self.reference.and_then(|reference| match reference {
+            Reference::Tag(_) => None,
+            Reference::Digest(digest) => Some(digest.to_string()),
+        })
+    }
+}
+
+/// A yes or a no, and the rule that decided, by its path in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Yes or no.
+    pub allowed: bool,
+    /// Why.
+    pub rule: String,
+    /// What the client is told beside the no.
+    pub message: Option<Arc<str>>,
+}
+
+/// What may come of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Forward it, with this condition on the write.
+    Allowed(WriteCondition),
+    /// Don't.
+    Denied(Decision),
+}
+
+/// What must be so when the registry writes (RFC 9110, section 13.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteCondition {
+    /// The caller may create and update, or nothing is written.
+    None,
+    /// The caller may only create: `If-None-Match: *`.
+    OnlyCreate,
+    /// The caller may only update: `If-Match: *`.
+    OnlyUpdate,
+}
+
+impl WriteCondition {
+    /// What the client is told when the condition doesn't hold.
+    pub fn refusal(self) -> &'static str {
+        match self {
+            Self::None => "requested access to the resource is denied",
+            Self::OnlyCreate => {
+                "requested access to the resource is denied: the tag exists, and you may create tags but not move them"
+            }
+            Self::OnlyUpdate => {
+                "requested access to the resource is denied: the tag doesn't exist, and you may move tags but not create them"
+            }
+        }
+    }
+}
+
+impl Rules {
+    /// Rules from their parts.
+    pub fn new(
+        groups: HashMap<String, HashSet<String>>,
+        mut repositories: Vec<(Pattern, RepositoryRules)>,
+        admin: Policy,
+        metrics: MetricsPolicy,
+    ) -> Self {
+        // Equally long patterns are ordered by their text, so that the answer doesn't depend on the file's order.
+        repositories.sort_by(|(a, _), (b, _)| b.text().len().cmp(&a.text().len()).then_with(|| a.text().cmp(b.text())));
+        Self { groups, repositories, admin, metrics, open: false }
+    }
+
+    /// No `accessControl` at all: everyone who is signed in may do everything, nobody else anything.
+    pub fn everything_for_everyone_signed_in() -> Self {
+        let none = Self::new(HashMap::new(), Vec::new(), Policy::default(), MetricsPolicy::default());
+        Self { open: true, ..none }
+    }
+
+    /// Whether some repositories are for everyone.
+    pub fn has_anonymous(&self) -> bool {
+        self.repositories.iter().any(|(_, rules)| rules.anonymous_policy != Actions::default())
+    }
+
+    /// The groups of a user, from the claims and from the configuration.
+    pub fn groups_of(&self, identity: &Identity) -> Vec<String> {
+        let mut groups: Vec<String> = self.caller(Some(identity)).groups().cloned().collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
+    /// Whether somebody, or nobody, may see what is counted.
+    pub fn may_see_metrics(&self, identity: Option<&Identity>) -> bool {
+        let may = |identity: &Identity| self.open || self.metrics.users.contains(&identity.user);
+        self.metrics.anonymous || identity.is_some_and(may)
+    }
+
+    fn caller<'a>(&'a self, identity: Option<&'a Identity>) -> Caller<'a> {
+        Caller { identity, configured: identity.and_then(|identity| self.groups.get(&identity.user)) }
+    }
+
+    /// Whether `identity`, or nobody, may do that, under these circumstances.
+    pub fn decide(
+        &self,
+        identity: Option<&Identity>,
+        question: &Question<'_>,
+        circumstances: &Circumstances,
+    ) -> Decision {
+        let yes = |rule: String| Decision { allowed: true, rule, message: None };
+        let &Question { action, repository, .. } = question;
+        let scopes = identity.and_then(|identity| identity.scopes.as_ref());
+        if scopes.is_some_and(|scopes| !scopes.allow(action, repository)) {
+            let rule = format!("the API key's own scopes don't allow {action} in {repository}");
+            return Decision { allowed: false, rule, message: Some("the API key's scopes don't go so far".into()) };
+        }
+        let caller = self.caller(identity);
+        if self.open {
+            let rule = "no http.accessControl: everyone who is signed in may do everything".to_owned();
+            return Decision { allowed: identity.is_some(), rule, message: None };
+        }
+        // Why a policy that names the caller and the action grants nothing.
+        let mut unmet = Vec::new();
+        let mut message = None;
+        let mut grants = |policy: &Policy, path: &str| {
+            if !policy.actions.contains(action) || !policy.names(&caller) {
+                return false;
+            }
+            if policy.conditions.is_empty() {
+                return true;
+            }
+            let groups: Vec<String> = caller.groups().cloned().collect();
+            let admin = self.admin.names(&caller);
+            let failed = condition::unmet(&policy.conditions, question, identity, &groups, admin, circumstances);
+            let Some(failed) = failed else { return true };
+            unmet.push(format!("{path}: {failed}"));
+            message = message.take().or(failed.message);
+            false
+        };
+        let matched = self.repositories.iter().find(|(pattern, _)| pattern.matches(repository));
+        if let Some((pattern, rules)) = matched {
+            let path = |rest: &str| format!("http.accessControl.repositories.{}.{rest}", pattern.text());
+            for (i, policy) in rules.policies.iter().enumerate() {
+                let path = path(&format!("policies[{i}]"));
+                if grants(policy, &path) {
+                    return yes(path);
+                }
+            }
+            let (rest, others) = match identity {
+                Some(_) => ("defaultPolicy", rules.default_policy),
+                None => ("anonymousPolicy", rules.anonymous_policy),
+            };
+            if others.contains(action) {
+                return yes(path(rest));
+            }
+        }
+        let admin = "http.accessControl.adminPolicy";
+        if grants(&self.admin, admin) {
+            return yes(admin.to_owned());
+        }
+        let rule = match (unmet.is_empty(), matched) {
+            (false, _) => unmet.join("; "),
+            (true, Some((pattern, _))) => {
+                format!("http.accessControl.repositories.{} grants no {action}", pattern.text())
+            }
+            (true, None) => format!("no pattern of http.accessControl.repositories matches {repository}"),
+        };
+        Decision { allowed: false, rule, message }
+    }
+
+    /// Whether somebody may do something somewhere in a repository, as far as that can be said before it is known with
+    /// which tag or manifest: the conditions of the rules may still say no.
+    pub fn may_under_some_condition(
+        &self,
+        identity: Option<&Identity>,
+        action: Action,
+        repository: &str,
+        circumstances: &Circumstances,
+    ) -> bool {
+        let question = Question::of(action, repository);
+        if self.decide(identity, &question, circumstances).allowed {
+            return true;
+        }
+        let scopes = identity.and_then(|identity| identity.scopes.as_ref());
+        if scopes.is_some_and(|scopes| !scopes.allow(action, repository)) {
+            return false;
+        }
+        let caller = self.caller(identity);
+        let grants =
+            |policy: &Policy| !policy.conditions.is_empty() && policy.actions.contains(action) && policy.names(&caller);
+        let matched = self.repositories.iter().find(|(pattern, _)| pattern.matches(repository));
+        matched.is_some_and(|(_, rules)| rules.policies.iter().any(grants)) || grants(&self.admin)
+    }
+
+    /// Whether a request may be forwarded.
+    ///
+    /// A mount's source isn't looked at: see [`Rules::may_read`]. Lists of repositories are always allowed; what
+    /// they show is filtered.
+    pub fn judge(&self, identity: Option<&Identity>, operation: &Operation, circumstances: &Circumstances) -> Verdict {
+        use Operation as Op;
+        let ask = |action, repository: &Repository, reference: Option<&Reference>| {
+            self.decide(identity, &Question { action, repository: repository.as_str(), reference }, circumstances)
+        };
+        let simply = |decision: Decision| match decision.allowed {
+            true => Verdict::Allowed(WriteCondition::None),
+            false => Verdict::Denied(decision),
+        };
+        match operation {
+            Op::Ping | Op::ListRepositories(_) => Verdict::Allowed(WriteCondition::None),
+            Op::HeadManifest { repository, reference } | Op::PullManifest { repository, reference } => {
+                simply(ask(Action::Read, repository, Some(reference)))
+            }
+            Op::HeadBlob { repository, digest } | Op::PullBlob { repository, digest } => {
+                simply(ask(Action::Read, repository, Some(&Reference::Digest(digest.clone()))))
+            }
+            Op::ListTags { repository, .. } | Op::ListReferrers { repository, .. } => {
+                simply(ask(Action::Read, repository, None))
+            }
+            Op::DeleteManifest { repository, reference } => simply(ask(Action::Delete, repository, Some(reference))),
+            Op::DeleteBlob { repository, digest } => {
+                simply(ask(Action::Delete, repository, Some(&Reference::Digest(digest.clone()))))
+            }
+            // Content by digest: `create` is asked for, as zot asks.
+            Op::StartUpload { repository, .. } | Op::PushBlob { repository, .. } | Op::MountBlob { repository, .. } => {
+                simply(ask(Action::Create, repository, None))
+            }
+            Op::UploadStatus(session) | Op::UploadChunk(session) | Op::CancelUpload(session) => {
+                simply(ask(Action::Create, &session.repository, None))
+            }
+            Op::FinishUpload { session, .. } => simply(ask(Action::Create, &session.repository, None)),
+            Op::PushManifest { repository, reference: reference @ Reference::Digest(_), tags } if tags.is_empty() => {
+                simply(ask(Action::Create, repository, Some(reference)))
+            }
+            Op::PushManifest { repository, reference, tags } => {
+                let references: Vec<Reference> = match reference {
+                    Reference::Tag(_) => vec![reference.clone()],
+                    Reference::Digest(_) => tags.iter().cloned().map(|tag: Tag| Reference::Tag(tag)).collect(),
+                };
+                // Of several tags, what holds for all of them.
+                let all = |action| {
+                    let mut decisions = references.iter().map(|reference| ask(action, repository, Some(reference)));
+                    let first_no = decisions.find(|decision| !decision.allowed);
+                    first_no.map_or(Ok(()), Err)
+                };
+                match (all(Action::Create), all(Action::Update)) {
+                    (Ok(()), Ok(())) => Verdict::Allowed(WriteCondition::None),
+                    (Ok(()), Err(_)) => Verdict::Allowed(WriteCondition::OnlyCreate),
+                    (Err(_), Ok(())) => Verdict::Allowed(WriteCondition::OnlyUpdate),
+                    (Err(no), Err(_)) => Verdict::Denied(no),
+                }
+            }
+        }
+    }
+
+    /// Whether the repository may be seen at all.
+    pub fn may_read(&self, identity: Option<&Identity>, repository: &str, circumstances: &Circumstances) -> bool {
+        self.decide(identity, &Question::of(Action::Read, repository), circumstances).allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(user: &str, groups: &[&str]) -> Identity {
+        Identity::for_test(user, groups)
+    }
+
+    fn policy(users: &[&str], groups: &[&str], actions: &[Action]) -> Policy {
+        let set = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        Policy {
+            users: set(users),
+            groups: set(groups),
+            actions: actions.iter().copied().collect(),
+            conditions: Vec::new(),
+        }
+    }
+
+    fn ask(rules: &Rules, identity: Option<&Identity>, action: Action, repository: &str) -> Decision {
+        rules.decide(identity, &Question::of(action, repository), &Circumstances::default())
+    }
+
+    fn rules() -> Rules {
+        use Action::{Create, Delete, Read, Update};
+        let repository = |policies, default: &[Action], anonymous: &[Action]| RepositoryRules {
+            policies,
+            default_policy: default.iter().copied().collect(),
+            anonymous_policy: anonymous.iter().copied().collect(),
+        };
+        let pattern = |text| Pattern::parse(text).expect("a pattern");
+        Rules::new(
+            HashMap::from([("carol".to_owned(), HashSet::from(["dev".to_owned()]))]),
+            vec![
+                (pattern("**"), repository(vec![policy(&["alice"], &[], &[Read, Create, Update])], &[], &[])),
+                (pattern("team/**"), repository(vec![policy(&[], &["dev"], &[Read, Create])], &[Read], &[])),
+                (pattern("public/*"), repository(vec![], &[], &[Read])),
+            ],
+            policy(&["root"], &[], &[Delete]),
+            MetricsPolicy::default(),
+        )
+    }
+
+    #[test]
+    fn the_longest_pattern_alone_counts() {
+        let (rules, alice) = (rules(), who("alice", &[]));
+        assert!(ask(&rules, Some(&alice), Action::Create, "mine/x").allowed);
+        // `**` would grant it, but `team/**` is longer, and `defaultPolicy` there only reads.
+        assert!(!ask(&rules, Some(&alice), Action::Create, "team/x").allowed);
+        assert!(ask(&rules, Some(&alice), Action::Read, "team/x").allowed);
+        assert!(ask(&rules, Some(&alice), Action::Read, "team").allowed);
+    }
+
+    #[test]
+    fn groups_come_from_claims_and_from_the_configuration() {
+        let rules = rules();
+        assert!(ask(&rules, Some(&who("bob", &["dev"])), Action::Create, "team/x").allowed);
+        assert!(ask(&rules, Some(&who("carol", &[])), Action::Create, "team/x").allowed);
+        assert!(!ask(&rules, Some(&who("dave", &["ops"])), Action::Create, "team/x").allowed);
+    }
+
+    #[test]
+    fn anonymous_gets_its_own_policy_alone() {
+        let rules = rules();
+        assert!(ask(&rules, None, Action::Read, "public/x").allowed);
+        assert!(!ask(&rules, None, Action::Read, "public/x/y").allowed);
+        assert!(!ask(&rules, None, Action::Read, "team/x").allowed);
+        assert!(!ask(&rules, Some(&who("dave", &[])), Action::Read, "public/x").allowed);
+    }
+
+    #[test]
+    fn admin_policy_counts_whatever_matched() {
+        let rules = rules();
+        let decision = ask(&rules, Some(&who("root", &[])), Action::Delete, "team/x");
+        assert_eq!((decision.allowed, decision.rule.as_str()), (true, "http.accessControl.adminPolicy"));
+    }
+
+    #[test]
+    fn who_may_only_create_creates_conditionally() {
+        let rules = rules();
+        let operation = |target: &str| {
+            Operation::parse(&http::Method::PUT, &target.parse().expect("a target")).expect("an operation")
+        };
+        let push = operation("/v2/team/x/manifests/1");
+        assert_eq!(
+            rules.judge(Some(&who("b", &["dev"])), &push, &Circumstances::default()),
+            Verdict::Allowed(WriteCondition::OnlyCreate)
+        );
+        assert!(matches!(rules.judge(Some(&who("b", &[])), &push, &Circumstances::default()), Verdict::Denied(_)));
+        let elsewhere = operation("/v2/x/manifests/1");
+        assert_eq!(
+            rules.judge(Some(&who("alice", &[])), &elsewhere, &Circumstances::default()),
+            Verdict::Allowed(WriteCondition::None)
+        );
+    }
+
+    #[test]
+    fn without_rules_whoever_is_signed_in_may_do_everything() {
+        let rules = Rules::everything_for_everyone_signed_in();
+        assert!(ask(&rules, Some(&who("x", &[])), Action::Delete, "a").allowed);
+        assert!(!ask(&rules, None, Action::Read, "a").allowed);
+    }
+
+    fn condition(text: &str, message: &str) -> Condition {
+        let expression = crate::expression::Expression::compile(text).expect(text);
+        Condition { expression, message: (!message.is_empty()).then(|| message.into()) }
+    }
+
+    #[test]
+    fn a_policy_grants_only_while_its_conditions_hold() {
+        let with = |texts: &[&str]| {
+            let conditions = texts.iter().map(|text| condition(text, "not now")).collect();
+            let policy = Policy { conditions, ..policy(&["alice"], &[], &[Action::Update]) };
+            let rules = RepositoryRules { policies: vec![policy], ..RepositoryRules::default() };
+            let pattern = Pattern::parse("**").expect("a pattern");
+            Rules::new(HashMap::new(), vec![(pattern, rules)], Policy::default(), MetricsPolicy::default())
+        };
+        let mut alice = who("alice", &["dev"]);
+        alice.claims.insert("email_verified".to_owned(), true.into());
+        let circumstances = Circumstances {
+            time: 1_795_000_000, // 2026-11-18, a Wednesday
+            method: "PUT".to_owned(),
+            user_agent: "docker/28".to_owned(),
+            client: Some("10.1.2.3".parse().expect("an address")),
+            tls: Some("TLSv1.3".to_owned()),
+            ..Circumstances::default()
+        };
+        let reference: Reference = "v1.2".parse().expect("a tag");
+        let question = Question { action: Action::Update, repository: "team/x", reference: Some(&reference) };
+        for holds in [
+            "req.tag.startsWith('v')",
+            "req.reference == 'v1.2' && req.referenceType == 'tag' && req.digest == ''",
+            "req.repository == 'team/x' && req.action == 'update'",
+            "req.user.username == 'alice' && 'dev' in req.user.groups && !req.auth.anonymous && !req.auth.admin",
+            "req.client.ip.startsWith('10.') && req.tls.enabled && req.tls.version == 'TLSv1.3'",
+            "req.method == 'PUT' && req.userAgent.contains('docker')",
+            "req.claims.email_verified",
+            "req.time.getDayOfWeek() == 3 && req.time < timestamp('2027-01-01T00:00:00Z')",
+        ] {
+            let decision = with(&[holds]).decide(Some(&alice), &question, &circumstances);
+            assert!(decision.allowed, "{holds}: {decision:?}");
+        }
+        for fails in ["req.tag == 'latest'", "req.claims.missing == 'x'", "req.nothing", "req.tag", "1 / 0 == 1"] {
+            let decision = with(&["true", fails]).decide(Some(&alice), &question, &circumstances);
+            assert_eq!((decision.allowed, decision.message.as_deref()), (false, Some("not now")), "{fails}");
+            assert!(decision.rule.contains("policies[0]") && decision.rule.contains(fails), "{}", decision.rule);
+        }
+        // Who isn't named isn't told.
+        let decision = with(&["false"]).decide(Some(&who("bob", &[])), &question, &circumstances);
+        assert_eq!((decision.allowed, decision.message), (false, None));
+    }
+
+    #[test]
+    fn a_push_to_several_tags_may_do_what_it_may_do_with_each() {
+        let conditions = vec![condition("req.tag.startsWith('v')", "")];
+        let policy = Policy { conditions, ..policy(&["alice"], &[], &[Action::Create]) };
+        let rules = RepositoryRules { policies: vec![policy], ..RepositoryRules::default() };
+        let pattern = Pattern::parse("**").expect("a pattern");
+        let rules = Rules::new(HashMap::new(), vec![(pattern, rules)], Policy::default(), MetricsPolicy::default());
+        let push = |tags: &str| {
+            let target = format!("/v2/a/manifests/sha256:{}?{tags}", "0".repeat(64)).parse().expect("a target");
+            let operation = Operation::parse(&http::Method::PUT, &target).expect("an operation");
+            rules.judge(Some(&who("alice", &[])), &operation, &Circumstances::default())
+        };
+        assert_eq!(push("tag=v1&tag=v2"), Verdict::Allowed(WriteCondition::OnlyCreate));
+        assert!(matches!(push("tag=v1&tag=latest"), Verdict::Denied(_)));
+    }
+
+    #[test]
+    fn the_scopes_of_a_key_take_away_and_never_give() {
+        let rules = rules();
+        let mut alice = who("alice", &[]);
+        alice.scopes = KeyScopes::parse(&["read".to_owned(), "mine/**".to_owned()]).expect("scopes");
+        assert!(ask(&rules, Some(&alice), Action::Read, "mine/x").allowed);
+        assert!(!ask(&rules, Some(&alice), Action::Create, "mine/x").allowed);
+        assert!(!ask(&rules, Some(&alice), Action::Read, "theirs/x").allowed);
+        let mut bob = who("bob", &[]);
+        bob.scopes = KeyScopes::parse(&["read".to_owned()]).expect("scopes");
+        assert!(!ask(&rules, Some(&bob), Action::Read, "mine/x").allowed);
+    }
+}

@@ -1,0 +1,85 @@
+//! What the configuration says may change while the proxy runs: on SIGHUP, or when one of the files has changed.
+//!
+//! Rules, providers, issuers, the password file and certificates are replaced; no connection notices. A bad file is
+//! refused whole: what was stays, and the log says why.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{app::App, config::Config, tls::Certificate};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// When files were changed, and how long they are.
+type Seen = Vec<Option<(SystemTime, u64)>>;
+
+fn look(files: &[PathBuf]) -> Seen {
+    let seen = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    };
+    files.iter().map(seen).collect()
+}
+
+/// Reloads for as long as the process runs.
+pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, certificate: Option<Arc<Certificate>>) {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP can't be watched; the configuration is read once");
+            return;
+        }
+    };
+    let tls: Vec<PathBuf> = first.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]).collect();
+    let files_of = |config: &Config| [vec![path.clone()], config.watched.clone()].concat();
+    let mut files = files_of(&first);
+    let (mut seen, mut seen_tls) = (look(&files), look(&tls));
+    loop {
+        let asked = tokio::select! {
+            _ = hangups.recv() => true,
+            () = tokio::time::sleep(LOOK) => false,
+        };
+        let (now, now_tls) = (look(&files), look(&tls));
+        if (asked || now_tls != seen_tls)
+            && let Some(certificate) = &certificate
+        {
+            certificate.read_again();
+        }
+        seen_tls = now_tls;
+        if !asked && now == seen {
+            continue;
+        }
+        seen = now;
+        if let Some(config) = reload(&app, &path) {
+            files = files_of(&config);
+            seen = look(&files);
+        }
+    }
+}
+
+fn reload(app: &App, path: &Path) -> Option<Config> {
+    let (config, warnings) = match Config::read(path) {
+        Ok(read) => read,
+        Err(problems) => {
+            for problem in &problems.0 {
+                tracing::error!("{problem}");
+            }
+            tracing::error!("the configuration has changed and can't be used; what was goes on");
+            return None;
+        }
+    };
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    match app.reload(&config) {
+        Ok(()) => tracing::info!("the configuration was read again: rules, providers, issuers and passwords"),
+        Err(error) => tracing::error!("{error}; what was goes on"),
+    }
+    Some(config)
+}

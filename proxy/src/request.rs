@@ -1,0 +1,103 @@
+//! What is known of a request beside the request itself: who it comes from, and through what.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::{HeaderMap, HeaderName, Method, header::USER_AGENT};
+use ipnet::IpNet;
+
+use crate::{policy::Circumstances, store::now};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Of one request.
+#[derive(Clone, Debug, Default)]
+pub struct RequestInfo {
+    /// In every log line about the request, and on every page that says what went wrong.
+    pub id: String,
+    /// Where it came from.
+    pub client: Option<IpAddr>,
+    /// The client certificate that the connection was made with, in DER.
+    pub certificate: Option<Arc<[u8]>>,
+    /// The version of TLS, if the connection is.
+    pub tls: Option<Arc<str>>,
+    forwarded_for: String,
+    user_agent: String,
+}
+
+impl RequestInfo {
+    /// Of a request of which nothing is known yet.
+    pub fn new(id: String) -> Self {
+        Self { id, ..Self::default() }
+    }
+
+    /// Notes where a request comes from: the peer, or whom a trusted proxy names. Whatever anybody else says of itself
+    /// isn't looked at.
+    pub fn arrive(&mut self, peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[IpNet]) {
+        let peer = peer.map(|peer| peer.to_canonical());
+        let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+        self.client = peer;
+        self.user_agent = text(headers, &USER_AGENT);
+        if !peer.as_ref().is_some_and(is_trusted) {
+            return;
+        }
+        self.forwarded_for = text(headers, &FORWARDED_FOR);
+        // Each proxy appends whom it has seen: the last one that isn't a proxy of ours is the client.
+        for named in self.forwarded_for.rsplit(',').map(str::trim) {
+            let Ok(address) = named.parse::<IpAddr>() else { return };
+            self.client = Some(address.to_canonical());
+            if !is_trusted(&address.to_canonical()) {
+                return;
+            }
+        }
+    }
+
+    /// What conditions may look at.
+    pub fn circumstances(&self, method: &Method) -> Circumstances {
+        Circumstances {
+            time: now(),
+            method: method.to_string(),
+            user_agent: self.user_agent.clone(),
+            client: self.client,
+            forwarded_for: self.forwarded_for.clone(),
+            tls: self.tls.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+/// All values of a header, as one.
+fn text(headers: &HeaderMap, name: &HeaderName) -> String {
+    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    values.join(", ").chars().take(1000).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            headers.append(FORWARDED_FOR, HeaderValue::from_str(value).expect("a header"));
+        }
+        let trusted: Vec<IpNet> = trusted.iter().map(|net| net.parse().expect("a net")).collect();
+        let mut info = RequestInfo::default();
+        info.arrive(peer.parse().ok(), &headers, &trusted);
+        info.client.map(|client| client.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn only_trusted_proxies_name_the_client() {
+        let trusted = ["10.0.0.0/8"];
+        assert_eq!(client("192.0.2.1", &["198.51.100.1"], &[]), "192.0.2.1");
+        assert_eq!(client("192.0.2.1", &["198.51.100.1"], &trusted), "192.0.2.1");
+        assert_eq!(client("10.0.0.1", &["198.51.100.1"], &trusted), "198.51.100.1");
+        // What the client itself sent stands before what our proxies append.
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, 198.51.100.1, 10.0.0.2"], &trusted), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.1"], &trusted), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, what"], &trusted), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &[], &trusted), "10.0.0.1");
+        assert_eq!(client("::ffff:10.0.0.1", &["198.51.100.1"], &trusted), "198.51.100.1");
+    }
+}
