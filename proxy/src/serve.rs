@@ -35,6 +35,9 @@ const LAST_REQUESTS: Duration = Duration::from_secs(8);
 /// How often what was used is written, and what has ended is forgotten.
 const CHORES: Duration = Duration::from_mins(1);
 
+/// How often it is looked for claims that are due to be renewed.
+const RENEWALS: Duration = Duration::from_secs(10);
+
 /// Libraries whose messages below a warning are never wanted; some of them print headers.
 const QUIET: [&str; 9] =
     ["h2", "hyper", "hyper_util", "pingora", "pingora_core", "pingora_proxy", "reqwest", "rustls", "sqlx"];
@@ -52,6 +55,7 @@ pub fn serve(path: &Path) -> Result<(), String> {
     let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
 
     runtime.spawn(chores(Arc::clone(&app)));
+    runtime.spawn(renewals(Arc::clone(&app)));
     let learner = Arc::clone(&app);
     runtime.spawn(async move { learner.registry.learn().await });
 
@@ -124,13 +128,22 @@ async fn chores(app: Arc<App>) {
     loop {
         tokio::time::sleep(CHORES).await;
         write_usage(&app).await;
-        let renewed = app.identities.sessions.renew(app.live().providers()).await;
         let swept = app.identities.sessions.sweep().await;
         let expired = app.store.delete_expired_tokens().await;
-        for outcome in [renewed, swept, expired] {
+        for outcome in [swept, expired] {
             if let Err(error) = outcome {
-                tracing::warn!(%error, "sessions can't be renewed, or ended ones forgotten");
+                tracing::warn!(%error, "what has ended can't be forgotten");
             }
+        }
+    }
+}
+
+/// Renews the claims of who is signed in, when they are due.
+async fn renewals(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(RENEWALS).await;
+        if let Err(error) = app.identities.sessions.renew(app.live().providers()).await {
+            tracing::warn!(%error, "claims can't be renewed");
         }
     }
 }

@@ -24,6 +24,8 @@ const provider = new Provider(`${origin}${base}`, {
     redirect_uris: [`${RP}/zot/auth/callback/oidc`],
     post_logout_redirect_uris: [`${RP}/`],
     id_token_signed_response_alg: ALG,
+    backchannel_logout_uri: `${RP}/zot/auth/backchannel-logout/oidc`,
+    backchannel_logout_session_required: true,
   }],
   jwks: { keys: [key('rsa', { modulusLength: 2048 }, 'rsa'), key('ec', { namedCurve: 'P-256' }, 'ec')] },
   // authentik lists the one algorithm that it uses.
@@ -46,6 +48,7 @@ const provider = new Provider(`${origin}${base}`, {
   },
   features: {
     devInteractions: { enabled: false },
+    backchannelLogout: { enabled: true },
     dPoP: { enabled: false },
     pushedAuthorizationRequests: { enabled: false },
     rpInitiatedLogout: {
@@ -66,7 +69,10 @@ const provider = new Provider(`${origin}${base}`, {
     return grant;
   },
   cookies: { keys: ['of the tests'] },
+  // Logout tokens go to the tests' own machine, which its own dispatcher refuses.
+  fetch: (url, { dispatcher, ...options }) => fetch(url, options),
 });
+provider.on('backchannel.error', (_, error) => console.error('backchannel logout:', error));
 provider.on('server_error', (_, error) => console.error(error));
 provider.on('grant.error', (_, error) => console.error(error.error, error.error_detail ?? error.error_description));
 

@@ -85,6 +85,10 @@ struct Memory {
     /// What userinfo says to whom.
     access_tokens: HashMap<String, Map<String, Value>>,
     disabled: HashSet<String>,
+    /// Groups that were changed.
+    groups: HashMap<String, Vec<String>>,
+    /// How often tokens were asked for, by the kind of grant.
+    asked: HashMap<String, u64>,
 }
 
 #[derive(Clone)]
@@ -115,6 +119,9 @@ pub fn router(application: Application) -> Router {
         .route("/application/o/userinfo/", get(userinfo).post(userinfo))
         .route("/if/flow/default-authentication-flow/", get(login_page).post(login))
         .route("/test/disable/{user}", post(disable))
+        .route("/test/groups/{user}/{group}", post(regroup))
+        .route("/test/asked/{grant}", get(asked))
+        .route("/test/sign", post(sign_anything))
         .with_state(provider)
 }
 
@@ -141,6 +148,7 @@ impl Provider {
     fn claims(&self, user: &str, scope: &str) -> Map<String, Value> {
         let mut claims = Map::from_iter([("sub".to_owned(), json!(hex(user.as_bytes())))]);
         let groups = ACCOUNTS.iter().find(|account| account.name == user).map_or(&[][..], |account| account.groups);
+        let groups = self.memory().groups.get(user).map_or_else(|| json!(groups), |changed| json!(changed));
         for scope in scope.split(' ') {
             let more = match scope {
                 "email" => json!({"email": format!("{user}@example.com"), "email_verified": false}),
@@ -167,7 +175,8 @@ impl Provider {
         access.insert("azp".to_owned(), json!(application.client_id));
         access.insert("uid".to_owned(), json!(random()));
         let access_token = self.sign(&Value::Object(access));
-        self.memory().access_tokens.insert(access_token.clone(), self.claims(&grant.user, &grant.scope));
+        let user_info = self.claims(&grant.user, &grant.scope);
+        self.memory().access_tokens.insert(access_token.clone(), user_info);
         let hash = digest::digest(&digest::SHA256, access_token.as_bytes());
         claims.insert("at_hash".to_owned(), json!(BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..16])));
         if let Some(nonce) = &grant.nonce {
@@ -336,6 +345,7 @@ fn refused(error: &str) -> Response {
 
 async fn token(State(provider): State<Shared>, headers: HeaderMap, Form(form): Form<Fields>) -> Response {
     let field = |name: &str| form.get(name).cloned();
+    *provider.memory().asked.entry(field("grant_type").unwrap_or_default()).or_default() += 1;
     let basic = headers.get(header::AUTHORIZATION).and_then(|value| {
         let encoded = value.to_str().ok()?.strip_prefix("Basic ")?;
         let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;
@@ -411,4 +421,48 @@ async fn userinfo(State(provider): State<Shared>, headers: HeaderMap) -> Respons
 async fn disable(State(provider): State<Shared>, Path(user): Path<String>) -> StatusCode {
     provider.memory().disabled.insert(user);
     StatusCode::NO_CONTENT
+}
+
+/// For tests: from now on the user is in this group alone.
+async fn regroup(State(provider): State<Shared>, Path((user, group)): Path<(String, String)>) -> StatusCode {
+    provider.memory().groups.insert(user, vec![group]);
+    StatusCode::NO_CONTENT
+}
+
+/// For tests: how often tokens were asked for with this kind of grant.
+async fn asked(State(provider): State<Shared>, Path(grant): Path<String>) -> String {
+    provider.memory().asked.get(&grant).copied().unwrap_or_default().to_string()
+}
+
+/// For tests: a genuine token with any claims, of an issuer that signs for CI jobs.
+async fn sign_anything(State(provider): State<Shared>, Json(claims): Json<Value>) -> String {
+    provider.sign(&claims)
+}
+
+/// For tests: a token that the stand-in with this issuer signs with these claims, good for an hour unless they say
+/// otherwise.
+///
+/// # Panics
+/// If the stand-in doesn't answer.
+pub async fn signed(issuer: &str, mut claims: Value) -> String {
+    for (name, value) in [("iss", json!(issuer)), ("iat", json!(now())), ("exp", json!(now() + 3600))] {
+        let claims = claims.as_object_mut().expect("an object");
+        claims.entry(name).or_insert(value);
+    }
+    let origin = url::Url::parse(issuer).expect("a URL").origin().ascii_serialization();
+    let answer = reqwest::Client::new().post(format!("{origin}/test/sign")).json(&claims).send().await;
+    answer.expect("an answer").text().await.expect("a token")
+}
+
+/// An access token of one of the stand-in's people, as authentik makes it.
+///
+/// # Panics
+/// If the stand-in doesn't answer.
+pub async fn access_token(issuer: &str, client_id: &str, user: &str) -> String {
+    let groups = ACCOUNTS.iter().find(|account| account.name == user).map_or(&[][..], |account| account.groups);
+    let claims = json!({
+        "aud": client_id, "azp": client_id, "uid": random(), "sub": hex(user.as_bytes()), "preferred_username": user,
+        "name": user, "email": format!("{user}@example.com"), "groups": groups,
+    });
+    signed(issuer, claims).await
 }

@@ -24,6 +24,8 @@ pub struct Setup {
     pub access_control: Value,
     /// Whether the registry listens on a unix socket, and not on a port of loopback.
     pub unix_socket: bool,
+    /// More keys of `http.auth`.
+    pub auth: Value,
     /// More keys of the provider's section.
     pub provider: Value,
     /// More keys of `sidecar`.
@@ -34,6 +36,8 @@ pub struct Setup {
     pub issuer: Option<String>,
     /// The PEM files of a certificate for localhost and of its key: then the proxy serves https.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// The PEM file of the authorities of client certificates.
+    pub client_authorities: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -41,23 +45,26 @@ impl Default for Setup {
         Self {
             access_control: Value::Null,
             unix_socket: true,
+            auth: json!({}),
             provider: json!({}),
             sidecar: json!({}),
             storage: json!({}),
             issuer: None,
             tls: None,
+            client_authorities: None,
         }
     }
 }
 
-/// The rules of the demonstration: alice may push anywhere, bob may only read `shared/**`, and everybody may pull
-/// what is public.
+/// The rules of the demonstration: alice may push anywhere, bob may only read `shared/**`, the service account ci-robot
+/// may push to `ci/**`, and everybody may pull what is public.
 pub fn demonstration_rules() -> Value {
     let all = ["read", "create", "update", "delete"];
     let alice = json!({"users": ["alice"], "actions": all});
     json!({"repositories": {
         "**": {"policies": [alice]},
         "shared/**": {"policies": [alice, {"users": ["bob"], "actions": ["read"]}]},
+        "ci/**": {"policies": [alice, {"users": ["ci-robot"], "actions": ["read", "create", "update"]}]},
         "public/**": {"policies": [alice], "defaultPolicy": ["read"], "anonymousPolicy": ["read"]},
     }})
 }
@@ -124,12 +131,15 @@ impl System {
         merge(&mut sidecar, setup.sidecar);
         let mut storage = json!({"rootDirectory": folder.join("registry")});
         merge(&mut storage, setup.storage);
-        let tls = setup.tls.map(|(cert, key)| json!({"cert": cert, "key": key}));
+        let authorities = setup.client_authorities;
+        let tls = setup.tls.map(|(cert, key)| json!({"cert": cert, "key": key, "cacert": authorities}));
+        let mut auth = json!({"openid": {"providers": {"oidc": provider}}});
+        merge(&mut auth, setup.auth);
         let config = json!({
             "http": {
                 "tls": tls,
                 "address": "127.0.0.1", "port": port.to_string(), "externalUrl": url,
-                "auth": {"openid": {"providers": {"oidc": provider}}},
+                "auth": auth,
                 "accessControl": setup.access_control,
             },
             "storage": storage,
@@ -166,6 +176,25 @@ impl System {
     /// The path of the configuration file.
     pub fn config(&self) -> PathBuf {
         self.folder.join("config.json")
+    }
+
+    /// Changes the configuration file, which is then read again.
+    ///
+    /// # Panics
+    /// If it can't be read or written.
+    pub fn configure(&self, change: impl FnOnce(&mut Value)) {
+        let text = std::fs::read_to_string(self.config()).expect("the configuration");
+        let mut config = serde_json::from_str(&text).expect("JSON");
+        change(&mut config);
+        std::fs::write(self.config(), config.to_string()).expect("the configuration");
+    }
+
+    /// `http://host:port` of the identity provider.
+    ///
+    /// # Panics
+    /// If its issuer is no URL.
+    pub fn provider_origin(&self) -> String {
+        url::Url::parse(&self.issuer).expect("a URL").origin().ascii_serialization()
     }
 
     /// `localhost:port` of the proxy, as image names have it.
@@ -205,14 +234,19 @@ fn serve(name: &str, folder: &Path) -> Process {
     Process::start(&mut command, &folder.join(format!("{name}.log"))).expect("a process")
 }
 
-fn stand_in(folder: &Path, port: u16, url: &str) -> Process {
+/// Starts a stand-in that serves on `port`, for the registry at `url`.
+///
+/// # Panics
+/// If it can't be started.
+pub fn stand_in(folder: &Path, port: u16, url: &str) -> Process {
     let mut command = Command::new(binary("berth-stand-in"));
     command.args(["--client-id", CLIENT_ID, "--client-secret", CLIENT_SECRET, "--port", &port.to_string()]);
     command.args(["--redirect-uri", &format!("{url}/zot/auth/callback/oidc")]);
     Process::start(&mut command, &folder.join("stand-in.log")).expect("a process")
 }
 
-async fn answers(url: &str) {
+/// Waits until an address answers well.
+pub async fn answers(url: &str) {
     wait_for(url, async || reqwest::get(url).await.ok()?.status().is_success().then_some(())).await;
 }
 

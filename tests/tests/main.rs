@@ -5,16 +5,20 @@
 
 mod access;
 mod browser;
+mod certificates;
 mod clients;
 mod commands;
 mod crash;
+mod credentials;
 mod deployment;
 mod disk;
 mod garbage;
 mod objects;
 mod outage;
 mod registry;
+mod reload;
 mod sign_in;
+mod sign_out;
 mod spec;
 mod tls;
 mod tokens;

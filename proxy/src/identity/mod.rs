@@ -218,6 +218,20 @@ impl Refusal {
             _ => false,
         }
     }
+
+    /// Whether somebody may have tried out what they don't know. What was genuine once is no guess.
+    fn is_guess(&self) -> bool {
+        match self {
+            Self::UnknownKey
+            | Self::OthersKey
+            | Self::NotAToken
+            | Self::UnknownRefreshToken
+            | Self::NotAPassword
+            | Self::WrongPassword => true,
+            Self::Shared(refusal) => refusal.is_guess(),
+            _ => false,
+        }
+    }
 }
 
 /// Turns credentials into callers.
@@ -329,13 +343,8 @@ impl Identities {
         Ok(Arc::new(identity))
     }
 
-    /// Counts a failure, unless it is nobody's.
-    fn count(&self, refusal: Refusal, client: Option<IpAddr>, user: Option<&str>) -> Refusal {
-        match refusal {
-            // A client that goes on with an old token of ours guesses nothing.
-            Refusal::ExpiredToken | Refusal::OrphanToken | Refusal::Limited(_) => refusal,
-            refusal if refusal.is_unknown() => refusal,
-            refusal => self.limits.failed(client, user, refusal),
-        }
+    /// Counts a failure, if it may have been a guess.
+    pub fn count(&self, refusal: Refusal, client: Option<IpAddr>, user: Option<&str>) -> Refusal {
+        if refusal.is_guess() { self.limits.failed(client, user, refusal) } else { refusal }
     }
 }

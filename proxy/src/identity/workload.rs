@@ -254,7 +254,7 @@ impl Issuer {
             None => self.fetch().await?,
         };
         match keys.verify(token, &expected) {
-            Err(JwtError::UnknownKey) if self.for_unknown_keys.may_fetch() => {
+            Err(error) if error.may_be_stale() && self.for_unknown_keys.may_fetch() => {
                 Ok(self.fetch().await?.verify(token, &expected))
             }
             verified => Ok(verified),

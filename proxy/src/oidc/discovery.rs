@@ -179,7 +179,7 @@ impl Provider {
     ) -> Result<Result<T, JwtError>, SignInError> {
         let discovered = self.discovered().await?;
         match check(&discovered.jwt_keys) {
-            Err(JwtError::UnknownKey) if self.for_unknown_keys.may_fetch() => {
+            Err(error) if error.may_be_stale() && self.for_unknown_keys.may_fetch() => {
                 Ok(check(&self.discover().await?.jwt_keys))
             }
             checked => Ok(checked),

@@ -55,6 +55,13 @@ pub enum JwtError {
     NotForSigningIn,
 }
 
+impl JwtError {
+    /// Whether other keys of the issuer could say otherwise.
+    pub fn may_be_stale(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::Signature)
+    }
+}
+
 /// What a token must be.
 pub struct Expected<'a> {
     /// Its `iss`; any, if there is none.

@@ -132,8 +132,7 @@ async fn by_refresh_token(app: &App, live: &Live, request: &RequestInfo, text: &
     };
     match found.await {
         Ok(identity) => Ok(Caller { identity: Some(identity), grant: Grant::Everything }),
-        Err(refusal) if refusal.is_unknown() => Err(refusal),
-        Err(refusal) => Err(app.identities.limits.failed(request.client, None, refusal)),
+        Err(refusal) => Err(app.identities.count(refusal, request.client, None)),
     }
 }
 

@@ -4,7 +4,8 @@ use std::{error::Error, fmt::Write, fs, path::Path};
 
 use berth_tests::{
     process::free_port,
-    system::{Setup, System, demonstration_rules},
+    stand_in::{ACCOUNTS, access_token},
+    system::{CLIENT_ID, Setup, System, demonstration_rules},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,18 +27,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let started = async {
         let system = System::start_in(&folder, port, setup).await;
         let (key, _) = system.signed_in("alice").await.make_key("try").await;
-        (system, key)
+        let jwt = access_token(&system.issuer, CLIENT_ID, "alice").await;
+        (system, key, jwt)
     };
-    let (mut system, key) = tokio::select! {
+    let (mut system, key, jwt) = tokio::select! {
         started = started => started,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    let robot = ACCOUNTS.iter().find(|account| account.app_password.is_some()).ok_or("nobody has an app password")?;
     let mut env = String::new();
     for (name, value) in [
         ("BERTH_URL", system.url.clone()),
         ("BERTH_USER", "alice".to_owned()),
         ("BERTH_API_KEY", key.clone()),
+        ("BERTH_APP_USER", robot.name.to_owned()),
+        ("BERTH_APP_PASSWORD", robot.app_password.unwrap_or_default().to_owned()),
+        ("BERTH_JWT", jwt),
         ("BERTH_ISSUER", system.issuer.clone()),
         ("BERTH_CONFIG", system.config().display().to_string()),
         ("BERTH_PROXY_PID", system.proxy.id().to_string()),
@@ -50,6 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     fs::rename(folder.join("env.next"), folder.join("env"))?;
 
     let (url, authority) = (&system.url, system.authority());
+    let (robot, password) = (robot.name, robot.app_password.unwrap_or_default());
     println!(
         "
 Berth is running, with a stand-in for authentik.
@@ -63,6 +70,10 @@ Push something, as alice:
   docker login -u alice -p {key} {authority}
   printf 'FROM scratch\\nCOPY README.md /\\n' | docker build -q -t {authority}/shared/hello:1 -f - .
   docker push {authority}/shared/hello:1
+
+A CI job may push to ci/… as the service account, with its app password:
+
+  docker login -u {robot} -p {password} {authority}
 
 Another shell can read all of this: . target/try/env
 The configuration and the logs are in target/try. Ctrl-C stops everything.
