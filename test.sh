@@ -25,6 +25,7 @@ need skopeo skopeo
 need chromium chromium
 need chromedriver chromium-driver
 need sqlite3 sqlite3
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 need docker-registry docker-registry
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

@@ -35,7 +35,7 @@ use crate::{
     admission::{self, Forwarded, Outcome},
     answer::{denied, error_response},
     app::App,
-    forward,
+    connections, forward,
     policy::WriteCondition,
     request::RequestInfo,
     site::{self, LARGEST_FORM},
@@ -46,6 +46,9 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 
 /// How long a client may be silent, in the middle of a request or of an answer. There is no limit on the whole.
 const SILENCE: Duration = Duration::from_mins(2);
+
+/// How long a form may take to come.
+const LONGEST_FORM: Duration = Duration::from_secs(30);
 
 /// How long the registry may take to connect, and to go on with an answer. Closing a large upload flushes it.
 const REGISTRY_CONNECTS: Duration = Duration::from_secs(5);
@@ -182,16 +185,18 @@ async fn read_form(session: &mut Session) -> Result<Option<Bytes>> {
     if session.get_header(EXPECT).is_some() {
         session.write_continue_response().await?;
     }
-    let mut body = BytesMut::new();
-    // Pingora itself has no such limit for HTTP/2.
-    let silent = |_| Error::explain(ErrorType::ReadTimedout, "nothing of the body came for too long").into_down();
-    while let Some(chunk) = tokio::time::timeout(SILENCE, session.read_request_body()).await.map_err(silent)?? {
-        if body.len() + chunk.len() > LARGEST_FORM {
-            return Ok(None);
+    let reading = async {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = session.read_request_body().await? {
+            if body.len() + chunk.len() > LARGEST_FORM {
+                return Ok(None);
+            }
+            body.extend_from_slice(&chunk);
         }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Some(body.freeze()))
+        Ok(Some(body.freeze()))
+    };
+    let slow = |_| Error::explain(ErrorType::ReadTimedout, "a form took too long to come").into_down();
+    tokio::time::timeout(LONGEST_FORM, reading).await.map_err(slow)?
 }
 
 #[async_trait]
@@ -210,10 +215,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        connections::asked();
         session.set_read_timeout(Some(SILENCE));
         session.set_write_timeout(Some(SILENCE));
         if !session.is_process_shutting_down() {
-            session.set_keepalive(Some(SILENCE.as_secs()));
+            session.set_keepalive(Some(connections::IDLE.as_secs()));
         }
         let peer = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip());
         let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());

@@ -13,6 +13,7 @@ mod answer;
 mod app;
 mod challenge;
 mod config;
+mod connections;
 mod expression;
 mod forward;
 mod gateway;

@@ -9,8 +9,9 @@ use std::{
 
 use async_trait::async_trait;
 use pingora::{
-    proxy::http_proxy_service,
+    proxy::http_proxy,
     server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, configuration::ServerConf},
+    services::listening::Service,
 };
 use tokio::{
     runtime::Runtime,
@@ -20,6 +21,7 @@ use tokio::{
 use crate::{
     app::App,
     config::Config,
+    connections::{self, Bounded},
     gateway::{Gateway, InFlight},
     identity::Identity,
     policy::{Action, Circumstances, Question},
@@ -70,7 +72,8 @@ pub fn serve(path: &Path) -> Result<(), String> {
     server.bootstrap();
     let in_flight = InFlight::default();
     let gateway = Gateway::new(Arc::clone(&app), config.upstream.clone(), in_flight.clone());
-    let mut service = http_proxy_service(&server.configuration, gateway);
+    let bounded = Bounded::new(http_proxy(&server.configuration, gateway), connections::raise_limit());
+    let mut service = Service::new("berth-proxy".to_owned(), bounded);
     let address = config.listen.to_string();
     match &certificate {
         None => service.add_tcp(&address),

@@ -5,6 +5,7 @@ pub mod api;
 pub mod certified;
 pub mod images;
 pub mod person;
+pub mod postgres;
 pub mod process;
 pub mod stand_in;
 pub mod system;

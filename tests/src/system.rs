@@ -229,9 +229,15 @@ impl System {
 }
 
 fn serve(name: &str, folder: &Path) -> Process {
-    let mut command = Command::new(binary(name));
-    command.arg("serve").arg(folder.join("config.json"));
-    Process::start(&mut command, &folder.join(format!("{name}.log"))).expect("a process")
+    serve_with(name, &folder.join("config.json"), &folder.join(format!("{name}.log")))
+}
+
+/// Starts `berth-proxy` or `berth-registry` with a configuration file.
+///
+/// # Panics
+/// If it can't be started.
+pub fn serve_with(name: &str, config: &Path, log: &Path) -> Process {
+    Process::start(Command::new(binary(name)).arg("serve").arg(config), log).expect("a process")
 }
 
 /// Starts a stand-in that serves on `port`, for the registry at `url`.
