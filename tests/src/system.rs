@@ -221,6 +221,27 @@ impl System {
         self.ready().await;
     }
 
+    /// Puts Debian's `docker-registry` in the place of `berth-registry`; nothing, if it isn't installed.
+    ///
+    /// # Panics
+    /// If the system listens on a unix socket, which that one doesn't know, or doesn't serve.
+    pub async fn use_another_registry(&mut self) -> Option<()> {
+        let program = crate::tools::find("docker-registry")?;
+        self.registry.kill();
+        let address = self.upstream.strip_prefix("http://").expect("a port");
+        let config = json!({
+            "version": 0.1, "http": {"addr": address},
+            "storage": {"filesystem": {"rootdirectory": self.folder.join("other")}, "delete": {"enabled": true}},
+        });
+        let path = self.folder.join("other.yml");
+        std::fs::write(&path, config.to_string()).expect("a file");
+        let mut command = Command::new(program);
+        command.arg("serve").arg(&path);
+        self.registry = Process::start(&mut command, &self.folder.join("other.log")).expect("a process");
+        self.restart_proxy().await;
+        Some(())
+    }
+
     /// Starts the stand-in again, after it was killed. It has forgotten who was signed in.
     pub async fn restart_stand_in(&mut self) {
         self.stand_in = Some(stand_in(&self.folder, self.provider_port, &self.url));

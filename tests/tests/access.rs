@@ -1,13 +1,10 @@
 //! Who may do what, seen from outside.
 
-use std::process::Command;
-
 use berth_tests::{
     api::{Api, Credential, error_of, header_of, location},
     images::{Image, digest},
-    process::{Process, wait_for},
+    process::wait_for,
     system::{Setup, System, demonstration_rules},
-    tools,
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -100,21 +97,13 @@ async fn who_may_only_create_moves_no_tag_and_who_may_only_update_makes_none() {
 
 #[tokio::test]
 async fn in_front_of_a_registry_that_knows_no_conditions_the_proxy_looks_first_and_says_so() {
-    let Some(other) = tools::find("docker-registry") else { return };
     let rules = json!({"repositories": {"**": {"policies": [{"users": ["alice"], "actions": ["read", "create"]}]}}});
     let setup = Setup { access_control: rules, unix_socket: false, ..Setup::default() };
     let mut system = System::start(setup).await;
     let (key, _) = system.signed_in("alice").await.make_key("a").await;
-    system.registry.kill();
-    let config = json!({
-        "version": 0.1, "http": {"addr": system.upstream.trim_start_matches("http://")},
-        "storage": {"filesystem": {"rootdirectory": system.folder.join("other")}},
-    });
-    let path = system.folder.join("other.yml");
-    std::fs::write(&path, config.to_string()).unwrap();
-    let mut command = Command::new(other);
-    system.registry = Process::start(command.arg("serve").arg(&path), &system.folder.join("other.log")).unwrap();
-    system.restart_proxy().await;
+    if system.use_another_registry().await.is_none() {
+        return;
+    }
     wait_for("the warning", async || system.proxy.printed().contains("decides no conditions").then_some(())).await;
     let alice = Api::basic(&system.url, "alice", &key);
     alice.must_push("r", "tag", &Image::new(8, 10)).await;

@@ -1,4 +1,4 @@
-//! Real clients, through the proxy, with an API key.
+//! Real clients, through the proxy, with an API key: in front of `berth-registry`, and in front of another registry.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,12 +6,10 @@ use std::{
 };
 
 use berth_tests::{
-    api::Api,
     images::Image,
     system::{Setup, System, demonstration_rules},
     tools::{self, must, run},
 };
-use reqwest::StatusCode;
 
 /// A system with the demonstration's rules, and the keys of its people.
 struct Demonstration {
@@ -27,6 +25,16 @@ impl Demonstration {
         let (alice, _) = system.signed_in("alice").await.make_key("alice").await;
         let (bob, _) = system.signed_in("bob").await.make_key("bob").await;
         Self { system, alice, bob, work: tempfile::tempdir().unwrap() }
+    }
+
+    /// The same in front of CNCF Distribution; nothing, if that isn't installed.
+    async fn in_front_of_another() -> Option<Self> {
+        let setup = Setup { access_control: demonstration_rules(), unix_socket: false, ..Setup::default() };
+        let mut system = System::start(setup).await;
+        let (alice, _) = system.signed_in("alice").await.make_key("alice").await;
+        let (bob, _) = system.signed_in("bob").await.make_key("bob").await;
+        system.use_another_registry().await?;
+        Some(Self { system, alice, bob, work: tempfile::tempdir().unwrap() })
     }
 
     fn image(&self, name: &str) -> String {
@@ -81,16 +89,25 @@ impl Docker {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn docker_logs_in_pushes_pulls_and_logs_out() {
-    let demo = Demonstration::start().await;
+    // A few hundred MB.
+    docker_with(&Demonstration::start().await, 300_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn docker_works_in_front_of_another_registry() {
+    let Some(demo) = Demonstration::in_front_of_another().await else { return };
+    docker_with(&demo, 3_000_000);
+}
+
+fn docker_with(demo: &Demonstration, size: usize) {
     let Some(docker) = Docker::find(demo.work.path(), "alice") else { return };
     let Some(bob) = Docker::find(demo.work.path(), "bob") else { return };
     let wrong = docker.command(&["login", "-u", "alice", "-p", "wrong", demo.system.authority()]).output().unwrap();
     assert!(!wrong.status.success());
     docker.login(demo.system.authority(), "alice", &demo.alice);
 
-    // A few hundred MB.
     let (app, public) = (demo.image("shared/app:1"), demo.image("public/app:1"));
-    docker.import(demo.work.path(), &Image::new(1, 300_000_000), &app);
+    docker.import(demo.work.path(), &Image::new(1, size), &app);
     must(&mut docker.command(&["push", &app]));
     docker.remove(&app);
     must(&mut docker.command(&["pull", &app]));
@@ -119,7 +136,16 @@ async fn docker_logs_in_pushes_pulls_and_logs_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn podman_logs_in_pushes_and_pulls() {
-    let demo = Demonstration::start().await;
+    podman_with(&Demonstration::start().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn podman_works_in_front_of_another_registry() {
+    let Some(demo) = Demonstration::in_front_of_another().await else { return };
+    podman_with(&demo);
+}
+
+fn podman_with(demo: &Demonstration) {
     let Some(podman) = tools::find("podman") else { return };
     let work = demo.work.path();
     let archive = work.join("layer.tar");
@@ -144,7 +170,16 @@ async fn podman_logs_in_pushes_and_pulls() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn skopeo_copies_all_tags_and_deletes() {
-    let demo = Demonstration::start().await;
+    skopeo_with(&Demonstration::start().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn skopeo_works_in_front_of_another_registry() {
+    let Some(demo) = Demonstration::in_front_of_another().await else { return };
+    skopeo_with(&demo);
+}
+
+fn skopeo_with(demo: &Demonstration) {
     let Some(skopeo) = tools::find("skopeo") else { return };
     let command = |arguments: &[&str]| {
         let mut command = Command::new(&skopeo);
@@ -172,19 +207,27 @@ async fn skopeo_copies_all_tags_and_deletes() {
     must(&mut command(&["copy", "--src-tls-verify=false", &source, &back]));
     must(&mut command(&["delete", "--tls-verify=false", &source]));
     assert!(!run(&mut command(&["inspect", "--tls-verify=false", &source])).success);
-    let api = Api::basic(&demo.system.url, "alice", &demo.alice);
-    assert_eq!(api.get("/v2/mirror/app/manifests/1").await.status(), StatusCode::OK);
+    must(&mut command(&["inspect", "--tls-verify=false", &format!("docker://{}", demo.image("mirror/app:1"))]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_oci_client_crate_pushes_and_pulls() {
+    oci_client_with(&Demonstration::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oci_client_crate_works_in_front_of_another_registry() {
+    let Some(demo) = Demonstration::in_front_of_another().await else { return };
+    oci_client_with(&demo).await;
+}
+
+async fn oci_client_with(demo: &Demonstration) {
     use oci_client::{
         Client, Reference,
         client::{ClientConfig, ClientProtocol, Config, ImageLayer},
         manifest::IMAGE_LAYER_MEDIA_TYPE,
         secrets::RegistryAuth,
     };
-    let demo = Demonstration::start().await;
     let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
     let reference: Reference = demo.image("shared/crate:1").parse().unwrap();
     let alice = RegistryAuth::Basic("alice".to_owned(), demo.alice.clone());
