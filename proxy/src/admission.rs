@@ -6,20 +6,19 @@ use axum::body::Body;
 use berth_oci::{Error, ErrorCode, Operation, Page, Reference};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
-    header::{LINK, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{LINK, WWW_AUTHENTICATE},
 };
 use serde_json::json;
 
 use crate::{
-    answer::{denied, error_response, json_response, unavailable},
+    answer::{denied, error_response, json_response, not_now, unavailable},
     app::App,
     challenge::{Because, challenge},
     forward,
-    identity::{Arrival, Caller, Credential, Grant, Refusal, scope::Access},
+    identity::{Arrival, Caller, Credential, Grant, scope::Access},
     policy::{Circumstances, Decision, Rules, Verdict, WriteCondition},
-    request::RequestInfo,
+    request::{RequestInfo, is_our_own},
     route::{Route, route},
-    site,
 };
 
 /// How many repositories a list has at most.
@@ -94,7 +93,7 @@ pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, i
     };
     let user = caller.name().to_owned();
     let by_cookie = matches!(credential, Credential::Session(_));
-    if by_cookie && !method.is_safe() && !site::is_our_own(headers, &app.external_url) {
+    if by_cookie && !method.is_safe() && !is_our_own(headers, &app.external_url) {
         let outcome = at_once(error_response(&denied("the request came from another site's page")));
         return Admission { user, outcome };
     }
@@ -212,18 +211,6 @@ async fn list_repositories(
         }
     }
     response
-}
-
-/// The answer to a credential that can't be looked at now: because something is away, or because there were too many
-/// wrong ones.
-pub fn not_now(refusal: &Refusal) -> Option<Response<Body>> {
-    if let Refusal::Limited(wait) = refusal {
-        let error = Error::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, refusal.to_string());
-        let mut response = error_response(&error);
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
-        return Some(response);
-    }
-    refusal.is_unknown().then(|| error_response(&unavailable("the credential can't be checked now; try again")))
 }
 
 /// 401 with a challenge if another credential could help, or else 403.

@@ -2,7 +2,12 @@
 
 use axum::body::Body;
 use berth_oci::{Error, ErrorCode};
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
+
+use crate::identity::Refusal;
 
 /// The error that the credential is good, and may not do this.
 pub fn denied(message: &str) -> Error {
@@ -25,4 +30,16 @@ pub fn json_response(status: StatusCode, body: String) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// The answer to a credential that can't be looked at now: because something is away, or because there were too many
+/// wrong ones.
+pub fn not_now(refusal: &Refusal) -> Option<Response<Body>> {
+    if let Refusal::Limited(wait) = refusal {
+        let error = Error::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, refusal.to_string());
+        let mut response = error_response(&error);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        return Some(response);
+    }
+    refusal.is_unknown().then(|| error_response(&unavailable("the credential can't be checked now; try again")))
 }

@@ -6,13 +6,13 @@ use ipnet::IpNet;
 use tokio::task::JoinSet;
 
 use crate::{
-    config::{Config, ExternalUrl, ProviderConfig},
+    config::{Config, ExternalUrl},
     identity::{
         Authorities, Identities, Keys, RefreshTokens, Sessions, Tokens, app_password::AppPasswords,
         htpasswd::Passwords, limits::Limits, workload::Workloads,
     },
     metrics::Metrics,
-    oidc::Provider,
+    oidc::{Provider, ProviderConfig},
     policy::Rules,
     registry::Registry,
     secrets::{Mac, RootKey, Sealer},

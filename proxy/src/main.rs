@@ -8,6 +8,7 @@
 //! ```
 //! `app` is what they share, and `reload` replaces the part of it that the configuration may change.
 
+mod action;
 mod admission;
 mod answer;
 mod app;
@@ -20,6 +21,7 @@ mod gateway;
 mod identity;
 mod metrics;
 mod oidc;
+mod pattern;
 mod policy;
 mod registry;
 mod reload;

@@ -2,10 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderName, Method, header::USER_AGENT};
+use http::{
+    HeaderMap, HeaderName, Method,
+    header::{CONTENT_TYPE, USER_AGENT},
+};
 use ipnet::IpNet;
 
-use crate::{policy::Circumstances, store::now};
+use crate::{config::ExternalUrl, policy::Circumstances, store::now};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -64,6 +67,23 @@ impl RequestInfo {
     }
 }
 
+/// Whether a request that changes something comes from a page of ours, or from no browser at all.
+///
+/// A browser says where a request comes from in `Sec-Fetch-Site`, or at least in `Origin`; a page can't keep it from
+/// doing so.
+pub fn is_our_own(headers: &HeaderMap, external_url: &ExternalUrl) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    match (text("sec-fetch-site"), text("origin")) {
+        (Some(site), _) => matches!(site, "same-origin" | "none"),
+        (None, Some(origin)) => url::Url::parse(origin).is_ok_and(|url| url.origin() == external_url.origin()),
+        (None, None) => {
+            // A form can't say that it is JSON.
+            let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            content_type.is_none_or(|text| text.starts_with("application/json"))
+        }
+    }
+}
+
 /// All values of a header, as one.
 fn text(headers: &HeaderMap, name: &HeaderName) -> String {
     let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -99,5 +119,32 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["1.1.1.1, what"], &trusted), "10.0.0.1");
         assert_eq!(client("10.0.0.1", &[], &trusted), "10.0.0.1");
         assert_eq!(client("::ffff:10.0.0.1", &["198.51.100.1"], &trusted), "198.51.100.1");
+    }
+
+    fn ours(headers: &[(&'static str, &'static str)]) -> bool {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, HeaderValue::from_static(value));
+        }
+        is_our_own(&map, &ExternalUrl::parse("https://registry.company").expect("a URL"))
+    }
+
+    #[test]
+    fn only_our_own_pages_change_anything() {
+        const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+        assert!(ours(&[FORM, ("sec-fetch-site", "same-origin"), ("origin", "https://registry.company")]));
+        assert!(ours(&[FORM, ("origin", "https://registry.company")]));
+        assert!(ours(&[("content-type", "application/json")]));
+        for foreign in [
+            &[FORM, ("sec-fetch-site", "cross-site")][..],
+            &[FORM, ("sec-fetch-site", "same-site"), ("origin", "https://registry.company")],
+            &[FORM, ("origin", "https://evil.example")],
+            &[FORM, ("origin", "http://registry.company")],
+            &[FORM, ("origin", "null")],
+            &[FORM],
+            &[("content-type", "text/plain")],
+        ] {
+            assert!(!ours(foreign), "{foreign:?}");
+        }
     }
 }

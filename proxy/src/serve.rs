@@ -19,12 +19,13 @@ use tokio::{
 };
 
 use crate::{
+    action::Action,
     app::App,
     config::Config,
     connections::{self, Bounded},
     gateway::{Gateway, InFlight},
     identity::Identity,
-    policy::{Action, Circumstances, Question},
+    policy::{Circumstances, Question},
     reload,
     secrets::RootKey,
     store::now,

@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use berth_config::Section;
 
 use crate::{
+    action::{Action, Actions},
     expression::Expression,
-    policy::{Action, Actions, Condition, MetricsPolicy, Pattern, Policy, RepositoryRules, Rules},
+    pattern::Pattern,
+    policy::{Condition, MetricsPolicy, Policy, RepositoryRules, Rules},
 };
 
 /// Reads the section. Without it, whoever is signed in may do everything.

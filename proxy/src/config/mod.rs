@@ -15,13 +15,13 @@ use berth_config::{File, Log, Note, Problems, Section, Upstream};
 use ipnet::IpNet;
 use url::Url;
 
-pub use self::{authority::Authority, provider::ProviderConfig};
 use crate::{
     identity::{
         certificate::NameAttribute,
         htpasswd::{self, PasswordFile},
         workload::Rule,
     },
+    oidc::ProviderConfig,
     policy::Rules,
 };
 

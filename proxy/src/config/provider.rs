@@ -5,32 +5,8 @@ use std::path::PathBuf;
 use berth_config::{File, Section};
 use url::Url;
 
-use super::Authority;
-
-/// One provider that signs people in.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ProviderConfig {
-    /// Its key in the file, which is in its callback's path: `oidc`.
-    pub id: String,
-    /// What is on its button, after "SIGN IN WITH".
-    pub name: String,
-    /// The issuer, exactly as the provider writes it in its tokens.
-    pub issuer: String,
-    /// Our name at the provider.
-    pub client_id: String,
-    /// Our password there; a public client has none.
-    pub client_secret: Option<String>,
-    /// The scopes to ask for, `openid` among them.
-    pub scopes: Vec<String>,
-    /// The claim that is the user's name.
-    pub username_claim: String,
-    /// The claim that lists the user's groups.
-    pub groups_claim: String,
-    /// Whom to trust beside the system's authorities.
-    pub authority: Authority,
-    /// The files that its section names.
-    pub files: Vec<PathBuf>,
-}
+use super::authority;
+use crate::oidc::ProviderConfig;
 
 /// Reads one provider; nothing if a problem was recorded without which it makes no sense.
 pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
@@ -53,7 +29,7 @@ pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
     let username_claim = claims.text("username").unwrap_or("email").to_owned();
     let groups_claim = claims.text("groups").unwrap_or("groups").to_owned();
     claims.close();
-    let authority = Authority::read(&section);
+    let authority = authority::read(&section);
     let files = section.text("credentialsFile").map(PathBuf::from).into_iter();
     let files = files.chain(authority.file().map(PathBuf::from)).collect();
     if section.text("keypath").is_some() {

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Identity, Refusal, Via, remembered::Remembered};
+use super::{Identity, Refusal, Via, key_scopes::KeyScopes, remembered::Remembered};
 use crate::{
-    policy::KeyScopes,
     secrets,
     store::{ApiKey, NewKey, Store, StoreError, Usage},
 };

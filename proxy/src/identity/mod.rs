@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod credential;
 pub mod htpasswd;
 pub mod key;
+pub mod key_scopes;
 pub mod limits;
 pub mod refresh_token;
 pub mod remembered;
@@ -29,13 +30,13 @@ pub use self::{
     token::Tokens,
 };
 use self::{
+    key_scopes::KeyScopes,
     limits::Limits,
     scope::Access,
     token::{Minted, Origin},
 };
 use crate::{
     oidc::jwt::JwtError,
-    policy::KeyScopes,
     store::{RefreshToken, StoreError, User},
 };
 

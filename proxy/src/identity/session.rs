@@ -5,11 +5,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
 use super::{Identity, Refusal, Via, remembered::Remembered};
 use crate::{
-    oidc::{Provider, RenewalError},
+    oidc::{Provider, ProviderTokens, RenewalError},
     secrets::{self, Sealer},
     store::{NewSession, Session, Store, StoreError, Usage, User, now},
 };
@@ -19,15 +17,6 @@ const RENEWAL: Duration = Duration::from_mins(14);
 
 /// How long one replica may take for it before another one tries.
 const LONGEST_RENEWAL: Duration = Duration::from_mins(1);
-
-/// What the provider gave at the sign-in, kept sealed.
-#[derive(Clone, Default, Serialize, Deserialize)]
-pub struct ProviderTokens {
-    /// Shown to the provider when signing out.
-    pub id_token: String,
-    /// Only with the scope `offline_access`.
-    pub refresh_token: Option<String>,
-}
 
 /// Somebody who begins a session, and where.
 pub struct Beginning<'a> {

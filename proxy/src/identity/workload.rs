@@ -12,10 +12,9 @@ use tokio::sync::RwLock;
 
 use super::{Identity, Refusal, Via};
 use crate::{
-    config::Authority,
     expression::{Expression, know},
     oidc::{
-        ForUnknownKeys, Http, SignInError,
+        Authority, ForUnknownKeys, Http, SignInError,
         jwt::{Claims, Expected, JwtError, JwtKeys},
         keep_fresh, keys_of,
     },

@@ -3,8 +3,7 @@
 use openidconnect::{HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
 
-use super::{PATIENCE, SignInError};
-use crate::config::Authority;
+use super::{Authority, PATIENCE, SignInError};
 
 /// The most that is read of one answer.
 const LARGEST_ANSWER: usize = 1024 * 1024;

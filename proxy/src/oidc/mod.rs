@@ -9,6 +9,7 @@ pub mod jwt;
 mod machines;
 mod people;
 mod renewal;
+mod settings;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -18,6 +19,7 @@ use openidconnect::{
     SignatureVerificationError, TokenResponse,
     core::{CoreAuthenticationFlow, CoreIdToken, CoreJsonWebKey, CoreTokenResponse},
 };
+use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
 use url::Url;
 
@@ -28,8 +30,9 @@ pub use self::{
     machines::ExchangeError,
     people::user_of,
     renewal::RenewalError,
+    settings::{Authority, ProviderConfig},
 };
-use crate::{config::ProviderConfig, identity::session::ProviderTokens, secrets, store::User};
+use crate::{secrets, store::User};
 
 /// How long the provider may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -108,6 +111,15 @@ pub struct Begun {
     pub nonce: String,
     /// Proves that who began also ends (RFC 7636).
     pub verifier: String,
+}
+
+/// What the provider gave at the sign-in, kept sealed.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct ProviderTokens {
+    /// Shown to the provider when signing out.
+    pub id_token: String,
+    /// Only with the scope `offline_access`.
+    pub refresh_token: Option<String>,
 }
 
 /// Somebody whom the provider signed in.

@@ -4,8 +4,8 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use openidconnect::core::CoreIdToken;
 use serde_json::{Map, Value};
 
-use super::{Provider, SignInError, discovery::Discovered};
-use crate::{config::ProviderConfig, store::User};
+use super::{Provider, ProviderConfig, SignInError, discovery::Discovered};
+use crate::store::User;
 
 /// Every claim of an ID token that has been checked.
 pub fn claims_of(id_token: &CoreIdToken) -> Result<Map<String, Value>, SignInError> {
@@ -92,7 +92,7 @@ mod tests {
             scopes: Vec::new(),
             username_claim: username.to_owned(),
             groups_claim: "groups".to_owned(),
-            authority: crate::config::Authority::default(),
+            authority: crate::oidc::Authority::default(),
             files: Vec::new(),
         };
         user_of(&config, claims.as_object().cloned().unwrap_or_default())

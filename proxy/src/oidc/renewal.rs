@@ -5,8 +5,8 @@ use openidconnect::{
     core::{CoreErrorResponseType, CoreIdToken},
 };
 
-use super::{Provider, SignInError, jwt::JwtError, people};
-use crate::{identity::session::ProviderTokens, store::User};
+use super::{Provider, ProviderTokens, SignInError, jwt::JwtError, people};
+use crate::store::User;
 
 /// Why claims can't be renewed.
 #[derive(Debug, thiserror::Error)]

@@ -5,89 +5,22 @@
 //! isn't; else, whatever matched, `adminPolicy`. An API key goes no further than its own scopes. Nothing here does I/O.
 
 mod condition;
-mod key_scopes;
 #[cfg(test)]
 mod model;
-mod pattern;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
     sync::Arc,
 };
 
 use berth_oci::{Operation, Reference, Repository, Tag};
 
-pub use self::{
-    condition::{Circumstances, Condition},
-    key_scopes::KeyScopes,
+pub use self::condition::{Circumstances, Condition};
+use crate::{
+    action::{Action, Actions},
+    identity::Identity,
     pattern::Pattern,
 };
-use crate::identity::Identity;
-
-/// What a rule may grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Pull, list.
-    Read,
-    /// Push what isn't there.
-    Create,
-    /// Move a tag.
-    Update,
-    /// Delete.
-    Delete,
-}
-
-impl Action {
-    /// Each of them.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Create, Self::Update, Self::Delete];
-
-    /// The action of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|action| action.name() == name)
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Create => "create",
-            Self::Update => "update",
-            Self::Delete => "delete",
-        }
-    }
-
-    fn bit(self) -> u8 {
-        match self {
-            Self::Read => 1,
-            Self::Create => 2,
-            Self::Update => 4,
-            Self::Delete => 8,
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A set of actions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Actions(u8);
-
-impl Actions {
-    /// Whether `action` is among them.
-    pub fn contains(self, action: Action) -> bool {
-        self.0 & action.bit() != 0
-    }
-}
-
-impl FromIterator<Action> for Actions {
-    fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
-        Self(actions.into_iter().fold(0, |bits, action| bits | action.bit()))
-    }
-}
 
 /// Actions for some users and groups.
 #[derive(Clone, Debug, Default)]
@@ -440,6 +373,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::key_scopes::KeyScopes;
 
     fn who(user: &str, groups: &[&str]) -> Identity {
         Identity::for_test(user, groups)

@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use globset::GlobBuilder;
 use proptest::prelude::*;
 
-use super::{Action, Circumstances, MetricsPolicy, Pattern, Policy, Question, RepositoryRules, Rules};
-use crate::identity::Identity;
+use super::{Circumstances, MetricsPolicy, Policy, Question, RepositoryRules, Rules};
+use crate::{action::Action, identity::Identity, pattern::Pattern};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const GROUPS: [&str; 3] = ["dev", "ops", "all"];

@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::visitor::{Visitor, is_our_own, visitor};
+use super::visitor::{Visitor, visitor};
 use crate::{
     answer::{denied, error_response, unavailable},
     app::App,
-    identity::{Identity, key::WantedKey},
-    policy::KeyScopes,
+    identity::{Identity, key::WantedKey, key_scopes::KeyScopes},
+    request::is_our_own,
     store::ApiKey,
     store::now,
 };

@@ -15,12 +15,12 @@ use time::{OffsetDateTime, macros::format_description};
 use super::{
     api_keys::{LONGEST_LABEL, must_be_scopes, user_agent},
     page::{self, Page},
-    visitor::{Visitor, clear_cookie, is_our_own, visitor, with_cookies},
+    visitor::{Visitor, clear_cookie, visitor, with_cookies},
 };
 use crate::{
     app::App,
     identity::{Identity, Via, key::WantedKey},
-    request::RequestInfo,
+    request::{RequestInfo, is_our_own},
     store::{ApiKey, Session, now},
 };
 

@@ -10,8 +10,6 @@ mod status;
 mod token;
 mod visitor;
 
-pub use visitor::is_our_own;
-
 use std::sync::Arc;
 
 use axum::{

@@ -12,9 +12,13 @@ use serde_json::json;
 
 use super::{
     page,
-    visitor::{clear_cookie, is_our_own, with_cookies},
+    visitor::{clear_cookie, with_cookies},
 };
-use crate::{app::App, identity::credential, request::RequestInfo};
+use crate::{
+    app::App,
+    identity::credential,
+    request::{RequestInfo, is_our_own},
+};
 
 /// `POST /zot/auth/logout`: ends the session. A program gets the provider's page as `endSessionUrl`; a form is sent
 /// there.

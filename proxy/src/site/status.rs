@@ -12,8 +12,7 @@ use berth_oci::{Error, ErrorCode};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    admission::not_now,
-    answer::{denied, error_response},
+    answer::{denied, error_response, not_now},
     app::App,
     identity::{Arrival, Credential},
     request::RequestInfo,

@@ -18,11 +18,11 @@ use serde_json::json;
 
 use super::api_keys::database_failed;
 use crate::{
-    admission::not_now,
-    answer::error_response,
+    action::Action,
+    answer::{error_response, not_now},
     app::{App, Live},
     identity::{Arrival, Caller, Credential, Grant, Identity, Refusal, Via, scope::Access},
-    policy::{Action, Circumstances},
+    policy::Circumstances,
     request::RequestInfo,
 };
 

@@ -1,4 +1,4 @@
-//! Who is at the browser, and whether a form was really sent by our own page.
+//! Who is at the browser, and the cookies by which we know.
 
 use std::sync::Arc;
 
@@ -7,7 +7,6 @@ use cookie::{Cookie, SameSite};
 
 use crate::{
     app::App,
-    config::ExternalUrl,
     identity::{Identity, Refusal, credential},
 };
 
@@ -30,23 +29,6 @@ pub async fn visitor(app: &App, headers: &HeaderMap) -> Result<Visitor, Refusal>
         Err(refusal) => {
             tracing::info!(reason = %refusal, "a session was not taken");
             Ok(Visitor::Ended)
-        }
-    }
-}
-
-/// Whether a request that changes something comes from a page of ours, or from no browser at all.
-///
-/// A browser says where a request comes from in `Sec-Fetch-Site`, or at least in `Origin`; a page can't keep it from
-/// doing so.
-pub fn is_our_own(headers: &HeaderMap, external_url: &ExternalUrl) -> bool {
-    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    match (text("sec-fetch-site"), text("origin")) {
-        (Some(site), _) => matches!(site, "same-origin" | "none"),
-        (None, Some(origin)) => url::Url::parse(origin).is_ok_and(|url| url.origin() == external_url.origin()),
-        (None, None) => {
-            // A form can't say that it is JSON.
-            let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            content_type.is_none_or(|text| text.starts_with("application/json"))
         }
     }
 }
@@ -75,36 +57,4 @@ pub fn with_cookies(
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ours(headers: &[(&'static str, &'static str)]) -> bool {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.insert(*name, HeaderValue::from_static(value));
-        }
-        is_our_own(&map, &ExternalUrl::parse("https://registry.company").expect("a URL"))
-    }
-
-    #[test]
-    fn only_our_own_pages_change_anything() {
-        const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
-        assert!(ours(&[FORM, ("sec-fetch-site", "same-origin"), ("origin", "https://registry.company")]));
-        assert!(ours(&[FORM, ("origin", "https://registry.company")]));
-        assert!(ours(&[("content-type", "application/json")]));
-        for foreign in [
-            &[FORM, ("sec-fetch-site", "cross-site")][..],
-            &[FORM, ("sec-fetch-site", "same-site"), ("origin", "https://registry.company")],
-            &[FORM, ("origin", "https://evil.example")],
-            &[FORM, ("origin", "http://registry.company")],
-            &[FORM, ("origin", "null")],
-            &[FORM],
-            &[("content-type", "text/plain")],
-        ] {
-            assert!(!ours(foreign), "{foreign:?}");
-        }
-    }
 }

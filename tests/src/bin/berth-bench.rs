@@ -3,6 +3,8 @@
 //! ```sh
 //! cargo run --release -p berth-tests --bin berth-bench
 //! ```
+//! With `--credentials` it measures the proxy instead: what each kind of credential costs.
+//!
 //! It starts `berth-registry`, Debian's `docker-registry` and nginx (serving the same bytes as files) where they are
 //! installed, and prints a table. Machines are noisy: compare what stands in one table, and nothing else.
 
@@ -21,7 +23,8 @@ use berth_tests::{
     api::{Api, Credential, location},
     images::{Image, MANIFEST, digest},
     process::{Process, free_port, wait_for},
-    system::binary,
+    stand_in::access_token,
+    system::{CLIENT_ID, Setup, System, binary, demonstration_rules},
     tools,
 };
 use clap::Parser;
@@ -42,6 +45,9 @@ struct Arguments {
     /// How many tags the longest list has.
     #[arg(long, default_value_t = 10_000)]
     tags: u64,
+    /// Ask the proxy with each kind of credential.
+    #[arg(long)]
+    credentials: bool,
 }
 
 /// How many connections ask at once.
@@ -61,6 +67,9 @@ type Row = Vec<(String, String)>;
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::parse();
+    if arguments.credentials {
+        return credentials(Duration::from_secs(arguments.seconds)).await;
+    }
     let folder = tempfile::Builder::new().prefix("berth-bench-").tempdir_in(".").expect("a folder");
     let mut tables = Vec::new();
     let large = Arc::new(large_blob(arguments.large));
@@ -70,6 +79,74 @@ async fn main() {
     measured(&mut tables, docker_registry(folder.path()).await, &arguments, &large).await;
     measured(&mut tables, nginx(folder.path(), &large).await, &arguments, &large).await;
     print(&tables);
+}
+
+/// HEAD of a public manifest through the proxy, with nothing and with each kind of credential in turn.
+async fn credentials(duration: Duration) {
+    let setup = Setup { access_control: demonstration_rules(), unix_socket: true, ..Setup::default() };
+    let system = System::start(setup).await;
+    // At this level every request is logged, and nobody runs a registry so.
+    system.configure(|config| config["log"]["level"] = json!("warn"));
+    let mut system = system;
+    system.restart_registry().await;
+    system.restart_proxy().await;
+    let person = system.signed_in("alice").await;
+    let (key, _) = person.make_key("bench").await;
+    let alice = Api::basic(&system.url, "alice", &key);
+    let image = Image::new(1, 1000);
+    alice.must_push("public/app", "1", &image).await;
+    let token = alice.with_token(&["repository:public/app:pull"]).await;
+    let jwt = access_token(&system.issuer, CLIENT_ID, "alice").await;
+    let url = format!("{}/v2/public/app/manifests/1", system.url);
+    let with = |api: &Api| api.request(Method::HEAD, "/v2/public/app/manifests/1").build().expect("a request");
+    let bearer = |text: String| with(&alice.with(Credential::Bearer(text)));
+    let session = person.http.head(&url).build().expect("a request");
+    let kinds = [
+        ("nothing", reqwest::Client::new(), with(&alice.with(Credential::None))),
+        ("a session", person.http.clone(), session),
+        ("an API key", reqwest::Client::new(), with(&alice)),
+        ("our token", reqwest::Client::new(), with(&token)),
+        ("authentik's token", reqwest::Client::new(), bearer(jwt)),
+    ];
+    let mut rates = vec![Vec::new(); kinds.len()];
+    for _ in 0..5 {
+        for (i, (_, client, request)) in kinds.iter().enumerate() {
+            rates[i].push(rate_of(client, request, duration).await);
+        }
+    }
+    println!("| HEAD of a manifest with | req/s | of nothing |\n|---|---|---|");
+    let median = |rates: &[f64]| {
+        let mut sorted = rates.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    };
+    let nothing = median(&rates[0]);
+    for ((name, ..), rates) in kinds.iter().zip(&rates) {
+        println!("| {name} | {:.0} | ×{:.2} |", median(rates), median(rates) / nothing);
+    }
+}
+
+/// How often a request is answered with 200 in a second, on many connections.
+async fn rate_of(client: &reqwest::Client, request: &reqwest::Request, duration: Duration) -> f64 {
+    let end = Instant::now() + duration;
+    let askers = (0..AT_ONCE).map(|_| {
+        let (client, request) = (client.clone(), request.try_clone().expect("a request without a body"));
+        tokio::spawn(async move {
+            let mut count = 0_u64;
+            while Instant::now() < end {
+                let request = request.try_clone().expect("a request without a body");
+                let answer = client.execute(request).await.expect("an answer");
+                assert_eq!(answer.status(), StatusCode::OK);
+                count += 1;
+            }
+            count
+        })
+    });
+    let mut count = 0;
+    for asker in askers.collect::<Vec<_>>() {
+        count += asker.await.expect("answers");
+    }
+    count as f64 / duration.as_secs_f64()
 }
 
 async fn measured(

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Action, Actions, Pattern};
+use crate::{
+    action::{Action, Actions},
+    pattern::Pattern,
+};
 
 /// The `scopes` of an API key: `read`, `push` and `delete` say what it may do, anything else is a pattern of the
 /// repositories that it may do it in. Without one of the three, or without a pattern, there is no such limit.

@@ -1,0 +1,72 @@
+//! How a provider is set up.
+
+use std::path::{Path, PathBuf};
+
+/// One provider that signs people in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProviderConfig {
+    /// Its key in the file, which is in its callback's path: `oidc`.
+    pub id: String,
+    /// What is on its button, after "SIGN IN WITH".
+    pub name: String,
+    /// The issuer, exactly as the provider writes it in its tokens.
+    pub issuer: String,
+    /// Our name at the provider.
+    pub client_id: String,
+    /// Our password there; a public client has none.
+    pub client_secret: Option<String>,
+    /// The scopes to ask for, `openid` among them.
+    pub scopes: Vec<String>,
+    /// The claim that is the user's name.
+    pub username_claim: String,
+    /// The claim that lists the user's groups.
+    pub groups_claim: String,
+    /// Whom to trust beside the system's authorities.
+    pub authority: Authority,
+    /// The files that its section names.
+    pub files: Vec<PathBuf>,
+}
+
+/// Certificates in PEM, in a file or in the configuration itself; none, mostly.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authority {
+    key: String,
+    file: Option<PathBuf>,
+    text: Option<String>,
+}
+
+impl Authority {
+    /// The one in `file` or in `text`; `key` is the path of the setting, for messages.
+    pub fn new(key: String, file: Option<PathBuf>, text: Option<String>) -> Self {
+        Self { key, file, text }
+    }
+
+    /// The certificates; nothing, if the system's are enough.
+    ///
+    /// # Errors
+    /// A sentence with the key's path.
+    pub fn certificates(&self) -> Result<Option<Vec<reqwest::Certificate>>, String> {
+        let pem = match (&self.file, &self.text) {
+            (None, None) => return Ok(None),
+            (Some(path), _) => {
+                std::fs::read(path).map_err(|e| self.problem(&format!("{} can't be read ({e})", path.display())))?
+            }
+            (None, Some(text)) => text.clone().into_bytes(),
+        };
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| self.problem(&e))?;
+        if certificates.is_empty() {
+            return Err(self.problem(&"holds no certificate"));
+        }
+        Ok(Some(certificates))
+    }
+
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// A sentence that says what is wrong.
+    pub fn problem(&self, what: &dyn std::fmt::Display) -> String {
+        format!("{}: {what}; expected PEM certificates", self.key)
+    }
+}
