@@ -130,6 +130,8 @@ pub enum Operation {
         subject: Digest,
         /// Only referrers of this type.
         artifact_type: Option<String>,
+        /// Only those after this one, which an answer's `Link` has named.
+        last: Option<String>,
     },
 }
 
@@ -291,7 +293,8 @@ impl Operation {
             [name @ .., "referrers", subject] => {
                 let (repository, subject) = (repository(name)?, decode(subject)?.parse()?);
                 let artifact_type = query.text("artifactType")?.filter(|t| !t.is_empty());
-                read_only(method, Self::ListReferrers { repository, subject, artifact_type })
+                let last = query.text("last")?.filter(|t| !t.is_empty());
+                read_only(method, Self::ListReferrers { repository, subject, artifact_type, last })
             }
             _ => Err(RouteError::NotFound),
         }
@@ -428,9 +431,12 @@ impl Operation {
             Self::FinishUpload { session, digest } => {
                 with_query(session.path(), session.state_parameter().chain([("digest", digest.to_string())]))
             }
-            Self::ListReferrers { repository, subject, artifact_type } => with_query(
+            Self::ListReferrers { repository, subject, artifact_type, last } => with_query(
                 format!("/v2/{repository}/referrers/{subject}"),
-                artifact_type.iter().map(|t| ("artifactType", t.clone())),
+                artifact_type
+                    .iter()
+                    .map(|t| ("artifactType", t.clone()))
+                    .chain(last.iter().map(|l| ("last", l.clone()))),
             ),
         }
     }
@@ -548,7 +554,7 @@ mod tests {
             (Method::PUT, format!("/v2/a/blobs/uploads/0-1?_state=xyz&digest=sha256%3A{HEX}")),
             (Method::GET, "/v2/a/blobs/uploads/0-1".to_owned()),
             (Method::DELETE, "/v2/a/blobs/uploads/0-1".to_owned()),
-            (Method::GET, format!("/v2/a/referrers/sha256:{HEX}?artifactType=a%2Fb")),
+            (Method::GET, format!("/v2/a/referrers/sha256:{HEX}?artifactType=a%2Fb&last=x")),
         ] {
             let operation = parse(method.clone(), &target).expect(&target);
             assert_eq!((operation.method(), operation.target()), (method, target));

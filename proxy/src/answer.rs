@@ -35,7 +35,7 @@ pub fn json_response(status: StatusCode, body: String) -> Response<Body> {
 /// The answer to a credential that can't be looked at now: because something is away, or because there were too many
 /// wrong ones.
 pub fn not_now(refusal: &Refusal) -> Option<Response<Body>> {
-    if let Refusal::Limited(wait) = refusal {
+    if let Some(wait) = refusal.must_wait() {
         let error = Error::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, refusal.to_string());
         let mut response = error_response(&error);
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));

@@ -111,6 +111,7 @@ impl App {
             sessions: Sessions::new(store.clone(), Arc::clone(&usage), sealer, idle, absolute),
             tokens: Tokens::new(&root, config.external_url.join(""), service),
             refresh_tokens: RefreshTokens::new(store.clone(), lifetime),
+            api_keys: config.api_keys,
             limits: Limits::new(),
             certificate_names: config.certificate_names.clone(),
         };

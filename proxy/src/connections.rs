@@ -27,14 +27,25 @@ const MOST: usize = 10_000;
 const DESCRIPTORS: u64 = 3;
 
 tokio::task_local! {
-    /// Told when the connection that this task serves has sent a request's headers.
-    static ASKED: Arc<Notify>;
+    /// Told what happens on the connection that this task serves. Streams of HTTP/2 have tasks of their own; their
+    /// connection is closed when it is idle.
+    static TURNS: Arc<Turns>;
+}
+
+#[derive(Default)]
+struct Turns {
+    asked: Notify,
+    answered: Notify,
 }
 
 /// The headers of a request are here; it may take its time from now on.
 pub fn asked() {
-    // Streams of HTTP/2 have tasks of their own, and limits of their own.
-    let _ = ASKED.try_with(|asked| asked.notify_one());
+    let _ = TURNS.try_with(|turns| turns.asked.notify_one());
+}
+
+/// A request has ended; the next one may come.
+pub fn answered() {
+    let _ = TURNS.try_with(|turns| turns.answered.notify_one());
 }
 
 /// Takes as many descriptors as this process may have; how many connections those are for.
@@ -69,14 +80,20 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Bounded<A> {
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
             return self.inner.process_new(stream, shutdown).await;
         }
-        let asked = Arc::new(Notify::new());
-        let mut served = std::pin::pin!(ASKED.scope(Arc::clone(&asked), self.inner.process_new(stream, shutdown)));
-        tokio::select! {
-            served = &mut served => served,
-            () = asked.notified() => served.await,
-            () = tokio::time::sleep(ASKING) => {
-                tracing::debug!("a connection took too long to ask for something");
-                None
+        let turns = Arc::new(Turns::default());
+        let mut served = std::pin::pin!(TURNS.scope(Arc::clone(&turns), self.inner.process_new(stream, shutdown)));
+        loop {
+            tokio::select! {
+                served = &mut served => return served,
+                () = turns.asked.notified() => {}
+                () = tokio::time::sleep(ASKING) => {
+                    tracing::debug!("a connection took too long to ask for something");
+                    return None;
+                }
+            }
+            tokio::select! {
+                served = &mut served => return served,
+                () = turns.answered.notified() => {}
             }
         }
     }

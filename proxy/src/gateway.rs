@@ -381,6 +381,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        connections::answered();
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         self.app.metrics.request(status, context.began.elapsed());
         let request = session.req_header();

@@ -11,10 +11,33 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{app::App, config::Config, tls::Certificate};
+use crate::{
+    app::App,
+    config::Config,
+    tls::{Certificate, ClientAuthorities},
+};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// What handshakes are made with.
+pub struct Shown {
+    /// Our certificate.
+    pub certificate: Option<Arc<Certificate>>,
+    /// The authorities of clients'.
+    pub clients: Option<Arc<ClientAuthorities>>,
+}
+
+impl Shown {
+    fn read_again(&self) {
+        if let Some(certificate) = &self.certificate {
+            certificate.read_again();
+        }
+        if let Some(clients) = &self.clients {
+            clients.read_again();
+        }
+    }
+}
 
 /// When files were changed, and how long they are.
 type Seen = Vec<Option<(SystemTime, u64)>>;
@@ -28,7 +51,7 @@ fn look(files: &[PathBuf]) -> Seen {
 }
 
 /// Reloads for as long as the process runs.
-pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, certificate: Option<Arc<Certificate>>) {
+pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: Shown) {
     let mut hangups = match signal(SignalKind::hangup()) {
         Ok(hangups) => hangups,
         Err(error) => {
@@ -36,7 +59,8 @@ pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, certifi
             return;
         }
     };
-    let tls: Vec<PathBuf> = first.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]).collect();
+    let tls = first.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key].into_iter().chain(&tls.client_authorities));
+    let tls: Vec<PathBuf> = tls.cloned().collect();
     let files_of = |config: &Config| [vec![path.clone()], config.watched.clone()].concat();
     let mut files = files_of(&first);
     let (mut seen, mut seen_tls) = (look(&files), look(&tls));
@@ -46,10 +70,8 @@ pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, certifi
             () = tokio::time::sleep(LOOK) => false,
         };
         let (now, now_tls) = (look(&files), look(&tls));
-        if (asked || now_tls != seen_tls)
-            && let Some(certificate) = &certificate
-        {
-            certificate.read_again();
+        if asked || now_tls != seen_tls {
+            shown.read_again();
         }
         seen_tls = now_tls;
         if !asked && now == seen {

@@ -1,9 +1,12 @@
 //! What is known of a request beside the request itself: who it comes from, and through what.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use http::{
-    HeaderMap, HeaderName, Method,
+    HeaderMap, HeaderName, HeaderValue, Method,
     header::{CONTENT_TYPE, USER_AGENT},
 };
 use ipnet::IpNet;
@@ -44,11 +47,13 @@ impl RequestInfo {
             return;
         }
         self.forwarded_for = text(headers, &FORWARDED_FOR);
-        // Each proxy appends whom it has seen: the last one that isn't a proxy of ours is the client.
-        for named in self.forwarded_for.rsplit(',').map(str::trim) {
-            let Ok(address) = named.parse::<IpAddr>() else { return };
-            self.client = Some(address.to_canonical());
-            if !is_trusted(&address.to_canonical()) {
+        // Each proxy appends whom it has seen: the last one that isn't a proxy of ours is the client. Read as bytes and
+        // from the end, since what stands before is the client's own. Who can't be read is nobody.
+        let values: Vec<&HeaderValue> = headers.get_all(&FORWARDED_FOR).iter().collect();
+        let named = values.iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+        for named in named {
+            self.client = std::str::from_utf8(named).ok().and_then(|text| address(text.trim()));
+            if !self.client.as_ref().is_some_and(is_trusted) {
                 return;
             }
         }
@@ -84,6 +89,13 @@ pub fn is_our_own(headers: &HeaderMap, external_url: &ExternalUrl) -> bool {
     }
 }
 
+/// An address, with or without a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let without_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().ok().or_else(without_port).map(|address: IpAddr| address.to_canonical())
+}
+
 /// All values of a header, as one.
 fn text(headers: &HeaderMap, name: &HeaderName) -> String {
     let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -92,8 +104,6 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
@@ -116,7 +126,20 @@ mod tests {
         // What the client itself sent stands before what our proxies append.
         assert_eq!(client("10.0.0.1", &["1.1.1.1, 198.51.100.1, 10.0.0.2"], &trusted), "198.51.100.1");
         assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.1"], &trusted), "198.51.100.1");
-        assert_eq!(client("10.0.0.1", &["1.1.1.1, what"], &trusted), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.1:4711"], &trusted), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["[2001:db8::1]:4711"], &trusted), "2001:db8::1");
+        // Never the proxy's own address, and never what the client wrote, however long it is.
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, what"], &trusted), "");
+        let long = format!("{}10.0.0.5, 198.51.100.1", "1.1.1.1,".repeat(1000));
+        assert_eq!(client("10.0.0.1", &[&long], &trusted), "198.51.100.1");
+        let bytes =
+            [b"\xe9".as_slice(), b"\xe9, 198.51.100.1"].map(|bytes| HeaderValue::from_bytes(bytes).expect("bytes"));
+        for (value, expected) in bytes.into_iter().zip([None, Some("198.51.100.1")]) {
+            let headers = HeaderMap::from_iter([(FORWARDED_FOR, value)]);
+            let mut info = RequestInfo::default();
+            info.arrive("10.0.0.1".parse().ok(), &headers, &["10.0.0.0/8".parse().expect("a net")]);
+            assert_eq!(info.client, expected.map(|text| text.parse().expect("an address")));
+        }
         assert_eq!(client("10.0.0.1", &[], &trusted), "10.0.0.1");
         assert_eq!(client("::ffff:10.0.0.1", &["198.51.100.1"], &trusted), "198.51.100.1");
     }

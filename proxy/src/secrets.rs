@@ -16,6 +16,9 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 /// The length of a nonce of AES-256-GCM.
 const NONCE: usize = 12;
 
+/// How long [`random_text`] is.
+pub const TEXT_LEN: usize = 43;
+
 /// 256 random bits, as text for a URL, a cookie or a password.
 pub fn random_text() -> String {
     BASE64_URL_SAFE_NO_PAD.encode(random_bytes())

@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use pingora::{
+    apps::HttpServerOptions,
     proxy::http_proxy,
     server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, configuration::ServerConf},
     services::listening::Service,
@@ -26,10 +27,10 @@ use crate::{
     gateway::{Gateway, InFlight},
     identity::Identity,
     policy::{Circumstances, Question},
-    reload,
+    reload::{self, Shown},
     secrets::RootKey,
     store::now,
-    tls::{self, Certificate},
+    tls::{self, Certificate, ClientAuthorities},
 };
 
 /// How long requests may go on after the proxy was told to stop.
@@ -56,6 +57,8 @@ pub fn serve(path: &Path) -> Result<(), String> {
     let runtime = Runtime::new().map_err(|e| format!("can't start threads: {e}"))?;
     let app = Arc::new(runtime.block_on(App::open(&config))?);
     let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
+    let clients = config.tls.as_ref().and_then(|tls| tls.client_authorities.as_deref());
+    let clients = clients.map(ClientAuthorities::read).transpose()?.map(Arc::new);
 
     runtime.spawn(chores(Arc::clone(&app)));
     runtime.spawn(renewals(Arc::clone(&app)));
@@ -73,16 +76,22 @@ pub fn serve(path: &Path) -> Result<(), String> {
     server.bootstrap();
     let in_flight = InFlight::default();
     let gateway = Gateway::new(Arc::clone(&app), config.upstream.clone(), in_flight.clone());
-    let bounded = Bounded::new(http_proxy(&server.configuration, gateway), connections::raise_limit());
+    let mut proxy = http_proxy(&server.configuration, gateway);
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(connections::IDLE);
+    proxy.server_options = Some(options);
+    let bounded = Bounded::new(proxy, connections::raise_limit());
     let mut service = Service::new("berth-proxy".to_owned(), bounded);
     let address = config.listen.to_string();
     match &certificate {
         None => service.add_tcp(&address),
-        Some(certificate) => service.add_tls_with_settings(&address, None, tls::settings(Arc::clone(certificate))?),
+        Some(certificate) => {
+            service.add_tls_with_settings(&address, None, tls::settings(Arc::clone(certificate), clients.clone())?)
+        }
     }
     server.add_service(service);
     tracing::info!("listening on {address} for {}, in front of {}", config.external_url.join(""), config.upstream);
-    runtime.spawn(reload::keep_reloading(Arc::clone(&app), path.to_owned(), config, certificate));
+    runtime.spawn(reload::keep_reloading(Arc::clone(&app), path.to_owned(), config, Shown { certificate, clients }));
     server.run(RunArgs { shutdown_signal: Box::new(StopSignal { in_flight }) });
 
     runtime.block_on(write_usage(&app));
@@ -160,7 +169,7 @@ pub fn verify(path: &Path) -> Result<(), String> {
     }
     if let Some(files) = &config.tls {
         Certificate::read(files)?;
-        files.client_authorities.as_deref().map(tls::client_verifier).transpose()?;
+        files.client_authorities.as_deref().map(ClientAuthorities::read).transpose()?;
     }
     if config.state.secret_file.exists() {
         RootKey::load(&config.state.secret_file)?;

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     fmt, fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -12,10 +12,14 @@ use pingora::{
     listeners::{TlsAccept, tls::TlsSettings},
     protocols::tls::TlsRef,
     tls::{
-        ClientCertVerifier, ClientHello, CryptoProvider, ResolvesServerCert, RootCertStore, WebPkiClientVerifier,
-        install_default_crypto_provider, load_ca_file_into_store, load_certs_and_key_files, sign::CertifiedKey,
+        CertificateDer, ClientCertVerified, ClientCertVerifier, ClientHello, CryptoProvider, DigitallySignedStruct,
+        HandshakeSignatureValid, ResolvesServerCert, RootCertStore, RusTlsError as TlsError, SignatureScheme, UnixTime,
+        WebPkiClientVerifier, install_default_crypto_provider, load_ca_file_into_store, load_certs_and_key_files,
+        sign::CertifiedKey,
     },
 };
+
+use rustls::DistinguishedName;
 
 use crate::config::Tls;
 
@@ -63,22 +67,101 @@ fn load(files: &Tls) -> Result<CertifiedKey, String> {
 ///
 /// # Errors
 /// A sentence with the key's path, if the authorities of clients can't be read.
-pub fn settings(certificate: Arc<Certificate>) -> Result<TlsSettings, String> {
-    let authorities = certificate.files.client_authorities.clone();
+pub fn settings(certificate: Arc<Certificate>, clients: Option<Arc<ClientAuthorities>>) -> Result<TlsSettings, String> {
     let mut settings = TlsSettings::with_callbacks(Box::new(RememberClient)).map_err(|e| e.to_string())?;
     settings.set_cert_resolver(certificate);
     settings.enable_h2();
-    if let Some(path) = authorities {
-        settings.set_client_cert_verifier(client_verifier(&path)?);
+    if let Some(clients) = clients {
+        settings.set_client_cert_verifier(clients);
     }
     Ok(settings)
+}
+
+/// The authorities of client certificates, read again when their file changes.
+pub struct ClientAuthorities {
+    path: PathBuf,
+    current: RwLock<Arc<dyn ClientCertVerifier>>,
+}
+
+impl ClientAuthorities {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// A sentence with the key's path and the mend.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let current = client_verifier(path)?;
+        Ok(Self { path: path.to_owned(), current: RwLock::new(current) })
+    }
+
+    /// Reads the file again. A bad one is refused, and the old authorities stay.
+    pub fn read_again(&self) {
+        match client_verifier(&self.path) {
+            Ok(verifier) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = verifier;
+                tracing::info!("the authorities of client certificates were read again");
+            }
+            Err(error) => tracing::error!("{error}; the old authorities stay trusted"),
+        }
+    }
+
+    fn current(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ClientCertVerifier for ClientAuthorities {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    /// None: they may change, and a client with several certificates chooses by itself.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, TlsError> {
+        self.current().verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.current().verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.current().verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.current().supported_verify_schemes()
+    }
+}
+
+impl fmt::Debug for ClientAuthorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientAuthorities").finish_non_exhaustive()
+    }
 }
 
 /// Takes the certificates of the authorities in a file.
 ///
 /// # Errors
 /// A sentence with the key's path and the mend.
-pub fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
+fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let problem = |what: &dyn fmt::Display| {
         format!("http.tls.cacert: {}: {what}; expected PEM certificates of the authorities of clients", path.display())
     };

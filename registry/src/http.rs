@@ -254,14 +254,19 @@ async fn perform(content: &Content, operation: Operation, request: Request) -> R
             content.cancel_upload(&session).await?;
             Ok(StatusCode::NO_CONTENT.into_response())
         }
-        Op::ListReferrers { repository, subject, artifact_type } => {
-            let manifests = content.referrers(&repository, &subject, artifact_type.as_deref()).await?;
+        Op::ListReferrers { repository, subject, artifact_type, last } => {
+            let (manifests, next) =
+                content.referrers(&repository, &subject, artifact_type.as_deref(), last.as_deref()).await?;
             let index = json!({
                 "schemaVersion": 2,
                 "mediaType": MediaType::OciIndex.as_str(),
                 "manifests": manifests,
             });
             let mut response = json_response(MediaType::OciIndex.as_str(), index.to_string());
+            if next.is_some() {
+                let next = Op::ListReferrers { repository, subject, artifact_type: artifact_type.clone(), last: next };
+                response.headers_mut().insert(LINK, value(&format!("<{}>; rel=\"next\"", next.target()))?);
+            }
             if artifact_type.is_some() {
                 response.headers_mut().insert(OCI_FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
             }

@@ -148,7 +148,11 @@ async fn scrub(path: PathBuf) -> Result<(), String> {
         println!("damaged: {key}: {how}");
     }
     println!("read {} blobs; {} are damaged", scrubbed.blobs, scrubbed.damaged.len());
-    if scrubbed.damaged.is_empty() { Ok(()) } else { Err("push the damaged ones again, or restore them".to_owned()) }
+    if scrubbed.damaged.is_empty() {
+        Ok(())
+    } else {
+        Err("remove these files and push their images again, or restore them".to_owned())
+    }
 }
 
 #[tokio::main]

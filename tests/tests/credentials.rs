@@ -439,3 +439,40 @@ async fn a_provider_that_is_away_ends_no_session() {
     .await;
     assert!(alice.get("/").await.text().await.unwrap().contains("Signed in as alice"));
 }
+
+#[tokio::test]
+async fn keys_follow_their_owner_after_the_owner_has_signed_out() {
+    let provider = json!({"scopes": ["openid", "profile", "email", "offline_access"]});
+    let system = System::start(Setup { provider, ..Setup::default() }).await;
+    let alice = system.signed_in("alice").await;
+    let (key, _) = alice.make_key("a").await;
+    let api = Api::basic(&system.url, "alice", &key);
+    let out = alice.http.post(format!("{}/zot/auth/logout", system.url)).header("content-type", "application/json");
+    assert_eq!(out.send().await.unwrap().status(), StatusCode::OK);
+    assert!(!alice.get("/").await.text().await.unwrap().contains("Signed in as"));
+    assert_eq!(api.get("/v2/").await.status(), StatusCode::OK);
+    let disable = format!("{}/test/disable/alice", system.provider_origin());
+    reqwest::Client::new().post(disable).send().await.unwrap();
+    if !grow_old(&system) {
+        return;
+    }
+    wait_for("the end of the key", async || (api.get("/v2/").await.status() == StatusCode::UNAUTHORIZED).then_some(()))
+        .await;
+    assert!(message(api.get("/v2/").await).await.contains("does not know the owner of this API key any more"));
+}
+
+#[tokio::test]
+async fn keys_that_are_switched_off_open_nothing() {
+    let mut system = demonstration().await;
+    let alice = system.signed_in("alice").await;
+    let (key, _) = alice.make_key("a").await;
+    let api = Api::basic(&system.url, "alice", &key);
+    let token = api.with_token(&[]).await;
+    assert_eq!(token.get("/v2/").await.status(), StatusCode::OK);
+    system.configure(|config| config["http"]["auth"]["apikey"] = json!(false));
+    system.restart_proxy().await;
+    for api in [&api, &token, &api.with(Credential::Bearer(key.clone()))] {
+        assert_eq!(api.get("/v2/").await.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(api.ask_token(&[]).await.status(), StatusCode::UNAUTHORIZED);
+}

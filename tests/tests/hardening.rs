@@ -504,6 +504,7 @@ async fn a_connection_that_says_nothing_or_a_little_is_closed() {
     let all = [
         drip(b""),
         drip(b"GET /v2/ HTTP/1.1\r\nX: "),
+        drip(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nX: "),
         drip(b"POST /zot/auth/token HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"),
     ];
     for one in all {

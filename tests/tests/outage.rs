@@ -4,6 +4,7 @@ use berth_tests::{
     api::{Api, error_of},
     images::Image,
     person::Person,
+    process::wait_for,
     system::{Setup, System},
 };
 use reqwest::StatusCode;
@@ -33,6 +34,7 @@ async fn without_the_identity_provider_everything_but_a_new_sign_in_works() {
 
     // It is back, and nobody had to restart anything.
     system.restart_stand_in().await;
+    wait_for("it to be asked again", async || sign_in_status(&system).await.is_redirection().then_some(())).await;
     system.signed_in("bob").await;
 }
 
@@ -41,8 +43,17 @@ async fn a_provider_that_goes_away_after_discovery_is_noticed_too() {
     let mut system = System::start(Setup::default()).await;
     system.signed_in("alice").await;
     system.stand_in.as_mut().unwrap().kill();
-    let answer = Person::new(&system.url).get("/zot/auth/login").await;
-    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    // What it said a moment ago is forgotten a moment later.
+    wait_for("the page that says so", async || {
+        (sign_in_status(&system).await == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    })
+    .await;
+}
+
+/// How a sign-in begins now: at the provider, or with a page that says why not.
+async fn sign_in_status(system: &System) -> StatusCode {
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    http.get(format!("{}/zot/auth/login", system.url)).send().await.unwrap().status()
 }
 
 #[tokio::test]

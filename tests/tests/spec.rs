@@ -321,3 +321,35 @@ async fn end_12_an_index_refers_too_and_nothing_is_an_empty_list() {
     assert_eq!(list().await["manifests"], json!([expected]));
     assert_eq!(error_of(api.get("/v2/r/referrers/sha256:x").await).await, (400, "DIGEST_INVALID".to_owned()));
 }
+
+#[tokio::test]
+async fn end_12_a_long_list_of_referrers_comes_in_pages() {
+    let (_system, api) = registry().await;
+    let image = Image::new(12, 10);
+    api.must_push("r", "1", &image).await;
+    // What their pushers wrote is as long as they liked.
+    for i in 0..5 {
+        let annotations = json!({"i": i.to_string(), "long": "x".repeat(400_000)});
+        let referrer = json!({
+            "schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": annotations,
+            "subject": descriptor(MANIFEST, &image.manifest),
+        });
+        let answer = put(&api, &format!("/v2/r/manifests/ref{i}"), INDEX, &referrer).await;
+        assert_eq!(answer.status(), StatusCode::CREATED);
+    }
+    let (mut next, mut found) = (Some(format!("/v2/r/referrers/{}", digest(&image.manifest))), Vec::new());
+    let mut pages = 0;
+    while let Some(target) = next {
+        let answer = api.get(&target).await;
+        next = answer.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+        next = next.map(|link| link.trim_start_matches('<').split('>').next().unwrap().to_owned());
+        let text = answer.text().await.unwrap();
+        assert!(text.len() < 1_500_000, "{}", text.len());
+        let page: Value = serde_json::from_str(&text).unwrap();
+        let listed = page["manifests"].as_array().unwrap();
+        found.extend(listed.iter().map(|one| one["annotations"]["i"].as_str().unwrap().to_owned()));
+        pages += 1;
+    }
+    found.sort();
+    assert_eq!((found, pages), (["0", "1", "2", "3", "4"].map(str::to_owned).to_vec(), 3));
+}

@@ -65,7 +65,8 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
 }
 
 fn required(section: &Section<'_>, expression: Option<Expression>) -> Option<Expression> {
-    if section.value("expression").is_none() {
+    // An empty one would be left out, and the rule would let in more than its writer meant.
+    if section.text("expression").is_none() {
         section.problem(
             "expression",
             "is missing; expected a CEL expression, such as \"claims.ref == 'refs/heads/main'\"",

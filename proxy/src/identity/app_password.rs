@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use moka::{Expiry, future::Cache};
 
-use super::{Identity, Refusal, Via};
+use super::{Identity, Refusal, Via, limits::Checking};
 use crate::{
     oidc::{ExchangeError, Provider, user_of},
     secrets::Mac,
@@ -38,7 +38,7 @@ impl Expiry<[u8; 32], Answer> for Lifetime {
                 Duration::from_secs(u64::try_from(left).unwrap_or_default()).min(YES)
             }
             // Nobody could tell: the next one asks again.
-            Err(refusal) if matches!(**refusal, Refusal::Unavailable(_)) => Duration::from_secs(1),
+            Err(refusal) if refusal.is_unknown() || matches!(**refusal, Refusal::Limited(_)) => Duration::from_secs(1),
             Err(_) => NO,
         })
     }
@@ -50,14 +50,21 @@ impl AppPasswords {
         Self { mac, known: Cache::builder().max_capacity(10_000).expire_after(Lifetime).build() }
     }
 
+    /// The user whose app password this is, if that was found out lately.
+    pub async fn known(&self, user: &str, password: &str) -> Option<Arc<Identity>> {
+        self.known.get(&self.mac.of(&[user, password])).await?.ok()
+    }
+
     /// The user whose app password this is, at the first of the providers that says so.
-    pub async fn find(
+    pub async fn find<'a>(
         &self,
         providers: &[Arc<Provider>],
         user: &str,
         password: &str,
+        may_try: impl FnOnce() -> Result<Checking<'a>, Refusal>,
     ) -> Result<Arc<Identity>, Arc<Refusal>> {
         let ask = async {
+            let _checking = may_try().map_err(Arc::new)?;
             let mut refusal = Refusal::NotAPassword;
             for provider in providers {
                 match exchange(provider, user, password).await {

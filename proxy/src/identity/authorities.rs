@@ -8,7 +8,9 @@ use std::{
 
 use moka::{Expiry, future::Cache};
 
-use super::{Identity, Refusal, Via, app_password::AppPasswords, htpasswd::Passwords, workload::Workloads};
+use super::{
+    Identity, Refusal, Via, app_password::AppPasswords, htpasswd::Passwords, limits::Checking, workload::Workloads,
+};
 use crate::{
     oidc::{
         Provider,
@@ -78,30 +80,45 @@ impl Authorities {
 
     /// Authentik's access or ID token.
     async fn of_provider(&self, provider: &Provider, token: &str) -> Result<Identity, Refusal> {
-        let verified = provider.verify(token).await.map_err(|error| Refusal::Unavailable(error.to_string()))?;
-        self.named(provider, verified?)
-    }
-
-    fn named(&self, provider: &Provider, claims: Claims) -> Result<Identity, Refusal> {
-        let good_until = claims.get("exp").and_then(serde_json::Value::as_i64);
-        let user = user_of(&provider.config, claims).map_err(|error| Refusal::Unnamed(error.to_string()))?;
-        Ok(Identity { good_until, ..Identity::new(user, Via::ProviderToken) })
+        let unavailable = |error: crate::oidc::SignInError| Refusal::Unavailable(error.to_string());
+        let claims = provider.verify(token).await.map_err(unavailable)??;
+        // An ID token opens no userinfo; then what is missing stays so.
+        let claims = match provider.completed(claims.clone(), token).await {
+            Ok(completed) => completed,
+            Err(_) => claims,
+        };
+        named(provider, claims)
     }
 
     /// Whoever had a JWT of `issuer` with these claims, which was genuine then, by the rules of now.
     pub fn by_claims(&self, issuer: &str, claims: &Claims) -> Result<Identity, Refusal> {
         match self.provider_of(issuer) {
-            Some(provider) => self.named(provider, claims.clone()),
+            Some(provider) => named(provider, claims.clone()),
             None => self.workloads.apply(issuer, claims),
         }
     }
 
-    /// Whoever has this name and password: in the password file, or else at authentik.
-    pub async fn by_password(&self, user: &str, password: &str) -> Result<Arc<Identity>, Refusal> {
-        if let Some(passwords) = self.passwords.as_ref().filter(|passwords| passwords.knows(user)) {
-            return passwords.find(user, password).await;
+    /// Whoever has this name and password, if that was found out lately.
+    pub async fn known_password(&self, user: &str, password: &str) -> Option<Arc<Identity>> {
+        match self.passwords.as_ref().filter(|passwords| passwords.knows(user)) {
+            Some(passwords) => passwords.known(user, password).await,
+            None => self.app_passwords.known(user, password).await,
         }
-        let found = self.app_passwords.find(&self.providers, user, password).await;
+    }
+
+    /// Whoever has this name and password: in the password file, or else at authentik. `may_try` is asked once for all
+    /// who show the same at the same time.
+    pub async fn by_password<'a>(
+        &self,
+        user: &str,
+        password: &str,
+        may_try: impl FnOnce() -> Result<Checking<'a>, Refusal>,
+    ) -> Result<Arc<Identity>, Refusal> {
+        let passwords = self.passwords.as_ref().filter(|passwords| passwords.knows(user));
+        let found = match passwords {
+            Some(passwords) => passwords.find(user, password, may_try).await,
+            None => self.app_passwords.find(&self.providers, user, password, may_try).await,
+        };
         found.map_err(Refusal::Shared)
     }
 
@@ -109,4 +126,17 @@ impl Authorities {
     pub fn issuer_of(text: &str) -> Option<String> {
         claimed_issuer(text)
     }
+}
+
+/// Whoever a token of a provider names. It must name them as a sign-in does: whoever asks for a token chooses its scopes,
+/// and may not become somebody else by leaving one out.
+fn named(provider: &Provider, claims: Claims) -> Result<Identity, Refusal> {
+    let claim = &provider.config.username_claim;
+    let has = claims.get(claim).and_then(serde_json::Value::as_str).is_some_and(|name| !name.is_empty());
+    if !has {
+        return Err(Refusal::NoName(claim.clone()));
+    }
+    let good_until = claims.get("exp").and_then(serde_json::Value::as_i64);
+    let user = user_of(&provider.config, claims).map_err(|error| Refusal::Unnamed(error.to_string()))?;
+    Ok(Identity { good_until, ..Identity::new(user, Via::ProviderToken) })
 }

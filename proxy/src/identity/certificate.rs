@@ -53,6 +53,7 @@ pub fn holder(der: &[u8], attributes: &[NameAttribute]) -> Result<Arc<Identity>,
         groups: Vec::new(),
         claims,
         via: Via::Certificate,
+        provider: None,
         scopes: None,
         good_until: Some(certificate.validity().not_after.timestamp()),
     }))

@@ -9,7 +9,7 @@ use moka::future::Cache;
 use serde_json::Map;
 use tokio::sync::Semaphore;
 
-use super::{Identity, Refusal, Via};
+use super::{Identity, Refusal, Via, limits::Checking};
 use crate::secrets::Mac;
 
 /// How long an answer is remembered.
@@ -64,18 +64,31 @@ impl Passwords {
         self.users.contains_key(user)
     }
 
+    /// The user, if this was found to be their password lately.
+    pub async fn known(&self, user: &str, password: &str) -> Option<Arc<Identity>> {
+        let hash = self.users.get(user)?;
+        let right = self.right.get(&self.mac.of(&[user, password, hash])).await?;
+        right.then(|| Arc::new(self.identity(user, hash)))
+    }
+
     /// The user, if this is their password.
-    pub async fn find(&self, user: &str, password: &str) -> Result<Arc<Identity>, Refusal> {
-        let Some(hash) = self.users.get(user) else { return Err(Refusal::WrongPassword) };
+    pub async fn find<'a>(
+        &self,
+        user: &str,
+        password: &str,
+        may_try: impl FnOnce() -> Result<Checking<'a>, Refusal>,
+    ) -> Result<Arc<Identity>, Arc<Refusal>> {
+        let Some(hash) = self.users.get(user) else { return Err(Arc::new(Refusal::WrongPassword)) };
         let check = async {
+            let _checking = may_try()?;
             // Closed never.
             let _permit = self.permits.acquire().await;
             let (password, hash) = (password.to_owned(), hash.clone());
             let check = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false));
-            check.await.unwrap_or(false)
+            Ok::<_, Refusal>(check.await.unwrap_or(false))
         };
-        if !self.right.get_with(self.mac.of(&[user, password, hash]), check).await {
-            return Err(Refusal::WrongPassword);
+        if !self.right.try_get_with(self.mac.of(&[user, password, hash]), check).await? {
+            return Err(Arc::new(Refusal::WrongPassword));
         }
         Ok(Arc::new(self.identity(user, hash)))
     }
@@ -92,6 +105,7 @@ impl Passwords {
             groups: Vec::new(),
             claims: Map::new(),
             via: Via::Password(self.fingerprint(user, hash)),
+            provider: None,
             scopes: None,
             good_until: None,
         }
@@ -133,9 +147,13 @@ mod tests {
             Passwords::new(HashMap::from([("alice".to_owned(), hash)]), Mac::new(&root, "passwords"))
         };
         let before = passwords("one");
-        let alice = before.find("alice", "one").await.expect("right");
-        assert!(matches!(before.find("alice", "two").await, Err(Refusal::WrongPassword)));
-        assert!(matches!(before.find("bob", "one").await, Err(Refusal::WrongPassword)));
+        let limits = crate::identity::limits::Limits::new();
+        let find = async |user: &str, password: &str| before.find(user, password, || limits.may_try(None, user)).await;
+        let alice = find("alice", "one").await.expect("right");
+        for (user, password) in [("alice", "two"), ("bob", "one")] {
+            let refusal = find(user, password).await.expect_err("wrong");
+            assert!(matches!(*refusal, Refusal::WrongPassword));
+        }
         let Via::Password(fingerprint) = &alice.via else { panic!("{:?}", alice.via) };
         assert!(before.find_by_fingerprint("alice", fingerprint).is_some());
         assert!(passwords("two").find_by_fingerprint("alice", fingerprint).is_none());

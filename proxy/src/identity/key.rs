@@ -30,13 +30,17 @@ pub struct Keys {
 struct Known {
     key: Arc<ApiKey>,
     identity: Arc<Identity>,
+    /// Its scopes can't be read, so nobody knows what it is for.
+    unreadable: bool,
 }
 
 impl From<ApiKey> for Known {
     fn from(key: ApiKey) -> Self {
         let mut identity = Identity::new(key.user.clone(), Via::ApiKey(key.id.clone()));
-        identity.scopes = KeyScopes::parse(&key.scopes).ok().flatten();
-        Self { key: Arc::new(key), identity: Arc::new(identity) }
+        let scopes = KeyScopes::parse(&key.scopes);
+        let unreadable = scopes.is_err();
+        identity.scopes = scopes.ok().flatten();
+        Self { key: Arc::new(key), identity: Arc::new(identity), unreadable }
     }
 }
 
@@ -60,6 +64,10 @@ impl Keys {
 
     /// The owner of a key, who must be called `user` if a name was given with it.
     pub async fn find(&self, user: Option<&str>, key: &str) -> Result<Arc<Identity>, Refusal> {
+        // What can't be one isn't looked for.
+        if key.len() != PREFIX.len() + secrets::TEXT_LEN {
+            return Err(Refusal::UnknownKey);
+        }
         let hash = secrets::hash(key);
         let load = async { Ok(self.store.key_by_hash(&hash).await?.map(Known::from)) };
         let known = self.by_hash.get(&hash, load).await?.ok_or(Refusal::UnknownKey)?;
@@ -79,6 +87,10 @@ impl Keys {
     fn good(&self, known: &Known) -> Result<Arc<Identity>, Refusal> {
         if known.key.is_expired() {
             return Err(Refusal::ExpiredKey);
+        }
+        if known.unreadable {
+            tracing::error!(key = known.key.id, "the scopes of an API key can't be read");
+            return Err(Refusal::UnreadableKey);
         }
         if known.key.suspended {
             return Err(Refusal::Suspended);

@@ -3,7 +3,13 @@
 //! Whoever has guessed too often isn't asked again for a while, whatever they bring; but a credential that nobody can
 //! guess (a key, a token) is looked at all the same, so that an attacker can lock nobody out who has one.
 
-use std::{net::IpAddr, num::NonZeroU32, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use governor::{
     Quota, RateLimiter,
@@ -32,7 +38,32 @@ pub struct Limits {
     users: Counter,
     /// Who has to wait.
     waiting: Cache<String, std::time::Instant>,
+    /// How many passwords are being checked, of each client and user: they can't all be let in before the first fails.
+    checking: Mutex<HashMap<String, u32>>,
     clock: DefaultClock,
+}
+
+/// Passwords that one client may have checked at once, or for one user.
+const AT_ONCE: u32 = 8;
+
+/// A password that is being checked.
+pub struct Checking<'a> {
+    limits: &'a Limits,
+    keys: Vec<String>,
+}
+
+impl Drop for Checking<'_> {
+    fn drop(&mut self) {
+        let mut checking = self.limits.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &self.keys {
+            if let Some(count) = checking.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    checking.remove(key);
+                }
+            }
+        }
+    }
 }
 
 fn counter((burst, per_minute): (u32, u32)) -> Counter {
@@ -63,16 +94,30 @@ impl Limits {
             clients: counter(PER_CLIENT),
             users: counter(PER_USER),
             waiting: Cache::builder().max_capacity(100_000).time_to_live(Duration::from_mins(5)).build(),
+            checking: Mutex::default(),
             clock: DefaultClock::default(),
         }
     }
 
-    /// Whether somebody may try a password now.
+    /// Lets somebody try a password, for as long as the answer is kept.
     ///
     /// # Errors
     /// [`Refusal::Limited`]
-    pub fn may_try(&self, client: Option<IpAddr>, user: Option<&str>) -> Result<(), Refusal> {
-        for key in [client.map(client_key), user.map(user_key)].into_iter().flatten() {
+    pub fn may_try(&self, client: Option<IpAddr>, user: &str) -> Result<Checking<'_>, Refusal> {
+        self.must_wait(client, user)?;
+        let keys: Vec<String> = client.map(client_key).into_iter().chain([user_key(user)]).collect();
+        let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.iter().any(|key| checking.get(key).is_some_and(|count| *count >= AT_ONCE)) {
+            return Err(Refusal::Limited(Duration::from_secs(1)));
+        }
+        for key in &keys {
+            *checking.entry(key.clone()).or_default() += 1;
+        }
+        Ok(Checking { limits: self, keys })
+    }
+
+    fn must_wait(&self, client: Option<IpAddr>, user: &str) -> Result<(), Refusal> {
+        for key in client.map(client_key).into_iter().chain([user_key(user)]) {
             if let Some(until) = self.waiting.get(&key) {
                 let left = until.saturating_duration_since(std::time::Instant::now());
                 if !left.is_zero() {
@@ -114,22 +159,34 @@ mod tests {
         let mut refused = 0;
         for i in 0..1000 {
             let user = format!("user{i}");
-            if limits.may_try(Some(client), Some(&user)).is_err()
+            if limits.may_try(Some(client), &user).is_err()
                 || matches!(limits.failed(Some(client), Some(&user), Refusal::WrongPassword), Refusal::Limited(_))
             {
                 refused += 1;
             }
         }
         assert!(refused >= 1000 - 62, "{refused}");
-        assert!(limits.may_try(Some(client), Some("alice")).is_err());
-        assert!(limits.may_try(Some(other), Some("alice")).is_ok());
+        assert!(limits.may_try(Some(client), "alice").is_err());
+        assert!(limits.may_try(Some(other), "alice").is_ok());
         // One name, from everywhere.
         for i in 0..100 {
             let client = IpAddr::from([198, 51, 100, i]);
             limits.failed(Some(client), Some("alice"), Refusal::WrongPassword);
         }
-        assert!(limits.may_try(Some(other), Some("Alice")).is_err());
-        assert!(limits.may_try(Some(other), Some("bob")).is_ok());
+        assert!(limits.may_try(Some(other), "Alice").is_err());
+        assert!(limits.may_try(Some(other), "bob").is_ok());
+    }
+
+    #[test]
+    fn only_so_many_passwords_are_checked_at_once() {
+        let limits = Limits::new();
+        let mut checking: Vec<_> = (0..AT_ONCE).map(|_| limits.may_try(None, "alice").expect("room")).collect();
+        assert!(matches!(limits.may_try(None, "alice"), Err(Refusal::Limited(_))));
+        assert!(limits.may_try(None, "bob").is_ok());
+        checking.pop();
+        assert!(limits.may_try(None, "alice").is_ok());
+        checking.clear();
+        assert!(limits.checking.lock().expect("unpoisoned").is_empty());
     }
 
     #[test]

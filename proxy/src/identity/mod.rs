@@ -51,6 +51,8 @@ pub struct Identity {
     pub claims: Map<String, Value>,
     /// How they proved it.
     pub via: Via,
+    /// The provider that vouched for them, if it was one.
+    pub provider: Option<String>,
     /// What their API key is for, if it isn't for everything that they may do.
     pub scopes: Option<Arc<KeyScopes>>,
     /// When the proof ends, in seconds since 1970, if it ends by itself.
@@ -81,14 +83,15 @@ pub enum Via {
 
 impl Identity {
     fn new(user: User, via: Via) -> Self {
-        let User { name, groups, claims, .. } = user;
-        Self { user: name, groups, claims, via, scopes: None, good_until: None }
+        let User { name, groups, claims, provider, .. } = user;
+        Self { user: name, groups, claims, via, provider: Some(provider), scopes: None, good_until: None }
     }
 
     /// Somebody for a test of the rules, or for a question about them.
     pub fn named(user: &str, groups: Vec<String>) -> Self {
         let via = Via::ApiKey(String::new());
-        Self { user: user.to_owned(), groups, claims: Map::new(), via, scopes: None, good_until: None }
+        let (user, claims) = (user.to_owned(), Map::new());
+        Self { user, groups, claims, via, provider: None, scopes: None, good_until: None }
     }
 
     /// Somebody for a test of the rules.
@@ -149,6 +152,12 @@ pub enum Refusal {
     /// Another user's key.
     #[error("this API key belongs to another user name than the one given; the registry's page shows yours")]
     OthersKey,
+    /// Nobody vouches for its owner any more.
+    #[error("the provider that signed its owner in is not one of this registry's any more")]
+    UnknownProvider,
+    /// They are switched off.
+    #[error("API keys are switched off here (http.auth.apikey)")]
+    KeysOff,
     /// Its owner is gone.
     #[error("the identity provider does not know the owner of this API key any more; sign in again in a browser")]
     Suspended,
@@ -181,6 +190,12 @@ pub enum Refusal {
     /// A good JWT that no rule takes.
     #[error("no rule takes this token; {0}")]
     NoRule(String),
+    /// Good, but without the claim that names people.
+    #[error(
+        "the token has no '{0}' claim, which names people here (claimMapping.username), and userinfo does not say it either; \
+         ask for a token with the scope that has it"
+    )]
+    NoName(String),
     /// Good, but it names nobody.
     #[error("{0}")]
     Unnamed(String),
@@ -193,6 +208,9 @@ pub enum Refusal {
     /// Not the one in the password file.
     #[error("the user name or the password is wrong")]
     WrongPassword,
+    /// What it is for can't be read any more.
+    #[error("the scopes of this API key can't be read; make a new one on the registry's page")]
+    UnreadableKey,
     /// A certificate without a name.
     #[error("the client certificate names nobody, by the attributes in http.auth.mtls.identityAttributes")]
     UnnamedCertificate,
@@ -220,6 +238,15 @@ impl Refusal {
         }
     }
 
+    /// For how long nobody looks at what this client or user shows.
+    pub fn must_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Limited(wait) => Some(*wait),
+            Self::Shared(refusal) => refusal.must_wait(),
+            _ => None,
+        }
+    }
+
     /// Whether somebody may have tried out what they don't know. What was genuine once is no guess.
     fn is_guess(&self) -> bool {
         match self {
@@ -235,6 +262,12 @@ impl Refusal {
     }
 }
 
+/// Somebody whose provider is still configured.
+fn vouched_for(authorities: &Authorities, identity: Arc<Identity>) -> Result<Arc<Identity>, Refusal> {
+    let known = |id: &String| authorities.providers.iter().any(|provider| provider.config.id == *id);
+    if identity.provider.as_ref().is_none_or(known) { Ok(identity) } else { Err(Refusal::UnknownProvider) }
+}
+
 /// Turns credentials into callers.
 pub struct Identities {
     /// API keys.
@@ -245,6 +278,8 @@ pub struct Identities {
     pub tokens: Tokens,
     /// What jobs go on with.
     pub refresh_tokens: RefreshTokens,
+    /// Whether API keys are taken.
+    pub api_keys: bool,
     /// Failures.
     pub limits: Limits,
     /// Which part of a client certificate is a name.
@@ -268,11 +303,14 @@ impl Identities {
                 None => return Ok(Caller::ANONYMOUS),
                 Some(der) => certificate::holder(der, &self.certificate_names).map(everything),
             },
-            Credential::Session(id) => return self.sessions.find(id).await.map(everything),
+            Credential::Session(id) => {
+                let found = self.sessions.find(id).await.and_then(|identity| vouched_for(authorities, identity));
+                return found.map(everything);
+            }
             Credential::Basic { user, password } => {
                 return self.by_password(authorities, user, password, from).await.map(everything);
             }
-            Credential::Bearer(text) => self.by_bearer(authorities, text, from.upload).await,
+            Credential::Bearer(text) => self.by_bearer(authorities, text, from).await,
         };
         found.map_err(|refusal| self.count(refusal, from.client, None))
     }
@@ -285,27 +323,44 @@ impl Identities {
         password: &str,
         from: &Arrival<'_>,
     ) -> Result<Arc<Identity>, Refusal> {
-        let found = if key::is_key(password) {
-            self.keys.find(Some(user), password).await
-        } else if let Some(issuer) = Authorities::issuer_of(password) {
-            authorities.by_jwt(&issuer, password).await
-        } else {
-            // What can be guessed.
-            self.limits.may_try(from.client, Some(user))?;
-            authorities.by_password(user, password).await
-        };
+        if key::is_key(password) {
+            // Who guesses at keys guesses at no user's.
+            let found = self.by_key(authorities, Some(user), password).await;
+            return found.map_err(|refusal| self.count(refusal, from.client, None));
+        }
+        if let Some(issuer) = Authorities::issuer_of(password) {
+            return authorities.by_jwt(&issuer, password).await;
+        }
+        // What can be guessed; but what was right a moment ago is no guess.
+        if let Some(known) = authorities.known_password(user, password).await {
+            return Ok(known);
+        }
+        let may_try = || self.limits.may_try(from.client, user);
+        let found = authorities.by_password(user, password, may_try).await;
         found.map_err(|refusal| self.count(refusal, from.client, Some(user)))
     }
 
-    async fn by_bearer(&self, authorities: &Authorities, text: &str, upload: Option<&str>) -> Result<Caller, Refusal> {
+    async fn by_key(
+        &self,
+        authorities: &Authorities,
+        user: Option<&str>,
+        text: &str,
+    ) -> Result<Arc<Identity>, Refusal> {
+        if !self.api_keys {
+            return Err(Refusal::KeysOff);
+        }
+        self.keys.find(user, text).await.and_then(|identity| vouched_for(authorities, identity))
+    }
+
+    async fn by_bearer(&self, authorities: &Authorities, text: &str, from: &Arrival<'_>) -> Result<Caller, Refusal> {
         let everything = |identity| Caller { identity: Some(identity), grant: Grant::Everything };
         if key::is_key(text) {
-            return self.keys.find(None, text).await.map(everything);
+            return self.by_key(authorities, None, text).await.map(everything);
         }
         match Authorities::issuer_of(text) {
             Some(issuer) if issuer != self.tokens.issuer() => authorities.by_jwt(&issuer, text).await.map(everything),
             _ => {
-                let minted = self.tokens.verify(text, upload)?;
+                let minted = self.tokens.verify(text, from.upload)?;
                 self.owner_of(authorities, minted).await
             }
         }
@@ -316,7 +371,11 @@ impl Identities {
         let Minted { user, origin, access } = minted;
         let identity = match origin {
             Origin::Nobody => None,
-            Origin::Key(id) => Some(self.keys.find_by_id(&id).await?.ok_or(Refusal::OrphanToken)?),
+            Origin::Key(_) if !self.api_keys => return Err(Refusal::KeysOff),
+            Origin::Key(id) => {
+                let found = self.keys.find_by_id(&id).await?.ok_or(Refusal::OrphanToken)?;
+                Some(vouched_for(authorities, found)?)
+            }
             Origin::RefreshToken(id) => {
                 let token = self.refresh_tokens.find_by_id(&id).await?;
                 Some(self.of_refresh_token(authorities, &token)?)
@@ -326,8 +385,12 @@ impl Identities {
                 let found = passwords.and_then(|passwords| passwords.find_by_fingerprint(&user, &fingerprint));
                 Some(found.ok_or(Refusal::OrphanToken)?)
             }
+            // By the rules of now.
+            Origin::Said { via: Via::Workload(issuer), claims, .. } => {
+                Some(Arc::new(authorities.by_claims(&issuer, &claims)?))
+            }
             Origin::Said { via, groups, claims } => {
-                Some(Arc::new(Identity { user, groups, claims, via, scopes: None, good_until: None }))
+                Some(Arc::new(Identity { user, groups, claims, via, provider: None, scopes: None, good_until: None }))
             }
         };
         Ok(Caller { identity, grant: Grant::Token(access.into()) })

@@ -15,6 +15,9 @@ use crate::{
 /// Claims are renewed when they are so old; a little sooner than they must be.
 const RENEWAL: Duration = Duration::from_mins(14);
 
+/// How often it is tried to store what a renewal gave.
+const KEPT_AT_LAST: u32 = 20;
+
 /// How long one replica may take for it before another one tries.
 const LONGEST_RENEWAL: Duration = Duration::from_mins(1);
 
@@ -125,7 +128,7 @@ impl Sessions {
             Err(Refusal::UnknownSession) => return Ok(None),
             Err(error) => return Err(error),
         };
-        self.store.delete_session(&known.session.id_hash).await?;
+        self.store.end_session(&known.session.id_hash).await?;
         self.known.forget(&known.session.id_hash).await;
         Ok(Some((known.session.user.provider.clone(), self.unseal(&known.session.sealed))))
     }
@@ -136,14 +139,14 @@ impl Sessions {
         if !theirs {
             return Ok(false);
         }
-        self.store.delete_session(id_hash).await?;
+        self.store.end_session(id_hash).await?;
         self.known.forget(id_hash).await;
         Ok(true)
     }
 
     /// Ends the sessions that their provider has ended; how many there were.
     pub async fn end_at(&self, provider: &str, subject: Option<&str>, sid: Option<&str>) -> Result<usize, StoreError> {
-        let ended = self.store.delete_sessions_of(provider, subject, sid).await?;
+        let ended = self.store.end_sessions_of(provider, subject, sid).await?;
         for id_hash in &ended {
             self.known.forget(id_hash).await;
         }
@@ -160,9 +163,16 @@ impl Sessions {
                 continue;
             }
             let keep = async |tokens: &ProviderTokens| {
-                // If this is lost, so is the session: the token that was used is good for nothing any more.
-                if let Err(error) = self.store.keep_renewed(&session.id_hash, &self.seal(tokens)).await {
-                    tracing::error!(%error, user = session.user.name, "a renewed sign-in can't be stored");
+                let sealed = self.seal(tokens);
+                // If this is lost, so is the sign-in: the token that was used is good for nothing any more.
+                for _ in 0..KEPT_AT_LAST {
+                    match self.store.keep_renewed(&session.id_hash, &sealed).await {
+                        Ok(()) => return,
+                        Err(error) => {
+                            tracing::error!(%error, user = session.user.name, "a renewed sign-in can't be stored");
+                            tokio::time::sleep(Duration::from_secs(1)).await;
+                        }
+                    }
                 }
             };
             match provider.renew(&session.user, &self.unseal(&session.sealed), keep).await {
@@ -171,12 +181,20 @@ impl Sessions {
                     self.known.refresh();
                 }
                 Err(RenewalError::Gone(reason)) => {
-                    tracing::warn!(user = session.user.name, reason, "a session ended, and their API keys wait");
                     self.store.delete_session(&session.id_hash).await?;
-                    self.store.suspend(&session.user.name).await?;
                     self.known.forget(&session.id_hash).await;
+                    // An earlier attempt whose answer was lost has spent the token: that says nothing of the person.
+                    let spent = session.renewing_until != 0;
+                    let suspended = !spent && !self.store.has_another_renewal(&session).await?;
+                    if suspended {
+                        self.store.suspend(&session.user.name).await?;
+                    }
+                    tracing::warn!(user = session.user.name, reason, suspended, "a sign-in is not renewed any more");
                 }
                 Err(error) => {
+                    if matches!(error, RenewalError::NotAsked(_)) {
+                        self.store.give_up_renewal(&session.id_hash).await?;
+                    }
                     tracing::warn!(%error, user = session.user.name, "claims can't be renewed now; they stay as they are");
                 }
             }

@@ -91,8 +91,8 @@ pub struct Tokens {
     validation: Validation,
     issuer: String,
     service: String,
-    /// Uploads that are going on, and who began each.
-    uploads: Cache<String, String>,
+    /// Uploads that are going on, who began each, and when.
+    uploads: Cache<String, (String, i64)>,
 }
 
 impl Tokens {
@@ -167,7 +167,9 @@ impl Tokens {
         })?;
         let claims = claims.claims;
         let in_time = claims.exp + LEEWAY > now();
-        let begun = || upload.and_then(|id| self.uploads.get(id)).is_some_and(|by| by == claims.sub);
+        // One that was good when the upload began, and not any old one.
+        let fits = |(user, at): (String, i64)| user == claims.sub && claims.exp + LEEWAY > at;
+        let begun = || upload.and_then(|id| self.uploads.get(id)).is_some_and(fits);
         if in_time || begun() {
             return Ok(Minted { user: claims.sub, origin: claims.of, access: claims.access });
         }
@@ -176,7 +178,7 @@ impl Tokens {
 
     /// Remembers that `user` began the upload `id`.
     pub fn began_upload(&self, id: &str, user: &str) {
-        self.uploads.insert(id.to_owned(), user.to_owned());
+        self.uploads.insert(id.to_owned(), (user.to_owned(), now()));
     }
 }
 
@@ -235,11 +237,13 @@ mod tests {
     #[test]
     fn an_expired_token_ends_only_the_upload_that_its_subject_began() {
         let (_folder, tokens) = tokens();
-        tokens.began_upload("mine", "alice");
-        tokens.began_upload("other", "bob");
+        // Begun while the token was good, by another one, and when it had expired already.
+        tokens.uploads.insert("mine".to_owned(), ("alice".to_owned(), now() - 9_500));
+        tokens.uploads.insert("other".to_owned(), ("bob".to_owned(), now() - 9_500));
+        tokens.began_upload("later", "alice");
         let token = expired(&tokens, "alice");
         assert!(tokens.verify(&token, Some("mine")).is_ok());
-        for upload in [None, Some("other"), Some("unknown")] {
+        for upload in [None, Some("other"), Some("later"), Some("unknown")] {
             assert!(matches!(tokens.verify(&token, upload), Err(Refusal::ExpiredToken)), "{upload:?}");
         }
     }

@@ -14,7 +14,7 @@ use super::{Identity, Refusal, Via};
 use crate::{
     expression::{Expression, know},
     oidc::{
-        Authority, ForUnknownKeys, Http, SignInError,
+        Authority, ForUnknownKeys, Http, Lately, SignInError,
         jwt::{Claims, Expected, JwtError, JwtKeys},
         keep_fresh, keys_of,
     },
@@ -102,6 +102,7 @@ impl Rule {
             groups,
             claims: claims.clone(),
             via: Via::Workload(self.issuer.issuer.clone()),
+            provider: None,
             scopes: None,
             good_until: claims.get("exp").and_then(Value::as_i64),
         })
@@ -139,22 +140,20 @@ impl Rule {
     /// Why this rule would let the whole world in, if it would: all customers of such a service share its issuer.
     pub fn lets_everybody_in(&self) -> Option<String> {
         let shared = SHARED.iter().find(|shared| self.issuer.issuer.trim_end_matches('/') == shared.issuer)?;
-        // What somebody else's token says.
-        let stranger = Claims::from_iter(shared.owners.iter().map(|name| {
-            let value = if name.ends_with("_id") { "404404404" } else { "a-stranger/of-another-house" };
-            ((*name).to_owned(), Value::from(value))
-        }));
-        let document = Value::Object(stranger);
+        // What somebody else's tokens say: a validation that holds for none of them pins the owner. One that can't be
+        // evaluated for them says nothing.
         let pins_owner = self.validations.iter().any(|(expression, _)| {
             let looks = self.claims_of(expression).iter().any(|name| shared.owners.contains(name));
-            let mut context = Context::default();
-            if know(&mut context, "claims", &document).is_err() {
-                return false;
-            }
-            let values = self.variables.iter().filter_map(|(name, e)| Some((name.clone(), e.value(&context).ok()?)));
-            let values: std::collections::HashMap<String, cel::Value> = values.collect();
-            context.add_variable_from_value("vars", values);
-            looks && expression.holds(&context) != Ok(true)
+            looks
+                && shared.strangers().iter().all(|stranger| {
+                    let mut context = Context::default();
+                    let known = know(&mut context, "claims", stranger);
+                    let values =
+                        self.variables.iter().filter_map(|(name, e)| Some((name.clone(), e.value(&context).ok()?)));
+                    let values: std::collections::HashMap<String, cel::Value> = values.collect();
+                    context.add_variable_from_value("vars", values);
+                    known.is_ok() && expression.holds(&context) == Ok(false)
+                })
         });
         (!pins_owner).then(|| {
             format!(
@@ -171,7 +170,15 @@ struct SharedIssuer {
     issuer: &'static str,
     /// The claims that say whose job it is.
     owners: &'static [&'static str],
+    /// The claims of jobs of somebody else, JSON: as the service writes them, on a branch and at a tag as anybody has.
+    strangers: &'static [&'static str],
     example: &'static str,
+}
+
+impl SharedIssuer {
+    fn strangers(&self) -> Vec<Value> {
+        self.strangers.iter().filter_map(|text| serde_json::from_str(text).ok()).collect()
+    }
 }
 
 const SHARED: [SharedIssuer; 3] = [
@@ -184,8 +191,29 @@ const SHARED: [SharedIssuer; 3] = [
             "repository",
             "sub",
             "enterprise_id",
+            "enterprise",
             "job_workflow_ref",
             "workflow_ref",
+        ],
+        strangers: &[
+            r#"{"iss": "https://token.actions.githubusercontent.com", "aud": "x", "exp": 9999999999, "iat": 1, "nbf": 1,
+                "jti": "x", "sub": "repo:stranger/house:ref:refs/heads/main", "repository": "stranger/house",
+                "repository_owner": "stranger", "repository_id": "404404404", "repository_owner_id": "505505505",
+                "enterprise": "strangers", "enterprise_id": "606606", "ref": "refs/heads/main", "ref_type": "branch",
+                "ref_protected": "true", "sha": "0000", "actor": "stranger", "actor_id": "505505505", "run_id": "1",
+                "workflow": "release", "event_name": "push", "environment": "production", "base_ref": "", "head_ref": "",
+                "repository_visibility": "private", "runner_environment": "github-hosted",
+                "job_workflow_ref": "stranger/house/.github/workflows/release.yml@refs/heads/main",
+                "workflow_ref": "stranger/house/.github/workflows/release.yml@refs/heads/main"}"#,
+            r#"{"iss": "https://token.actions.githubusercontent.com", "aud": "x", "exp": 9999999999, "iat": 1, "nbf": 1,
+                "jti": "x", "sub": "repo:stranger@505505505/house@404404404:environment:production",
+                "repository": "stranger/house", "repository_owner": "stranger", "repository_id": "404404404",
+                "repository_owner_id": "505505505", "enterprise": "", "enterprise_id": "", "ref": "refs/tags/v1.0.0",
+                "ref_type": "tag", "ref_protected": "false", "sha": "0000", "actor": "stranger", "actor_id": "505505505",
+                "run_id": "1", "workflow": "main", "event_name": "release", "environment": "production", "base_ref": "",
+                "head_ref": "", "repository_visibility": "public", "runner_environment": "self-hosted",
+                "job_workflow_ref": "stranger/house/.github/workflows/main.yml@refs/tags/v1.0.0",
+                "workflow_ref": "stranger/house/.github/workflows/main.yml@refs/tags/v1.0.0"}"#,
         ],
         example: "claims.repository_owner_id == \"12345\"",
     },
@@ -198,13 +226,35 @@ const SHARED: [SharedIssuer; 3] = [
             "project_path",
             "sub",
             "user_id",
+            "user_login",
             "ci_config_ref_uri",
+        ],
+        strangers: &[
+            r#"{"iss": "https://gitlab.com", "aud": "x", "exp": 9999999999, "iat": 1, "nbf": 1, "jti": "x",
+                "sub": "project_path:stranger/house:ref_type:branch:ref:main", "namespace_id": "505505505",
+                "namespace_path": "stranger", "project_id": "404404404", "project_path": "stranger/house",
+                "user_id": "606606", "user_login": "stranger", "user_email": "stranger@example.com", "ref": "main",
+                "ref_type": "branch", "ref_path": "refs/heads/main", "ref_protected": "true", "pipeline_source": "push",
+                "environment": "production", "environment_protected": "true", "project_visibility": "private",
+                "ci_config_ref_uri": "gitlab.com/stranger/house//.gitlab-ci.yml@refs/heads/main"}"#,
+            r#"{"iss": "https://gitlab.com", "aud": "x", "exp": 9999999999, "iat": 1, "nbf": 1, "jti": "x",
+                "sub": "project_path:stranger/house:ref_type:tag:ref:v1.0.0", "namespace_id": "505505505",
+                "namespace_path": "stranger", "project_id": "404404404", "project_path": "stranger/house",
+                "user_id": "606606", "user_login": "stranger", "user_email": "stranger@example.com", "ref": "v1.0.0",
+                "ref_type": "tag", "ref_path": "refs/tags/v1.0.0", "ref_protected": "false", "pipeline_source": "web",
+                "environment": "", "environment_protected": "false", "project_visibility": "public",
+                "ci_config_ref_uri": "gitlab.com/stranger/house//.gitlab-ci.yml@refs/tags/v1.0.0"}"#,
         ],
         example: "claims.namespace_id == \"12345\"",
     },
     SharedIssuer {
         issuer: "https://agent.buildkite.com",
         owners: &["organization_id", "organization_slug", "pipeline_id", "sub"],
+        strangers: &[r#"{"iss": "https://agent.buildkite.com", "aud": "x", "exp": 9999999999, "iat": 1, "nbf": 1,
+                "sub": "organization:stranger:pipeline:house:ref:refs/heads/main:commit:0000:step:build",
+                "organization_slug": "stranger", "organization_id": "40440404", "pipeline_slug": "house",
+                "pipeline_id": "50550505", "build_number": 1, "build_branch": "main", "build_tag": "",
+                "build_commit": "0000", "step_key": "build", "job_id": "1", "agent_id": "1", "build_source": "webhook"}"#],
         example: "claims.organization_slug == \"company\"",
     },
 ];
@@ -214,6 +264,7 @@ pub struct Issuer {
     config: IssuerConfig,
     http: Http,
     keys: RwLock<Option<Arc<JwtKeys>>>,
+    lately: Lately<JwtKeys>,
     for_unknown_keys: ForUnknownKeys,
 }
 
@@ -224,8 +275,8 @@ impl Issuer {
     /// A sentence, if its certificate authorities can't be read.
     pub fn new(config: &IssuerConfig) -> Result<Self, String> {
         let http = Http::new(&config.issuer, &config.authority)?;
-        let for_unknown_keys = ForUnknownKeys::default();
-        Ok(Self { config: config.clone(), http, keys: RwLock::default(), for_unknown_keys })
+        let (lately, for_unknown_keys) = (Lately::default(), ForUnknownKeys::default());
+        Ok(Self { config: config.clone(), http, keys: RwLock::default(), lately, for_unknown_keys })
     }
 
     /// Keeps its keys fresh for as long as the process runs. Nothing waits for this.
@@ -250,7 +301,7 @@ impl Issuer {
         let known = self.keys.read().await.clone();
         let keys = match known {
             Some(keys) => keys,
-            None => self.fetch().await?,
+            None => self.lately.get(self.fetch()).await?,
         };
         match keys.verify(token, &expected) {
             Err(error) if error.may_be_stale() && self.for_unknown_keys.may_fetch() => {
@@ -399,10 +450,26 @@ mod tests {
 
     #[test]
     fn a_rule_for_a_shared_issuer_must_pin_the_owner() {
+        for shared in &SHARED {
+            assert_eq!(shared.strangers().len(), shared.strangers.len(), "{}", shared.issuer);
+            for owner in shared.owners {
+                assert!(shared.strangers().iter().all(|stranger| stranger.get(owner).is_some()), "{owner}");
+            }
+        }
         for pinned in ["claims.repository_owner_id == '1'", "vars.owner == '1'", "claims.sub.startsWith('repo:o@1/')"] {
             assert_eq!(rule("x", &["claims.ref == 'a'", pinned]).lets_everybody_in(), None, "{pinned}");
         }
-        for open in ["claims.ref == 'refs/heads/main'", "has(claims.repository_owner)", "claims.sub != ''", "true"] {
+        for open in [
+            "claims.ref == 'refs/heads/main'",
+            "has(claims.repository_owner)",
+            "has(claims.repository) && claims.ref == 'refs/heads/main'",
+            "claims.sub != ''",
+            "claims.sub.startsWith('repo:')",
+            "claims.sub.endsWith(':ref:refs/heads/main')",
+            "claims.job_workflow_ref.endsWith('@refs/heads/main')",
+            "claims.repository_owner == claims.missing",
+            "true",
+        ] {
             assert!(rule("x", &[open]).lets_everybody_in().is_some(), "{open}");
         }
         assert!(rule("x", &[]).lets_everybody_in().is_some());

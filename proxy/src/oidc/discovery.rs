@@ -80,6 +80,36 @@ where
     }
 }
 
+/// How long an answer of an issuer, or its failure to give one, is as good as another question.
+const LATELY: Duration = Duration::from_millis(500);
+
+/// Asks an issuer once for all who would ask at the same time, so that nobody makes us flood it.
+pub struct Lately<T>(tokio::sync::Mutex<Option<Told<T>>>);
+
+/// When, and what.
+type Told<T> = (Instant, Result<Arc<T>, Arc<SignInError>>);
+
+impl<T> Default for Lately<T> {
+    fn default() -> Self {
+        Self(tokio::sync::Mutex::default())
+    }
+}
+
+impl<T> Lately<T> {
+    /// What `ask` says, or has said a moment ago.
+    pub async fn get(&self, ask: impl Future<Output = Result<Arc<T>, SignInError>>) -> Result<Arc<T>, SignInError> {
+        let mut last = self.0.lock().await;
+        if let Some((at, outcome)) = &*last
+            && at.elapsed() < LATELY
+        {
+            return outcome.clone().map_err(SignInError::Shared);
+        }
+        let outcome = ask.await.map_err(Arc::new);
+        *last = Some((Instant::now(), outcome.clone()));
+        outcome.map_err(SignInError::Shared)
+    }
+}
+
 /// When keys were last fetched because a token's wasn't among them.
 #[derive(Default)]
 pub struct ForUnknownKeys(std::sync::Mutex<Option<Instant>>);
@@ -111,8 +141,13 @@ impl Provider {
         let known = self.discovered.read().await.clone();
         match known {
             Some(known) => Ok(known),
-            None => self.discover().await,
+            None => self.discovered_lately().await,
         }
+    }
+
+    /// What the provider says now, or said a moment ago.
+    pub(super) async fn discovered_lately(&self) -> Result<Arc<Discovered>, SignInError> {
+        self.lately.get(self.discover()).await
     }
 
     /// Asks the provider what it is, and remembers that.

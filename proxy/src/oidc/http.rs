@@ -26,6 +26,17 @@ pub enum HttpError {
     Http(#[from] http::Error),
 }
 
+impl HttpError {
+    /// Whether nobody can have got the request.
+    pub fn was_not_sent(&self) -> bool {
+        match self {
+            Self::Request(error) => error.is_connect() || error.is_builder(),
+            Self::Http(_) => true,
+            Self::TooLong => false,
+        }
+    }
+}
+
 /// An error with its causes: reqwest's own sentence names only the URL.
 fn chain(error: &reqwest::Error) -> String {
     let mut last: &dyn std::error::Error = error;

@@ -25,7 +25,7 @@ use url::Url;
 
 use self::{discovery::Discovered, http::HttpError};
 pub use self::{
-    discovery::{ForUnknownKeys, keep_fresh, keys_of},
+    discovery::{ForUnknownKeys, Lately, keep_fresh, keys_of},
     http::Http,
     machines::ExchangeError,
     people::user_of,
@@ -81,6 +81,9 @@ pub enum SignInError {
     /// Its ID token isn't good.
     #[error("the identity provider's ID token was not accepted: {0}")]
     IdToken(String),
+    /// What others were told, who asked at the same time.
+    #[error(transparent)]
+    Shared(Arc<SignInError>),
     /// Nobody is named.
     #[error(
         "the identity provider sent no '{0}' claim to take the user name from, and no 'email' either. Add the scope \
@@ -91,6 +94,17 @@ pub enum SignInError {
 
 type SendsRequest = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send>>;
 
+impl SignInError {
+    /// Whether the provider can't be reached, for whoever it was told first.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Shared(error) => error.is_unreachable(),
+            _ => false,
+        }
+    }
+}
+
 /// A provider that signs people in.
 pub struct Provider {
     /// Its settings.
@@ -98,6 +112,7 @@ pub struct Provider {
     redirect_uri: String,
     http: Http,
     discovered: RwLock<Option<Arc<Discovered>>>,
+    lately: Lately<Discovered>,
     for_unknown_keys: ForUnknownKeys,
 }
 
@@ -139,8 +154,8 @@ impl Provider {
     /// A sentence, if its certificate authorities can't be read.
     pub fn new(config: ProviderConfig, redirect_uri: String) -> Result<Self, String> {
         let http = Http::new(&config.issuer, &config.authority)?;
-        let for_unknown_keys = ForUnknownKeys::default();
-        Ok(Self { config, redirect_uri, http, discovered: RwLock::default(), for_unknown_keys })
+        let (lately, for_unknown_keys) = (Lately::default(), ForUnknownKeys::default());
+        Ok(Self { config, redirect_uri, http, discovered: RwLock::default(), lately, for_unknown_keys })
     }
 
     /// Begins a sign-in. The provider is asked whether it is there, since the browser couldn't say so.
@@ -148,7 +163,7 @@ impl Provider {
     /// # Errors
     /// [`SignInError`] if it isn't, or isn't what is configured.
     pub async fn begin(&self) -> Result<Begun, SignInError> {
-        let discovered = self.discover().await?;
+        let discovered = self.discovered_lately().await?;
         let (state, nonce, verifier) = (secrets::random_text(), secrets::random_text(), secrets::random_text());
         let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(verifier.clone()));
         let (sent_state, sent_nonce) = (state.clone(), nonce.clone());

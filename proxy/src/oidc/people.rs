@@ -16,6 +16,19 @@ pub fn claims_of(id_token: &CoreIdToken) -> Result<Map<String, Value>, SignInErr
 }
 
 impl Provider {
+    /// The claims of a token, completed with those that the provider has.
+    ///
+    /// # Errors
+    /// As [`Provider::begin`](super::Provider::begin).
+    pub async fn completed(
+        &self,
+        claims: Map<String, Value>,
+        access_token: &str,
+    ) -> Result<Map<String, Value>, SignInError> {
+        let discovered = self.discovered().await?;
+        self.complete(&discovered, claims, access_token).await
+    }
+
     /// Asks the provider for the claims that aren't in the ID token (OpenID Connect Core, section 5.3).
     pub(super) async fn complete(
         &self,

@@ -14,6 +14,9 @@ pub enum RenewalError {
     /// The provider says that this person may not come any more.
     #[error("the identity provider does not renew this sign-in any more ({0})")]
     Gone(String),
+    /// The provider wasn't asked; what is known stays.
+    #[error(transparent)]
+    NotAsked(SignInError),
     /// Nobody can tell now; what is known stays.
     #[error(transparent)]
     Unavailable(#[from] SignInError),
@@ -34,7 +37,7 @@ impl Provider {
         tokens: &ProviderTokens,
         keep: impl AsyncFnOnce(&ProviderTokens),
     ) -> Result<User, RenewalError> {
-        let discovered = self.discovered().await?;
+        let discovered = self.discovered().await.map_err(RenewalError::NotAsked)?;
         let token = RefreshToken::new(tokens.refresh_token.clone().unwrap_or_default());
         let request = discovered.client.exchange_refresh_token(&token).map_err(|e| SignInError::NotAProvider {
             url: self.config.issuer.clone(),
@@ -45,6 +48,9 @@ impl Provider {
                 RenewalError::Gone(answer.to_string())
             }
             RequestTokenError::ServerResponse(answer) => SignInError::Exchange(answer.to_string()).into(),
+            RequestTokenError::Request(cause) if cause.was_not_sent() => {
+                RenewalError::NotAsked(self.http.unreachable(&cause))
+            }
             RequestTokenError::Request(cause) => self.http.unreachable(&cause).into(),
             // The body isn't shown: it may hold tokens.
             RequestTokenError::Parse(cause, _) => {

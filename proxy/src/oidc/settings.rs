@@ -32,13 +32,16 @@ pub struct ProviderConfig {
 pub struct Authority {
     key: String,
     file: Option<PathBuf>,
-    text: Option<String>,
+    /// What was read, or why it can't be: another content makes another authority.
+    pem: Option<Result<Vec<u8>, String>>,
 }
 
 impl Authority {
     /// The one in `file` or in `text`; `key` is the path of the setting, for messages.
     pub fn new(key: String, file: Option<PathBuf>, text: Option<String>) -> Self {
-        Self { key, file, text }
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|e| format!("{} can't be read ({e})", path.display()));
+        let pem = file.as_ref().map(read).or_else(|| text.map(|text| Ok(text.into_bytes())));
+        Self { key, file, pem }
     }
 
     /// The certificates; nothing, if the system's are enough.
@@ -46,14 +49,9 @@ impl Authority {
     /// # Errors
     /// A sentence with the key's path.
     pub fn certificates(&self) -> Result<Option<Vec<reqwest::Certificate>>, String> {
-        let pem = match (&self.file, &self.text) {
-            (None, None) => return Ok(None),
-            (Some(path), _) => {
-                std::fs::read(path).map_err(|e| self.problem(&format!("{} can't be read ({e})", path.display())))?
-            }
-            (None, Some(text)) => text.clone().into_bytes(),
-        };
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| self.problem(&e))?;
+        let Some(pem) = &self.pem else { return Ok(None) };
+        let pem = pem.as_ref().map_err(|e| self.problem(e))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(|e| self.problem(&e))?;
         if certificates.is_empty() {
             return Err(self.problem(&"holds no certificate"));
         }

@@ -69,10 +69,13 @@ async fn end_sessions(app: &App, provider: &str, token: &str) -> Result<usize, F
     let LogoutToken { subject, sid, jti } = read(&claims).map_err(|reason| Failed::Refused(reason.to_owned()))?;
     let unknown = |error: crate::store::StoreError| Failed::Unknown(error.to_string());
     let name = secrets::hash(&format!("{} {jti}", provider.config.issuer));
-    if !app.store.use_logout_token(&name, now() + 2 * OLDEST).await.map_err(unknown)? {
+    if app.store.knows_logout_token(&name).await.map_err(unknown)? {
         return Err(Failed::Refused("the logout token was used before".to_owned()));
     }
-    app.identities.sessions.end_at(&provider.config.id, subject, sid).await.map_err(unknown)
+    // Remembered after its work is done: a provider that is told to try again must not be told that it did.
+    let ended = app.identities.sessions.end_at(&provider.config.id, subject, sid).await.map_err(unknown)?;
+    app.store.use_logout_token(&name, now() + 2 * OLDEST).await.map_err(unknown)?;
+    Ok(ended)
 }
 
 struct LogoutToken<'a> {

@@ -78,7 +78,8 @@ impl Broken {
         match self {
             Self::Provider => StatusCode::NOT_FOUND,
             Self::ReturnTo | Self::Pending | Self::MixUp | Self::NoCode => StatusCode::BAD_REQUEST,
-            Self::Provided(SignInError::Unreachable { .. }) | Self::Store => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Provided(error) if error.is_unreachable() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store => StatusCode::SERVICE_UNAVAILABLE,
             Self::Provided(SignInError::Refused(_) | SignInError::NoUserName(_)) => StatusCode::FORBIDDEN,
             Self::Provided(_) => StatusCode::BAD_GATEWAY,
         }

@@ -178,7 +178,7 @@ mod tests {
         user.groups = vec!["ops".to_owned()];
         store.put_user(&user).await.expect("stored");
         assert_eq!(store.session("h").await.expect("read").expect("the session").user.groups, ["ops"]);
-        store.delete_session("h").await.expect("deleted");
+        store.end_session("h").await.expect("ended");
         assert!(store.session("h").await.expect("read").is_none());
     }
 }

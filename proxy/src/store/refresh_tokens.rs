@@ -70,16 +70,22 @@ impl Store {
         Ok(row.map(|row| row.try_get("id")).transpose()?)
     }
 
-    /// Remembers that a logout token was used; whether this is the first time.
-    pub async fn use_logout_token(&self, jti_hash: &str, expires_at: i64) -> Result<bool, StoreError> {
-        let used = sqlx::query(
+    /// Whether a logout token was used.
+    pub async fn knows_logout_token(&self, jti_hash: &str) -> Result<bool, StoreError> {
+        let query = sqlx::query("SELECT 1 AS one FROM logout_tokens WHERE jti_hash = $1").bind(jti_hash);
+        Ok(query.fetch_optional(&self.pool).await?.is_some())
+    }
+
+    /// Remembers that a logout token was used.
+    pub async fn use_logout_token(&self, jti_hash: &str, expires_at: i64) -> Result<(), StoreError> {
+        sqlx::query(
             "INSERT INTO logout_tokens (jti_hash, expires_at) VALUES ($1, $2) ON CONFLICT (jti_hash) DO NOTHING",
         )
         .bind(jti_hash)
         .bind(expires_at)
         .execute(&self.pool)
         .await?;
-        Ok(used.rows_affected() == 1)
+        Ok(())
     }
 
     /// Forgets what has expired.

@@ -43,6 +43,8 @@ pub struct Session {
     pub used_at: i64,
     /// When its claims were last renewed; 0 if they can't be.
     pub renewed_at: i64,
+    /// Until when somebody renews them; not 0 if they began and never ended.
+    pub renewing_until: i64,
 }
 
 impl Session {
@@ -56,6 +58,7 @@ impl Session {
             created_at: row.try_get("created_at")?,
             used_at: row.try_get("used_at")?,
             renewed_at: row.try_get("renewed_at")?,
+            renewing_until: row.try_get("renewing_until")?,
         })
     }
 }
@@ -63,10 +66,20 @@ impl Session {
 macro_rules! select_session {
     ($condition:literal) => {
         concat!(
-            "SELECT s.id_hash, s.sealed, s.user_agent, s.client, s.created_at, s.used_at, s.renewed_at,
+            "SELECT s.id_hash, s.sealed, s.user_agent, s.client, s.created_at, s.used_at, s.renewed_at, s.renewing_until,
                     u.name AS user_name, s.provider, s.subject, u.user_groups, u.claims
              FROM sessions s JOIN users u ON u.name = s.user_name WHERE ",
             $condition
+        )
+    };
+}
+
+macro_rules! end_sessions {
+    ($condition:literal) => {
+        concat!(
+            "UPDATE sessions SET ended = 1 WHERE ended = 0 AND provider = $1 AND ",
+            $condition,
+            " RETURNING id_hash"
         )
     };
 }
@@ -116,15 +129,22 @@ impl Store {
         Ok(rows.iter().map(Session::from_row).collect::<Result<_, _>>()?)
     }
 
-    /// Ends a session; whether there was one.
-    pub async fn delete_session(&self, id_hash: &str) -> Result<bool, StoreError> {
-        let deleted = sqlx::query("DELETE FROM sessions WHERE id_hash = $1").bind(id_hash).execute(&self.pool).await?;
-        Ok(deleted.rows_affected() > 0)
+    /// Forgets a session, and what it gave: its claims are renewed no more.
+    pub async fn delete_session(&self, id_hash: &str) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM sessions WHERE id_hash = $1").bind(id_hash).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Ends a session: it signs nobody in any more. If its owner has API keys it goes on to renew their claims, since the
+    /// keys follow those, until [`Store::delete_ended_sessions`] finds no use in that.
+    pub async fn end_session(&self, id_hash: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE sessions SET ended = 1 WHERE id_hash = $1").bind(id_hash).execute(&self.pool).await?;
+        Ok(())
     }
 
     /// Ends the sessions that the provider has ended: of this `sid`, or of this `sub`, or of both (OpenID Connect
     /// Back-Channel Logout 1.0, section 2.7); the hashes of their ids.
-    pub async fn delete_sessions_of(
+    pub async fn end_sessions_of(
         &self,
         provider: &str,
         subject: Option<&str>,
@@ -132,19 +152,10 @@ impl Store {
     ) -> Result<Vec<String>, StoreError> {
         let rows = match (subject, sid) {
             (None, None) => return Ok(Vec::new()),
-            (Some(subject), None) => {
-                sqlx::query("DELETE FROM sessions WHERE provider = $1 AND subject = $2 RETURNING id_hash")
-                    .bind(provider)
-                    .bind(subject)
-            }
-            (None, Some(sid)) => sqlx::query("DELETE FROM sessions WHERE provider = $1 AND sid = $2 RETURNING id_hash")
-                .bind(provider)
-                .bind(sid),
+            (Some(subject), None) => sqlx::query(end_sessions!("subject = $2")).bind(provider).bind(subject),
+            (None, Some(sid)) => sqlx::query(end_sessions!("sid = $2")).bind(provider).bind(sid),
             (Some(subject), Some(sid)) => {
-                sqlx::query("DELETE FROM sessions WHERE provider = $1 AND subject = $2 AND sid = $3 RETURNING id_hash")
-                    .bind(provider)
-                    .bind(subject)
-                    .bind(sid)
+                sqlx::query(end_sessions!("subject = $2 AND sid = $3")).bind(provider).bind(subject).bind(sid)
             }
         };
         let rows = rows.fetch_all(&self.pool).await?;
@@ -176,6 +187,27 @@ impl Store {
         Ok(claimed.rows_affected() == 1)
     }
 
+    /// Gives a renewal up that has certainly not begun at the provider.
+    pub async fn give_up_renewal(&self, id_hash: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE sessions SET renewing_until = 0 WHERE id_hash = $1")
+            .bind(id_hash)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Whether another session of the same person can still be renewed.
+    pub async fn has_another_renewal(&self, session: &Session) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT 1 AS one FROM sessions WHERE user_name = $1 AND renewed_at > 0 AND id_hash <> $2 LIMIT 1",
+        )
+        .bind(&session.user.name)
+        .bind(&session.id_hash)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.is_some())
+    }
+
     /// Keeps the tokens that a renewal gave.
     pub async fn keep_renewed(&self, id_hash: &str, sealed: &str) -> Result<(), StoreError> {
         sqlx::query("UPDATE sessions SET sealed = $1, renewed_at = $2, renewing_until = 0 WHERE id_hash = $3")
@@ -187,20 +219,26 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets the sessions that nobody can use any more. One that renews the claims of somebody who has API keys goes on
-    /// doing that, the newest of each person.
+    /// Ends the sessions that are too old, and forgets those that have ended; but of somebody who has API keys, the newest
+    /// that can be renewed goes on to renew their claims.
     pub async fn delete_ended_sessions(&self, idle: Duration, absolute: Duration) -> Result<(), StoreError> {
-        for statement in [
-            "UPDATE sessions SET ended = 1 WHERE (used_at < $1 OR created_at < $2) AND renewed_at > 0
-             AND EXISTS (SELECT 1 FROM api_keys k WHERE k.user_name = sessions.user_name)",
-            "DELETE FROM sessions WHERE (used_at < $1 OR created_at < $2) AND (ended = 0 OR EXISTS (
-                 SELECT 1 FROM sessions n WHERE n.user_name = sessions.user_name AND n.renewed_at > 0
-                 AND (n.created_at > sessions.created_at
-                      OR (n.created_at = sessions.created_at AND n.id_hash > sessions.id_hash))))",
-        ] {
-            let query = sqlx::query(statement).bind(before(idle)).bind(before(absolute));
-            query.execute(&self.pool).await?;
-        }
+        sqlx::query("UPDATE sessions SET ended = 1 WHERE ended = 0 AND (used_at < $1 OR created_at < $2)")
+            .bind(before(idle))
+            .bind(before(absolute))
+            .execute(&self.pool)
+            .await?;
+        sqlx::query(
+            "DELETE FROM sessions WHERE ended = 1 AND (
+                 renewed_at = 0
+                 OR NOT EXISTS (SELECT 1 FROM api_keys k WHERE k.user_name = sessions.user_name
+                                AND (k.expires_at IS NULL OR k.expires_at > $1))
+                 OR EXISTS (SELECT 1 FROM sessions n WHERE n.user_name = sessions.user_name AND n.renewed_at > 0
+                            AND (n.created_at > sessions.created_at
+                                 OR (n.created_at = sessions.created_at AND n.id_hash > sessions.id_hash))))",
+        )
+        .bind(now())
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 }

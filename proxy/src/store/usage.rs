@@ -44,14 +44,18 @@ impl Usage {
 
     /// Writes what was gathered. What can't be written is lost: it is a hint for people.
     pub async fn write(&self, store: &Store) -> Result<(), StoreError> {
-        for (id, at) in taken(&self.keys) {
+        let (keys, sessions) = (taken(&self.keys), taken(&self.sessions));
+        // One flush for all.
+        let mut transaction = store.pool.begin().await?;
+        for (id, at) in keys {
             let query = sqlx::query("UPDATE api_keys SET used_at = $1 WHERE id = $2 AND COALESCE(used_at, 0) < $1");
-            query.bind(at).bind(id).execute(&store.pool).await?;
+            query.bind(at).bind(id).execute(&mut *transaction).await?;
         }
-        for (id_hash, at) in taken(&self.sessions) {
+        for (id_hash, at) in sessions {
             let query = sqlx::query("UPDATE sessions SET used_at = $1 WHERE id_hash = $2 AND used_at < $1");
-            query.bind(at).bind(id_hash).execute(&store.pool).await?;
+            query.bind(at).bind(id_hash).execute(&mut *transaction).await?;
         }
+        transaction.commit().await?;
         Ok(())
     }
 }

@@ -41,6 +41,11 @@ impl Store {
     /// Whether it was.
     pub async fn put_user(&self, user: &User) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
+        // A write first: it waits for whoever writes this name, and a look that came before it could be of yesterday.
+        sqlx::query("UPDATE users SET seen_at = seen_at WHERE name = $1")
+            .bind(&user.name)
+            .execute(&mut *transaction)
+            .await?;
         let before = sqlx::query("SELECT subject FROM users WHERE name = $1")
             .bind(&user.name)
             .fetch_optional(&mut *transaction)

@@ -29,10 +29,11 @@ impl Content {
     pub async fn blob_len(&self, repository: &Repository, digest: &Digest) -> Result<u64, Error> {
         // Looked and told under one lock, so that it isn't collected in between.
         let _telling = self.lock_of(repository).read().await;
-        match self.held_len(repository, digest).await? {
-            Some(len) if self.tell(repository, digest).await? => Ok(len),
-            _ => Err(blob_unknown(repository, digest)),
+        if self.storage.is_shared() && self.held_len(repository, digest).await?.is_none() {
+            return Err(blob_unknown(repository, digest)); // Nothing to be promised.
         }
+        self.tell(repository, digest).await?;
+        self.held_len(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
     }
 
     pub(super) async fn held_len(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Error> {
@@ -115,12 +116,10 @@ impl Content {
         upload: Box<dyn Upload>,
         digest: Digest,
     ) -> Result<(), Error> {
-        if upload.algorithm() != digest.algorithm() {
-            let message = format!(
-                "this upload was begun for {}; start it with ?digest-algorithm={}",
-                upload.algorithm(),
-                digest.algorithm()
-            );
+        let (begun, asked) = (upload.algorithm(), digest.algorithm());
+        if begun != asked {
+            upload.release().await.map_err(storage_error)?;
+            let message = format!("this upload was begun for {begun}; start it with ?digest-algorithm={asked}");
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message));
         }
         let _telling = self.lock_of(repository).read().await;

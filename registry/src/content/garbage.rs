@@ -121,6 +121,19 @@ pub enum Mode {
     Offline,
 }
 
+/// What isn't collected: whatever is younger than the delay was when the collection began.
+#[derive(Clone, Copy)]
+struct Young {
+    delay: Duration,
+    began: Instant,
+}
+
+impl Young {
+    fn age(self) -> Duration {
+        self.delay + self.began.elapsed()
+    }
+}
+
 /// What a collection did, or would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
@@ -145,6 +158,9 @@ impl Content {
             return Ok(collected);
         }
         self.promises.forget(delay);
+        // What was young when this began is young until it ends, however long that takes: what was found live then may
+        // have got company since.
+        let young = Young { delay, began: Instant::now() };
         // Fingerprints: two that are alike keep a piece of garbage, which is harmless.
         let mut live = HashSet::new();
         let mut last: Option<String> = None;
@@ -152,7 +168,7 @@ impl Content {
             let names = self.storage.repositories(&[keys::BLOBS, keys::MANIFESTS], last.as_deref(), 1000).await?;
             for name in &names {
                 if let Ok(repository) = name.parse() {
-                    self.collect_unnamed(&repository, delay, mode, &mut live, &mut collected).await?;
+                    self.collect_unnamed(&repository, young, mode, &mut live, &mut collected).await?;
                 }
             }
             match names.last() {
@@ -161,7 +177,7 @@ impl Content {
             }
         }
         for shelf in self.storage.shelves().await? {
-            for (digest, len) in self.storage.blobs_on(&shelf, delay).await? {
+            for (digest, len) in self.storage.blobs_on(&shelf, young.age()).await? {
                 if live.contains(&fingerprint(&digest)) {
                     continue;
                 }
@@ -169,7 +185,7 @@ impl Content {
                 if self.promises.was_held(&digest) {
                     continue;
                 }
-                if mode == Mode::DryRun || self.storage.condemn(&keys::blob(&digest), delay).await? {
+                if mode == Mode::DryRun || self.storage.condemn(&keys::blob(&digest), young.age()).await? {
                     collected.unheld += 1;
                     collected.bytes += len;
                 }
@@ -183,7 +199,7 @@ impl Content {
     async fn collect_unnamed(
         &self,
         repository: &Repository,
-        delay: Duration,
+        young: Young,
         mode: Mode,
         live: &mut HashSet<u64>,
         collected: &mut Collected,
@@ -193,7 +209,10 @@ impl Content {
             live.insert(fingerprint(&digest));
             // Read as what it was pushed as.
             let Some(media_type) = self.storage.read(&keys::manifest(repository, &digest)).await? else { continue };
-            let Some(bytes) = self.storage.read(&keys::blob(&digest)).await? else { continue };
+            let Some(bytes) = self.storage.read(&keys::blob(&digest)).await? else {
+                tracing::error!(%repository, %digest, "the bytes of a manifest are missing; what it names is kept");
+                return self.keep_all(repository, live).await;
+            };
             match Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes) {
                 Ok(manifest) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
                 Err(error) => {
@@ -204,7 +223,7 @@ impl Content {
             }
         }
         let old: HashSet<Digest> =
-            self.storage.digests_in(&keys::held_blobs(repository), delay).await?.into_iter().collect();
+            self.storage.digests_in(&keys::held_blobs(repository), young.age()).await?.into_iter().collect();
         for digest in self.storage.digests_in(&keys::held_blobs(repository), Duration::ZERO).await? {
             if named.contains(&fingerprint(&digest)) || !old.contains(&digest) {
                 live.insert(fingerprint(&digest));
@@ -216,7 +235,7 @@ impl Content {
                 live.insert(fingerprint(&digest));
                 continue;
             }
-            if mode == Mode::DryRun || self.storage.condemn(&keys::held_blob(repository, &digest), delay).await? {
+            if mode == Mode::DryRun || self.storage.condemn(&keys::held_blob(repository, &digest), young.age()).await? {
                 collected.unnamed += 1;
             } else {
                 live.insert(fingerprint(&digest));
@@ -230,10 +249,10 @@ impl Content {
         self.storage.is_shared() || self.promises.began.elapsed() >= delay
     }
 
-    /// Promises a client that `repository` holds `digest`, so that it may name it. Not if that is being collected.
-    pub(super) async fn tell(&self, repository: &Repository, digest: &Digest) -> Result<bool, Error> {
+    /// Promises a client that `repository` goes on to hold `digest`, if it does: to be asked before that is looked up.
+    pub(super) async fn tell(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
         self.promises.tell(repository, digest);
-        self.storage.promise(&keys::held_blob(repository, digest)).await.map_err(storage_error)
+        self.keep(&keys::held_blob(repository, digest)).await
     }
 
     /// While this lives, the bytes of `digest` aren't collected; and not for a while after.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use berth_oci::{Descriptor, Digest, Error, Page, Reference, Repository, Tag};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Content, storage_error};
 use crate::storage::keys;
@@ -24,6 +25,12 @@ pub struct Held {
     /// Its tags, and what they point at.
     pub tags: Vec<(Tag, Digest)>,
 }
+
+/// How many bytes of descriptors one answer has at most, and one descriptor at least: their annotations are the pushers'.
+const REFERRERS_PER_PAGE: usize = 1024 * 1024;
+
+/// How many of them are read at once.
+const REFERRERS_AT_ONCE: usize = 4;
 
 /// How many repositories one page has at most.
 const REPOSITORIES_PER_PAGE: usize = 1000;
@@ -90,28 +97,41 @@ impl Content {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The descriptors of the manifests that refer to `subject`, which need not exist.
+    /// The descriptors of the manifests that refer to `subject`, which need not exist: those after `last`, as many as an
+    /// answer may hold, and the name to go on after if there are more.
     pub async fn referrers(
         &self,
         repository: &Repository,
         subject: &Digest,
         artifact_type: Option<&str>,
-    ) -> Result<Vec<Descriptor>, Error> {
-        let folder = keys::referrers(repository, subject);
-        let mut descriptors = Vec::new();
-        for name in self.storage.list(&folder, None, usize::MAX).await.map_err(storage_error)? {
-            let Some(bytes) = self.storage.read(&format!("{folder}/{name}")).await.map_err(storage_error)? else {
-                continue; // Deleted since it was listed.
-            };
+        last: Option<&str>,
+    ) -> Result<(Vec<Descriptor>, Option<String>), Error> {
+        let folder = &keys::referrers(repository, subject);
+        let names = self.storage.list(folder, last, usize::MAX).await.map_err(storage_error)?;
+        let read = stream::iter(names).map(async |name| {
+            let bytes = self.storage.read(&format!("{folder}/{name}")).await.map_err(storage_error)?;
+            // Deleted since it was listed, perhaps.
+            let Some(bytes) = bytes else { return Ok::<_, Error>((name, None)) };
             let descriptor: Descriptor = serde_json::from_slice(&bytes).map_err(|e| storage_error(e.into()))?;
             // A crash may have left the entry of a manifest that was never held.
             let held = self.storage.exists(&keys::manifest(repository, &descriptor.digest)).await;
             let wanted = artifact_type.is_none_or(|wanted| descriptor.artifact_type.as_deref() == Some(wanted));
-            if wanted && held.map_err(storage_error)? {
+            let wanted = wanted && held.map_err(storage_error)?;
+            Ok((name, wanted.then_some((descriptor, bytes.len()))))
+        });
+        let mut read = read.buffered(REFERRERS_AT_ONCE);
+        let (mut descriptors, mut len, mut previous) = (Vec::new(), 0, None);
+        while let Some((name, found)) = read.try_next().await? {
+            if let Some((descriptor, bytes)) = found {
+                if len + bytes > REFERRERS_PER_PAGE && !descriptors.is_empty() {
+                    return Ok((descriptors, previous));
+                }
+                len += bytes;
                 descriptors.push(descriptor);
             }
+            previous = Some(name);
         }
-        Ok(descriptors)
+        Ok((descriptors, None))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Manifests, tags and referrers.
 
+use std::collections::HashSet;
+
 use berth_oci::{Algorithm, Digest, Error, ErrorCode, Manifest, Reference, Repository, Tag};
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
 use serde_json::json;
 
@@ -16,8 +18,11 @@ pub struct Stored {
     pub media_type: String,
 }
 
-/// How many tags are read at once to find those of a manifest.
-const TAGS_AT_ONCE: usize = 16;
+/// How many names are looked up at once.
+const AT_ONCE: usize = 16;
+
+/// How many blobs and manifests one manifest may name: each is looked up.
+const MOST_PARTS: usize = 10_000;
 
 /// What a push did.
 pub struct Pushed {
@@ -133,21 +138,41 @@ impl Content {
             self.tag_lists.changed(repository);
             written?;
         }
+        // Another process may have deleted the manifest before it could see these tags.
+        let key = keys::manifest(repository, &digest);
+        if self.storage.is_shared() && !self.storage.exists(&key).await.map_err(storage_error)? {
+            self.write(key, manifest.media_type.to_string().into_bytes(), Condition::None).await?;
+        }
         Ok(Pushed { digest, subject: manifest.subject })
     }
 
     /// An image can't be pushed before its parts.
     async fn must_hold_parts(&self, repository: &Repository, manifest: &Manifest) -> Result<(), Error> {
-        for blob in manifest.required_blobs() {
-            let told = self.tell(repository, &blob.digest).await?;
-            if !told || self.held_len(repository, &blob.digest).await?.is_none() {
-                return Err(part_unknown(repository, &blob.digest));
+        // Whatever is named twice is looked for once.
+        let blobs: HashSet<Digest> = manifest.required_blobs().map(|blob| blob.digest.clone()).collect();
+        let children: HashSet<Digest> = manifest.manifests.iter().map(|child| child.digest.clone()).collect();
+        if blobs.len() + children.len() > MOST_PARTS {
+            let message = format!("a manifest names at most {MOST_PARTS} blobs and manifests");
+            return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid, message));
+        }
+        let blobs = stream::iter(blobs).map(async |digest| {
+            self.tell(repository, &digest).await?;
+            let held = self.held_len(repository, &digest).await?.is_some();
+            Ok::<_, Error>((digest, held))
+        });
+        let children = stream::iter(children).map(async |digest| {
+            let held = self.storage.exists(&keys::manifest(repository, &digest)).await;
+            Ok::<_, Error>((digest, held.map_err(storage_error)?))
+        });
+        let (mut blobs, mut children) = (blobs.buffer_unordered(AT_ONCE), children.buffer_unordered(AT_ONCE));
+        while let Some((digest, held)) = blobs.try_next().await? {
+            if !held {
+                return Err(part_unknown(repository, &digest));
             }
         }
-        for child in &manifest.manifests {
-            let held = self.storage.exists(&keys::manifest(repository, &child.digest)).await.map_err(storage_error)?;
+        while let Some((digest, held)) = children.try_next().await? {
             if !held {
-                return Err(part_unknown(repository, &child.digest));
+                return Err(part_unknown(repository, &digest));
             }
         }
         Ok(())
@@ -164,14 +189,18 @@ impl Content {
             Reference::Digest(_) => stored.digest.clone(),
         };
         let tags = stream::iter(self.all_tags(repository).await?);
-        let mut tags = tags.map(async |tag| (self.tag(repository, &tag).await, tag)).buffer_unordered(TAGS_AT_ONCE);
+        let mut tags = tags.map(async |tag| (self.tag(repository, &tag).await, tag)).buffer_unordered(AT_ONCE);
         while let Some((target, tag)) = tags.next().await {
-            if target?.as_ref() == Some(&digest) {
+            // Read again where others write, too: it may have moved since.
+            if target?.as_ref() == Some(&digest)
+                && (!self.storage.is_shared() || self.tag(repository, &tag).await?.as_ref() == Some(&digest))
+            {
                 self.remove_tag(repository, &tag).await?;
             }
         }
         drop(tags);
-        let bytes = self.manifest_bytes(&stored).await?;
+        // If they are missing, it has no subject that could be known; it can be deleted all the same.
+        let bytes = self.storage.read(&keys::blob(&digest)).await.map_err(storage_error)?.unwrap_or_default();
         self.storage.remove(&keys::manifest(repository, &digest)).await.map_err(storage_error)?;
         if let Some(subject) = Manifest::parse(Some(&stored.media_type), &bytes).ok().and_then(|m| m.subject) {
             self.storage.remove(&keys::referrer(repository, &subject, &digest)).await.map_err(storage_error)?;
@@ -259,8 +288,8 @@ mod tests {
                 content.push_manifest(&r, &reference, &[], None, bytes, Condition::None).await.expect("pushed");
             assert_eq!(pushed.subject.as_ref(), Some(&subject));
             for other in &registries {
-                assert_eq!(other.referrers(&r, &subject, Some("a/b")).await.expect("listed").len(), i + 1);
-                assert!(other.referrers(&r, &subject, Some("c/d")).await.expect("listed").is_empty());
+                assert_eq!(other.referrers(&r, &subject, Some("a/b"), None).await.expect("listed").0.len(), i + 1);
+                assert!(other.referrers(&r, &subject, Some("c/d"), None).await.expect("listed").0.is_empty());
             }
         }
     }

@@ -151,6 +151,9 @@ pub trait Upload: Send {
     /// [`UploadError::Digest`] if its bytes have another digest.
     async fn finish(self: Box<Self>, expected: &Digest) -> Result<(), UploadError>;
 
+    /// Lets others take it up, with what counted before.
+    async fn release(self: Box<Self>) -> io::Result<()>;
+
     /// Drops it.
     async fn cancel(self: Box<Self>) -> io::Result<()>;
 }

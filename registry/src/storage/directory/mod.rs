@@ -226,6 +226,8 @@ impl Storage for Directory {
                 return Ok(());
             }
             let temporary = inner.new_temporary();
+            // What a link leads to, and not the link.
+            let from = fs::canonicalize(from)?;
             if fs::hard_link(&from, &temporary).is_err() {
                 clone_or_copy(&from, &temporary)?;
                 fs::set_permissions(&temporary, fs::Permissions::from_mode(0o440))?;

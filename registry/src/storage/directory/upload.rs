@@ -62,7 +62,8 @@ pub fn resume(storage: Directory, repository: &Repository, id: UploadId) -> Resu
         Err(e) => return Err(io::Error::from(e).into()),
     }
     let state = found(fs::read(folder.join("state")))?.ok_or(UploadError::Unknown)?;
-    let state: State = serde_json::from_slice(&state).map_err(io::Error::from)?;
+    // A power failure may have left an empty file; what it counted isn't known then.
+    let state: State = serde_json::from_slice(&state).map_err(|_| UploadError::Unknown)?;
     if state.repository != repository.as_str() {
         return Err(UploadError::Unknown);
     }
@@ -120,6 +121,10 @@ impl Upload for UploadFolder {
         storage.blocking(move |_| self.close(expected)).await
     }
 
+    async fn release(self: Box<Self>) -> io::Result<()> {
+        Ok(()) // With the lock, as soon as nobody has it.
+    }
+
     async fn cancel(self: Box<Self>) -> io::Result<()> {
         let storage = self.storage.clone();
         storage.blocking(move |_| fs::remove_dir_all(self.folder())).await
@@ -166,14 +171,14 @@ impl UploadFolder {
         if actual != expected {
             return Err(UploadError::Digest { expected, actual });
         }
-        // Locked until the upload is gone, so that nobody appends to what is a blob by then.
-        let (data, _locked) = (folder.join("data"), &self.data);
+        // Our file is locked until the upload is gone, so that nobody appends to what is a blob by then.
+        let data = folder.join("data");
         let inner = &self.storage.0;
         let path = inner.path(&keys::blob(&expected));
         // The same bytes may be here already: then the name keeps the file that it has.
         if !inner.is_there(&path)? {
-            self.data.set_permissions(fs::Permissions::from_mode(0o440))?;
             self.data.sync_all()?;
+            self.data.set_permissions(fs::Permissions::from_mode(0o440))?;
             inner.publish(&data, &path, Condition::None)?;
         }
         fs::remove_dir_all(folder)?;

@@ -72,10 +72,12 @@ impl Objects {
     }
 
     async fn put(&self, key: &str, bytes: impl Into<PutPayload>, mode: PutMode) -> io::Result<Option<UpdateVersion>> {
+        let conditional = !matches!(mode, PutMode::Overwrite);
         let put = self.0.objects.put_opts(&self.path(key)?, bytes.into(), PutOptions::from(mode)).await;
         match put {
             Ok(put) => Ok(Some(UpdateVersion { e_tag: put.e_tag, version: put.version })),
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(None),
+            // A service may answer so for reasons of its own, too.
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) if conditional => Ok(None),
             Err(error) => Err(io::Error::other(error)),
         }
     }
@@ -89,7 +91,11 @@ impl Objects {
         let prefix = self.path(folder)?;
         let listed = match last {
             None => self.0.objects.list(Some(&prefix)),
-            Some(last) => self.0.objects.list_with_offset(Some(&prefix), &self.path(&format!("{folder}/{last}"))?),
+            // Whatever a client has written there: it names nothing, it only comes before or after.
+            Some(last) => {
+                let offset = Path::from(format!("{}{folder}/{last}", self.0.prefix));
+                self.0.objects.list_with_offset(Some(&prefix), &offset)
+            }
         };
         Ok(listed.map_err(io::Error::other).boxed())
     }
@@ -135,13 +141,19 @@ impl Objects {
         Ok(())
     }
 
-    /// Gives an object another name.
+    /// Gives an object of this length another name, too.
     async fn copy(&self, from: &str, to: &str, len: u64) -> io::Result<()> {
         if len <= LARGEST_COPY {
-            return self.0.objects.copy(&self.path(from)?, &self.path(to)?).await.map_err(io::Error::other);
+            self.0.objects.copy(&self.path(from)?, &self.path(to)?).await.map_err(io::Error::other)?;
+        } else {
+            let source = self.0.objects.get(&self.path(from)?).await.map_err(io::Error::other)?;
+            self.send(to, source.into_stream().map_err(io::Error::other)).await?;
         }
-        let source = self.0.objects.get(&self.path(from)?).await.map_err(io::Error::other)?;
-        self.send(to, source.into_stream().map_err(io::Error::other)).await
+        // Some services answer before they have done it.
+        match self.meta(to).await? {
+            Some(copy) if copy.size == len => Ok(()),
+            _ => Err(io::Error::other("the service has not copied an object whole")),
+        }
     }
 
     /// Writes what comes of a stream in parts.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! uploads/<id>/state       what counts; whoever appends has claimed it
-//! uploads/<id>/rest-<len>  the bytes after the last whole part, of an upload of this length
+//! uploads/<id>/rest-…      the bytes after the last whole part, under a name that `state` knows
 //! uploads/<id>/data        the parts
 //! ```
 //! A crash in the middle of a chunk leaves parts and rests behind that `state` doesn't name; the next chunk writes over
@@ -38,6 +38,9 @@ struct State {
     /// The service's name for the parts, once there is one.
     multipart: Option<String>,
     parts: Vec<String>,
+    /// Where the bytes after the parts are, if there are any. Each has a name of its own, so that whoever has lost their
+    /// claim writes over nobody's.
+    rest: Option<String>,
     /// Somebody appends, until this time in seconds since 1970.
     claimed_until: u64,
 }
@@ -62,10 +65,6 @@ fn key(id: &UploadId, name: &str) -> String {
     format!("{}/{name}", keys::upload(id))
 }
 
-fn rest_key(id: &UploadId, len: u64) -> String {
-    key(id, &format!("rest-{len}"))
-}
-
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -85,6 +84,7 @@ pub async fn begin(storage: Objects, repository: &Repository, algorithm: Algorit
         hash: hasher.save(),
         multipart: None,
         parts: Vec::new(),
+        rest: None,
         claimed_until: 0,
     };
     let version = storage.put(&key(&id, "state"), serde_json::to_vec(&state)?, PutMode::Create).await?;
@@ -107,14 +107,16 @@ pub async fn resume(storage: Objects, repository: &Repository, id: &UploadId) ->
     }
     let hasher = state.algorithm.parse().ok().and_then(|algorithm| Hasher::load(algorithm, &state.hash));
     let hasher = hasher.ok_or_else(|| io::Error::other("an upload's hash state is unreadable"))?;
-    let rest_len = state.len - (state.parts.len() * PART) as u64;
-    let rest = match rest_len {
-        0 => BytesMut::new(),
-        _ => {
-            let rest = storage.read(&rest_key(id, state.len)).await?;
+    let rest = match &state.rest {
+        None => BytesMut::new(),
+        Some(rest) => {
+            let rest = storage.read(&key(id, rest)).await?;
             BytesMut::from(&*rest.ok_or_else(|| io::Error::other("the rest of an upload is missing"))?)
         }
     };
+    if (state.parts.len() * PART + rest.len()) as u64 != state.len {
+        return Err(io::Error::other("the parts of an upload are not as long as they were").into());
+    }
     let (len, version) = (state.len, UpdateVersion { e_tag, version });
     let (id, sending) = (id.clone(), None);
     Ok(Box::new(UploadObjects { storage, id, state, version, claimed_at: None, hasher, len, rest, sending }))
@@ -178,18 +180,22 @@ impl Upload for UploadObjects {
 
     async fn flush(mut self: Box<Self>) -> io::Result<Box<dyn Upload>> {
         self.sent().await?;
+        let mut rest = None;
         if !self.rest.is_empty() {
-            let rest = PutPayload::from(Bytes::copy_from_slice(&self.rest));
-            self.storage.put(&rest_key(&self.id, self.len), rest, PutMode::Overwrite).await?;
+            let name = format!("rest-{}", uuid::Uuid::new_v4());
+            let bytes = PutPayload::from(Bytes::copy_from_slice(&self.rest));
+            self.storage.put(&key(&self.id, &name), bytes, PutMode::Create).await?.ok_or_else(taken)?;
+            rest = Some(name);
         }
-        let before = std::mem::replace(&mut self.state.len, self.len);
+        let before = std::mem::replace(&mut self.state.rest, rest);
+        self.state.len = self.len;
         self.state.algorithm = self.hasher.algorithm().to_string();
         self.state.hash = self.hasher.save();
         self.state.claimed_until = 0;
         self.claimed_at = None;
         self.save().await?;
-        if before != self.len {
-            self.storage.delete(&rest_key(&self.id, before)).await?;
+        if let Some(before) = before {
+            self.storage.delete(&key(&self.id, &before)).await?;
         }
         Ok(self)
     }
@@ -198,7 +204,7 @@ impl Upload for UploadObjects {
         let actual = self.hasher.clone().finish().map_err(io::Error::other)?;
         if actual != *expected {
             // It goes on as if this request had not been: with what counted before.
-            self.release().await?;
+            self.unclaim().await?;
             return Err(UploadError::Digest { expected: expected.clone(), actual });
         }
         self.claim().await?;
@@ -211,20 +217,28 @@ impl Upload for UploadObjects {
                     storage.put(&blob, rest, PutMode::Overwrite).await?;
                 }
                 Some(multipart) => {
-                    if !rest.is_empty() {
-                        self.send(rest).await?;
-                        self.sent().await?;
-                    }
                     let data = key(&self.id, "data");
-                    let parts = self.state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
-                    let completed = storage.0.parts.complete_multipart(&storage.path(&data)?, &multipart, parts).await;
-                    completed.map_err(io::Error::other)?;
+                    // A process that was stopped after this and before the copy has left it whole.
+                    if storage.meta(&data).await?.is_none_or(|whole| whole.size != self.len) {
+                        if !rest.is_empty() {
+                            self.send(rest).await?;
+                            self.sent().await?;
+                        }
+                        let parts = self.state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
+                        let path = storage.path(&data)?;
+                        let completed = storage.0.parts.complete_multipart(&path, &multipart, parts).await;
+                        completed.map_err(io::Error::other)?;
+                    }
                     storage.copy(&data, &blob, self.len).await?;
                 }
             }
         }
         drop_whole(&storage, &self.id).await?;
         Ok(())
+    }
+
+    async fn release(mut self: Box<Self>) -> io::Result<()> {
+        self.unclaim().await
     }
 
     async fn cancel(self: Box<Self>) -> io::Result<()> {
@@ -257,7 +271,7 @@ impl UploadObjects {
         saved
     }
 
-    async fn release(&mut self) -> io::Result<()> {
+    async fn unclaim(&mut self) -> io::Result<()> {
         if self.claimed_at.take().is_none() {
             return Ok(());
         }
