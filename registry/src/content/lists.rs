@@ -77,17 +77,24 @@ impl Content {
         }
         let tags = match self.tag_lists.get(repository) {
             Some(tags) => tags,
-            None => {
-                self.must_exist(repository).await?;
-                let version = self.tag_lists.version(repository);
-                let tags = self.storage.list(&keys::tags(repository), None, usize::MAX).await;
-                let tags = Arc::new(tags.map_err(storage_error)?);
-                self.tag_lists.put(repository, version, Arc::clone(&tags));
-                tags
-            }
+            None => self.read_tags(repository).await?,
         };
         let first = page.last.as_ref().map_or(0, |last| tags.partition_point(|tag| tag <= last));
         Ok(cut(tags[first..].iter().take(wanted).cloned().collect(), n))
+    }
+
+    /// The whole list, read by one of those who want it.
+    async fn read_tags(&self, repository: &Repository) -> Result<Arc<Vec<String>>, Error> {
+        let _reading = self.tag_lists.reading(repository).await;
+        if let Some(tags) = self.tag_lists.get(repository) {
+            return Ok(tags);
+        }
+        self.must_exist(repository).await?;
+        let version = self.tag_lists.version(repository);
+        let tags = self.storage.list(&keys::tags(repository), None, usize::MAX).await.map_err(storage_error)?;
+        let tags = Arc::new(tags);
+        self.tag_lists.put(repository, version, Arc::clone(&tags));
+        Ok(tags)
     }
 
     /// Every tag of a repository.

@@ -9,6 +9,7 @@ use std::sync::{
 
 use berth_oci::Repository;
 use moka::sync::Cache;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::share_of;
 
@@ -20,6 +21,8 @@ pub struct TagLists {
     lists: Cache<Repository, (u64, Arc<Vec<String>>)>,
     /// Counts the changes of tags, each for a share of the repositories.
     changes: [AtomicU64; 256],
+    /// Held by who reads a list, so that many who want a long one read it once.
+    reading: [Mutex<()>; 16],
 }
 
 impl TagLists {
@@ -30,7 +33,8 @@ impl TagLists {
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
         let lists = Cache::builder().max_capacity(MEMORY).weigher(weigh).build();
-        Self { lists, changes: std::array::from_fn(|_| AtomicU64::default()) }
+        let changes = std::array::from_fn(|_| AtomicU64::default());
+        Self { lists, changes, reading: std::array::from_fn(|_| Mutex::default()) }
     }
 
     fn changes_of(&self, repository: &Repository) -> &AtomicU64 {
@@ -51,6 +55,11 @@ impl TagLists {
     pub fn get(&self, repository: &Repository) -> Option<Arc<Vec<String>>> {
         let (version, tags) = self.lists.get(repository)?;
         (version == self.version(repository)).then_some(tags)
+    }
+
+    /// To be waited for by who is about to read a list; it may be there afterwards.
+    pub async fn reading(&self, repository: &Repository) -> MutexGuard<'_, ()> {
+        share_of(&self.reading, repository).lock().await
     }
 
     /// Remembers a list that was read after `version` was asked.
