@@ -37,6 +37,11 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits until it has printed this. What it says of a request may come after the answer.
+    pub async fn prints(&self, text: &str) {
+        wait_for(text, async || self.printed().contains(text).then_some(())).await;
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))

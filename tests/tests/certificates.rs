@@ -2,49 +2,20 @@
 
 use std::{fs, path::Path};
 
-use berth_tests::system::{Setup, System};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
+use berth_tests::{
+    process::wait_for,
+    system::{Setup, System},
+};
 use reqwest::{Client, Identity, StatusCode};
 use serde_json::{Value, json};
 
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// A certificate and its key, in PEM.
-    fn certify(&self, names: &[&str], common_name: &str, email: Option<&str>) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
-        params.distinguished_name = DistinguishedName::new();
-        if !common_name.is_empty() {
-            params.distinguished_name.push(DnType::CommonName, common_name);
-        }
-        if let Some(email) = email {
-            params.subject_alt_names.push(SanType::Rfc822Name(email.try_into().unwrap()));
-        }
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-}
+use crate::authority::Authority;
 
 async fn system(folder: &Path, server: &Authority, clients: &Authority, auth: Value) -> System {
-    let (cert, key) = server.certify(&["localhost"], "localhost", None);
-    let write = |name: &str, text: &str| {
-        fs::write(folder.join(name), text).unwrap();
-        folder.join(name)
-    };
-    let tls = Some((write("cert.pem", &cert), write("key.pem", &key)));
-    let client_authorities = Some(write("clients.pem", &clients.pem));
-    System::start(Setup { tls, client_authorities, auth, ..Setup::default() }).await
+    let tls = Some(server.write(folder));
+    let authorities = folder.join("clients.pem");
+    fs::write(&authorities, &clients.pem).unwrap();
+    System::start(Setup { tls, client_authorities: Some(authorities), auth, ..Setup::default() }).await
 }
 
 fn client(certificate: Option<(String, String)>) -> Client {
@@ -85,12 +56,33 @@ async fn the_name_may_be_another_part_of_the_certificate() {
     let (server, clients) = (Authority::new(), Authority::new());
     let auth = json!({"mtls": {"identityAttributes": ["Email", "CommonName"]}});
     let system = system(folder.path(), &server, &clients, auth).await;
-    let user = async |certificate| {
-        client(Some(certificate)).get(format!("{}/v2/", system.url)).send().await.unwrap();
+    let users = || {
         let printed = system.proxy.printed();
-        let line = printed.lines().rfind(|line| line.contains("path=\"/v2/\"")).unwrap().to_owned();
-        line.split("user=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+        let lines = printed.lines().filter(|line| line.contains("path=\"/v2/\""));
+        let users = lines.filter_map(|line| line.split("user=\"").nth(1)?.split('"').next());
+        users.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let user = async |certificate| {
+        let before = users().len();
+        client(Some(certificate)).get(format!("{}/v2/", system.url)).send().await.unwrap();
+        // The line is written when the answer has gone.
+        wait_for("the line of the request", async || users().into_iter().nth(before)).await
     };
     assert_eq!(user(clients.certify(&[], "alice", Some("alice@company"))).await, "alice@company");
     assert_eq!(user(clients.certify(&[], "alice", None)).await, "alice");
+}
+
+#[tokio::test]
+async fn an_authority_that_is_withdrawn_lets_nobody_in_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+    let system = system(folder.path(), &server, &clients, json!({})).await;
+    let ask = async |authority: &Authority| {
+        let with = client(Some(authority.certify(&[], "alice", None)));
+        with.get(format!("{}/v2/", system.url)).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK)
+    };
+    assert!(ask(&clients).await && !ask(&others).await);
+    fs::write(folder.path().join("clients.pem"), &others.pem).unwrap();
+    wait_for("the new authority", async || ask(&others).await.then_some(())).await;
+    assert!(!ask(&clients).await);
 }

@@ -192,7 +192,7 @@ async fn a_ci_job_pushes_with_its_own_token_and_a_refusal_says_what_was_missed()
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
         let message = message(answer).await;
         assert!(message.contains(expected), "{message}");
-        assert!(system.proxy.printed().contains(expected));
+        system.proxy.prints(expected).await;
     }
 }
 
@@ -433,10 +433,7 @@ async fn a_provider_that_is_away_ends_no_session() {
     if !grow_old(&system) {
         return;
     }
-    wait_for("the failure", async || {
-        system.proxy.printed().contains("claims can't be renewed now; they stay as they are").then_some(())
-    })
-    .await;
+    system.proxy.prints("claims can't be renewed now; they stay as they are").await;
     assert!(alice.get("/").await.text().await.unwrap().contains("Signed in as alice"));
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod access;
+mod authority;
 mod browser;
 mod certificates;
 mod clients;

@@ -160,7 +160,7 @@ async fn without_the_database_who_is_known_goes_on_and_it_heals_by_itself() {
         (stopped.elapsed() > Duration::from_secs(12)).then_some(())
     })
     .await;
-    assert!(replicas.system.proxy.printed().contains("a credential is taken from memory"));
+    replicas.system.proxy.prints("a credential is taken from memory").await;
     let unknown = Api::basic(&replicas.system.url, "alice", &another);
     assert_eq!(error_of(unknown.get("/v2/").await).await, (503, "UNAVAILABLE".to_owned()));
     let refused = Person::new(&replicas.system.url).sign_in("bob", "bob").await;

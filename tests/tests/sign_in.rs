@@ -150,7 +150,7 @@ async fn a_session_cookie_is_opaque_and_a_made_up_one_is_told_that_it_ended() {
     let cookie = answer.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
     assert!(cookie.starts_with("berth_session=;") && cookie.contains("Max-Age=0"), "{cookie}");
     assert!(answer.text().await.unwrap().contains("Your session has ended"));
-    assert!(system.proxy.printed().contains("the session has ended; sign in again"));
+    system.proxy.prints("the session has ended; sign in again").await;
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn a_key_makes_no_keys_and_another_site_s_page_makes_none_either() {
 
 #[tokio::test]
 async fn no_secret_is_in_the_log_or_in_the_database() {
-    let system = System::start(Setup::default()).await;
+    let mut system = System::start(Setup::default()).await;
     let alice = system.signed_in("alice").await;
     let (key, _) = alice.make_key("x").await;
     let api = Api::basic(&system.url, "alice", &key);
@@ -235,6 +235,7 @@ async fn no_secret_is_in_the_log_or_in_the_database() {
     drop(cookie);
     let token = token["token"].as_str().unwrap().to_owned();
     let secret_file = std::fs::read_to_string(system.folder.join("proxy.key")).unwrap();
+    system.proxy.terminate();
     let mut seen = system.proxy.printed().into_bytes();
     for file in ["proxy.db", "proxy.db-wal"] {
         seen.extend(std::fs::read(system.folder.join(file)).unwrap_or_default());

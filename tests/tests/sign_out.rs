@@ -48,7 +48,7 @@ async fn who_signs_out_at_the_certified_provider_is_signed_out_here() {
     let (action, xsrf) = (attribute("<form", "action"), attribute("name=\"xsrf\"", "value"));
     one.http.post(action).form(&[("xsrf", xsrf.as_str()), ("logout", "yes")]).send().await.unwrap();
     wait_for("the session to end", async || (!is_signed_in(&one).await).then_some(())).await;
-    assert!(system.proxy.printed().contains("the provider has signed somebody out"));
+    system.proxy.prints("the provider has signed somebody out").await;
     // The other browser's session is another one, and so is the key.
     assert!(is_signed_in(&two).await);
     assert_eq!(Api::basic(&system.url, "alice", &key).get("/v2/").await.status(), StatusCode::OK);

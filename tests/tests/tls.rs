@@ -1,7 +1,5 @@
 //! https, at our own door and at the identity provider's.
 
-use std::path::{Path, PathBuf};
-
 use berth_tests::{
     api::{Api, Credential},
     certified::Provider,
@@ -10,39 +8,10 @@ use berth_tests::{
     process::{free_port, wait_for},
     system::{Setup, System},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use reqwest::{Certificate, Client, StatusCode, header, redirect::Policy};
+use reqwest::{StatusCode, header};
 use serde_json::json;
 
-/// A certificate authority of our own.
-struct Authority(Issuer<'static, KeyPair>, String);
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self(Issuer::new(params, key), pem)
-    }
-
-    /// Writes a certificate for localhost, its key and the authority's own certificate; gives the first two.
-    fn write(&self, folder: &Path) -> (PathBuf, PathBuf) {
-        let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
-        let paths = (folder.join("cert.pem"), folder.join("key.pem"));
-        std::fs::write(&paths.1, key.serialize_pem()).unwrap();
-        std::fs::write(&paths.0, certificate.pem()).unwrap();
-        std::fs::write(folder.join("ca.pem"), &self.1).unwrap();
-        paths
-    }
-
-    fn client(&self) -> Client {
-        let certificate = Certificate::from_pem(self.1.as_bytes()).unwrap();
-        Client::builder().tls_certs_only([certificate]).redirect(Policy::none()).build().unwrap()
-    }
-}
+use crate::authority::Authority;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_authentik_is_trusted_by_its_authority_and_cookies_are_for_this_host_alone() {
