@@ -23,8 +23,6 @@ use crate::{
 pub struct App {
     /// The address that every URL of ours begins with.
     pub external_url: ExternalUrl,
-    /// Whether people may make API keys.
-    pub api_keys: bool,
     /// Whether cookies are for https alone.
     pub secure_cookies: bool,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -119,7 +117,6 @@ impl App {
         let live = Live::new(config, &passwords_mac, None)?;
         Ok(Self {
             external_url: config.external_url.clone(),
-            api_keys: config.api_keys,
             secure_cookies: config.secure_cookies,
             trusted_proxies: config.trusted_proxies.clone(),
             identities,

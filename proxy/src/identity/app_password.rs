@@ -27,16 +27,12 @@ pub struct AppPasswords {
     known: Cache<[u8; 32], Answer>,
 }
 
-/// A yes is good until it says so.
 struct Lifetime;
 
 impl Expiry<[u8; 32], Answer> for Lifetime {
     fn expire_after_create(&self, _: &[u8; 32], answer: &Answer, _: std::time::Instant) -> Option<Duration> {
         Some(match answer {
-            Ok(identity) => {
-                let left = identity.good_until.unwrap_or_default().saturating_sub(now());
-                Duration::from_secs(u64::try_from(left).unwrap_or_default()).min(YES)
-            }
+            Ok(identity) => identity.remembered_for(YES),
             // Nobody could tell: the next one asks again.
             Err(refusal) if refusal.is_unknown() || matches!(**refusal, Refusal::Limited(_)) => Duration::from_secs(1),
             Err(_) => NO,

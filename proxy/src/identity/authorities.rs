@@ -18,7 +18,6 @@ use crate::{
         user_of,
     },
     secrets,
-    store::now,
 };
 
 /// How long a token that was checked isn't checked again at most.
@@ -37,13 +36,11 @@ pub struct Authorities {
     verified: Cache<String, Arc<Identity>>,
 }
 
-/// A token is good until it says so.
 struct Lifetime;
 
 impl Expiry<String, Arc<Identity>> for Lifetime {
     fn expire_after_create(&self, _: &String, identity: &Arc<Identity>, _: Instant) -> Option<Duration> {
-        let left = identity.good_until.unwrap_or_default().saturating_sub(now());
-        Some(Duration::from_secs(u64::try_from(left).unwrap_or_default()).min(REMEMBERED))
+        Some(identity.remembered_for(REMEMBERED))
     }
 }
 

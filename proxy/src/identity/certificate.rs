@@ -48,15 +48,9 @@ pub fn holder(der: &[u8], attributes: &[NameAttribute]) -> Result<Arc<Identity>,
     let user = user.filter(|user| !user.is_empty()).ok_or(Refusal::UnnamedCertificate)?;
     let claims = json!({"subject": certificate.subject().to_string(), "issuer": certificate.issuer().to_string()});
     let claims = claims.as_object().cloned().unwrap_or_else(Map::<String, Value>::new);
-    Ok(Arc::new(Identity {
-        user,
-        groups: Vec::new(),
-        claims,
-        via: Via::Certificate,
-        provider: None,
-        scopes: None,
-        good_until: Some(certificate.validity().not_after.timestamp()),
-    }))
+    let good_until = Some(certificate.validity().not_after.timestamp());
+    let identity = Identity::without_provider(user, Vec::new(), claims, Via::Certificate);
+    Ok(Arc::new(Identity { good_until, ..identity }))
 }
 
 fn name(certificate: &X509Certificate<'_>, attribute: NameAttribute) -> Option<String> {

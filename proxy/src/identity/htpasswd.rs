@@ -10,7 +10,7 @@ use serde_json::Map;
 use tokio::sync::Semaphore;
 
 use super::{Identity, Refusal, Via, limits::Checking};
-use crate::secrets::Mac;
+use crate::secrets::{Mac, hex};
 
 /// How long an answer is remembered.
 const REMEMBERED: Duration = Duration::from_mins(5);
@@ -100,20 +100,13 @@ impl Passwords {
     }
 
     fn identity(&self, user: &str, hash: &str) -> Identity {
-        Identity {
-            user: user.to_owned(),
-            groups: Vec::new(),
-            claims: Map::new(),
-            via: Via::Password(self.fingerprint(user, hash)),
-            provider: None,
-            scopes: None,
-            good_until: None,
-        }
+        let via = Via::Password(self.fingerprint(user, hash));
+        Identity::without_provider(user.to_owned(), Vec::new(), Map::new(), via)
     }
 
     /// Changes with the password, and says nothing of it.
     fn fingerprint(&self, user: &str, hash: &str) -> String {
-        self.mac.of(&["fingerprint", user, hash]).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.mac.of(&["fingerprint", user, hash])[..12])
     }
 }
 

@@ -104,8 +104,8 @@ impl Limits {
     /// # Errors
     /// [`Refusal::Limited`]
     pub fn may_try(&self, client: Option<IpAddr>, user: &str) -> Result<Checking<'_>, Refusal> {
-        self.must_wait(client, user)?;
         let keys: Vec<String> = client.map(client_key).into_iter().chain([user_key(user)]).collect();
+        self.must_wait(&keys)?;
         let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.iter().any(|key| checking.get(key).is_some_and(|count| *count >= AT_ONCE)) {
             return Err(Refusal::Limited(Duration::from_secs(1)));
@@ -116,9 +116,9 @@ impl Limits {
         Ok(Checking { limits: self, keys })
     }
 
-    fn must_wait(&self, client: Option<IpAddr>, user: &str) -> Result<(), Refusal> {
-        for key in client.map(client_key).into_iter().chain([user_key(user)]) {
-            if let Some(until) = self.waiting.get(&key) {
+    fn must_wait(&self, keys: &[String]) -> Result<(), Refusal> {
+        for key in keys {
+            if let Some(until) = self.waiting.get(key) {
                 let left = until.saturating_duration_since(std::time::Instant::now());
                 if !left.is_zero() {
                     return Err(Refusal::Limited(left));

@@ -37,7 +37,7 @@ use self::{
 };
 use crate::{
     oidc::jwt::JwtError,
-    store::{RefreshToken, StoreError, User},
+    store::{RefreshToken, StoreError, User, now},
 };
 
 /// Somebody who proved who they are.
@@ -84,14 +84,23 @@ pub enum Via {
 impl Identity {
     fn new(user: User, via: Via) -> Self {
         let User { name, groups, claims, provider, .. } = user;
-        Self { user: name, groups, claims, via, provider: Some(provider), scopes: None, good_until: None }
+        Self { provider: Some(provider), ..Self::without_provider(name, groups, claims, via) }
+    }
+
+    /// Somebody whom no provider has signed in, whose proof doesn't end by itself.
+    fn without_provider(user: String, groups: Vec<String>, claims: Map<String, Value>, via: Via) -> Self {
+        Self { user, groups, claims, via, provider: None, scopes: None, good_until: None }
+    }
+
+    /// For how long the proof may be remembered, and no longer than `at_most`: it is good until it says so.
+    fn remembered_for(&self, at_most: Duration) -> Duration {
+        let left = self.good_until.unwrap_or_default().saturating_sub(now());
+        Duration::from_secs(u64::try_from(left).unwrap_or_default()).min(at_most)
     }
 
     /// Somebody for a test of the rules, or for a question about them.
     pub fn named(user: &str, groups: Vec<String>) -> Self {
-        let via = Via::ApiKey(String::new());
-        let (user, claims) = (user.to_owned(), Map::new());
-        Self { user, groups, claims, via, provider: None, scopes: None, good_until: None }
+        Self::without_provider(user.to_owned(), groups, Map::new(), Via::ApiKey(String::new()))
     }
 
     /// Somebody for a test of the rules.
@@ -278,7 +287,7 @@ pub struct Identities {
     pub tokens: Tokens,
     /// What jobs go on with.
     pub refresh_tokens: RefreshTokens,
-    /// Whether API keys are taken.
+    /// Whether API keys are taken, and people may make them.
     pub api_keys: bool,
     /// Failures.
     pub limits: Limits,
@@ -390,7 +399,7 @@ impl Identities {
                 Some(Arc::new(authorities.by_claims(&issuer, &claims)?))
             }
             Origin::Said { via, groups, claims } => {
-                Some(Arc::new(Identity { user, groups, claims, via, provider: None, scopes: None, good_until: None }))
+                Some(Arc::new(Identity::without_provider(user, groups, claims, via)))
             }
         };
         Ok(Caller { identity, grant: Grant::Token(access.into()) })

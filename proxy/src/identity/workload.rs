@@ -97,15 +97,9 @@ impl Rule {
             Some(expression) => expression.to_texts(&context).map_err(|why| missed(all, format!("groups {why}")))?,
             None => Vec::new(),
         };
-        Ok(Identity {
-            user,
-            groups,
-            claims: claims.clone(),
-            via: Via::Workload(self.issuer.issuer.clone()),
-            provider: None,
-            scopes: None,
-            good_until: claims.get("exp").and_then(Value::as_i64),
-        })
+        let good_until = claims.get("exp").and_then(Value::as_i64);
+        let via = Via::Workload(self.issuer.issuer.clone());
+        Ok(Identity { good_until, ..Identity::without_provider(user, groups, claims.clone(), via) })
     }
 
     fn is_for(&self, claims: &Claims) -> bool {

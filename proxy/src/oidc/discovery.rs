@@ -188,9 +188,7 @@ impl Provider {
     /// # Errors
     /// [`JwtError`] if it isn't good; [`SignInError`] if nothing is known of the provider's keys yet.
     pub async fn verify(&self, token: &str) -> Result<Result<Claims, JwtError>, SignInError> {
-        let audiences = [self.config.client_id.clone()];
-        let expected = Expected { issuer: Some(&self.config.issuer), audiences: &audiences };
-        let claims = self.with_keys(|keys| keys.verify(token, &expected)).await?;
+        let claims = self.with_keys(|keys| keys.verify(token, &self.expected())).await?;
         Ok(claims.and_then(|claims| match claims.get("azp").and_then(|azp| azp.as_str()) {
             Some(azp) if azp != self.config.client_id => Err(JwtError::Audience),
             _ => Ok(claims),
@@ -202,9 +200,13 @@ impl Provider {
     /// # Errors
     /// As [`Provider::verify`].
     pub async fn verify_logout(&self, token: &str) -> Result<Result<Claims, JwtError>, SignInError> {
-        let audiences = [self.config.client_id.clone()];
-        let expected = Expected { issuer: Some(&self.config.issuer), audiences: &audiences };
-        self.with_keys(|keys| keys.verify_logout(token, &expected)).await
+        self.with_keys(|keys| keys.verify_logout(token, &self.expected())).await
+    }
+
+    /// What every token of this provider for us says.
+    fn expected(&self) -> Expected<'_> {
+        let audiences = std::slice::from_ref(&self.config.client_id);
+        Expected { issuer: Some(&self.config.issuer), audiences }
     }
 
     /// Checks something with the keys that are known, and once more if a new key may have come.

@@ -80,7 +80,7 @@ pub fn database_failed(error: impl std::fmt::Display) -> Error {
 /// The owner of the keys: somebody who is signed in with a browser. A key makes no keys, or a stolen one would
 /// outlive its revocation.
 async fn owner(app: &App, headers: &HeaderMap) -> Result<Arc<Identity>, Error> {
-    if !app.api_keys {
+    if !app.identities.api_keys {
         return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "API keys are switched off here"));
     }
     match visitor(app, headers).await.map_err(database_failed)? {

@@ -104,7 +104,7 @@ async fn signed_in(app: &App, identity: &Identity, new_key: Option<NewKey>, requ
                 @if *more { p class="small" { "These are the first " (LISTED) "." } }
             }
         }
-        @if app.api_keys { (key_section(&keys)) }
+        @if app.identities.api_keys { (key_section(&keys)) }
         (session_section(&sessions, identity))
     };
     Page::new(StatusCode::OK, "Signed in", body).into_response()
@@ -224,7 +224,7 @@ pub async fn create_key(
         Ok(identity) => identity,
         Err(response) => return response,
     };
-    if !app.api_keys {
+    if !app.identities.api_keys {
         return Redirect::to("/").into_response();
     }
     let label: String = form.label.chars().take(LONGEST_LABEL).collect();

@@ -26,7 +26,7 @@ pub async fn sign_in_methods(State(app): State<Arc<App>>) -> Json<Value> {
     if live.authorities.passwords.is_some() {
         auth["htpasswd"] = json!({});
     }
-    if app.api_keys {
+    if app.identities.api_keys {
         auth["apikey"] = json!(true);
     }
     Json(json!({"distSpecVersion": "1.1.1", "binaryType": "berth", "http": {"auth": auth}}))

@@ -53,6 +53,12 @@ impl Hasher {
         }
     }
 
+    /// The hasher that an upload's state names.
+    pub fn of_upload(algorithm: &str, saved: &[u8]) -> io::Result<Self> {
+        let hasher = algorithm.parse().ok().and_then(|algorithm| Self::load(algorithm, saved));
+        hasher.ok_or_else(|| io::Error::other("an upload's hash state is unreadable"))
+    }
+
     /// The hasher that was saved, or nothing if the bytes aren't one.
     pub fn load(algorithm: Algorithm, saved: &[u8]) -> Option<Self> {
         match algorithm {

@@ -67,8 +67,7 @@ pub fn resume(storage: Directory, repository: &Repository, id: UploadId) -> Resu
     if state.repository != repository.as_str() {
         return Err(UploadError::Unknown);
     }
-    let hasher = state.algorithm.parse().ok().and_then(|algorithm| Hasher::load(algorithm, &state.hash));
-    let hasher = hasher.ok_or_else(|| io::Error::other("an upload's hash state is unreadable"))?;
+    let hasher = Hasher::of_upload(&state.algorithm, &state.hash)?;
     let (len, flushed) = (state.len, state.len);
     let mut upload = UploadFolder { storage, id, repository: repository.clone(), data, len, flushed, hasher };
     upload.data.set_len(len)?;

@@ -105,8 +105,7 @@ pub async fn resume(storage: Objects, repository: &Repository, id: &UploadId) ->
     if state.claimed_until > now() {
         return Err(UploadError::Busy);
     }
-    let hasher = state.algorithm.parse().ok().and_then(|algorithm| Hasher::load(algorithm, &state.hash));
-    let hasher = hasher.ok_or_else(|| io::Error::other("an upload's hash state is unreadable"))?;
+    let hasher = Hasher::of_upload(&state.algorithm, &state.hash)?;
     let rest = match &state.rest {
         None => BytesMut::new(),
         Some(rest) => {
