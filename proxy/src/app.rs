@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use crate::{
     config::{Config, ExternalUrl},
     identity::{
-        Authorities, Identities, Keys, RefreshTokens, Sessions, Tokens, app_password::AppPasswords,
-        htpasswd::Passwords, limits::Limits, workload::Workloads,
+        Identities, Keys, RefreshTokens, Sessions, Tokens, Verifiers, app_password::AppPasswords, htpasswd::Passwords,
+        limits::Limits, workload::Workloads,
     },
     metrics::Metrics,
     oidc::{Provider, ProviderConfig},
@@ -40,13 +40,13 @@ pub struct App {
     /// Seals what a browser keeps for us during a sign-in.
     pub sign_in_sealer: Sealer,
     passwords_mac: Mac,
-    live: RwLock<Arc<Live>>,
+    live: RwLock<Arc<Reloadable>>,
 }
 
 /// What is replaced as a whole when the configuration is read again.
-pub struct Live {
+pub struct Reloadable {
     /// Who vouches for people?
-    pub authorities: Authorities,
+    pub verifiers: Verifiers,
     /// May they?
     pub rules: Rules,
     /// Other origins that a sign-in may return to.
@@ -55,10 +55,10 @@ pub struct Live {
     _tasks: JoinSet<()>,
 }
 
-impl Live {
+impl Reloadable {
     fn new(config: &Config, mac: &Mac, before: Option<&Self>) -> Result<Self, String> {
         let known = |config: &ProviderConfig| {
-            let providers = before.map_or(&[][..], |before| &before.authorities.providers);
+            let providers = before.map_or(&[][..], |before| &before.verifiers.providers);
             providers.iter().find(|provider| provider.config == *config).cloned()
         };
         let providers = config.providers.iter().map(|provider| {
@@ -67,7 +67,7 @@ impl Live {
         });
         let providers = providers.collect::<Result<Vec<_>, _>>()?;
         let none = Workloads::default();
-        let known_workloads = before.map_or(&none, |before| &before.authorities.workloads);
+        let known_workloads = before.map_or(&none, |before| &before.verifiers.workloads);
         let workloads = Workloads::new(config.workloads.clone(), known_workloads)?;
         let passwords = config.passwords.clone().map(|users| Passwords::new(users, mac.clone()));
         let mut tasks = JoinSet::new();
@@ -78,7 +78,7 @@ impl Live {
             tasks.spawn(Arc::clone(issuer).keep_keys());
         }
         Ok(Self {
-            authorities: Authorities::new(providers, workloads, passwords, AppPasswords::new(mac.clone())),
+            verifiers: Verifiers::new(providers, workloads, passwords, AppPasswords::new(mac.clone())),
             rules: config.rules.clone(),
             callback_origins: config.callback_origins.clone(),
             _tasks: tasks,
@@ -87,7 +87,7 @@ impl Live {
 
     /// Who signs people in.
     pub fn providers(&self) -> &[Arc<Provider>] {
-        &self.authorities.providers
+        &self.verifiers.providers
     }
 }
 
@@ -114,7 +114,7 @@ impl App {
             certificate_names: config.certificate_names.clone(),
         };
         let passwords_mac = Mac::new(&root, "passwords");
-        let live = Live::new(config, &passwords_mac, None)?;
+        let live = Reloadable::new(config, &passwords_mac, None)?;
         Ok(Self {
             external_url: config.external_url.clone(),
             secure_cookies: config.secure_cookies,
@@ -131,7 +131,7 @@ impl App {
     }
 
     /// The rules and authorities of now. A request goes by the same ones to its end.
-    pub fn live(&self) -> Arc<Live> {
+    pub fn live(&self) -> Arc<Reloadable> {
         Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -140,7 +140,7 @@ impl App {
     /// # Errors
     /// A sentence; then everything stays as it was.
     pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let live = Live::new(config, &self.passwords_mac, Some(&self.live()))?;
+        let live = Reloadable::new(config, &self.passwords_mac, Some(&self.live()))?;
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
         Ok(())
     }

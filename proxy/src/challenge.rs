@@ -8,7 +8,7 @@ use crate::{app::App, identity::scope::Access};
 
 /// Why a request is challenged (RFC 6750, section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Because {
+pub enum ChallengeReason {
     /// It shows no credential.
     Missing,
     /// Its credential isn't good. Without this word containerd goes on using it.
@@ -21,7 +21,7 @@ pub enum Because {
 pub const TOKEN_PATH: &str = "/zot/auth/token";
 
 /// The value of `WWW-Authenticate`.
-pub fn challenge(app: &App, needed: Option<&Access>, because: Because) -> String {
+pub fn challenge(app: &App, needed: Option<&Access>, because: ChallengeReason) -> String {
     let realm = app.external_url.join(TOKEN_PATH);
     let service = app.identities.tokens.service();
     let mut text = format!("Bearer realm=\"{realm}\",service=\"{service}\"");
@@ -29,9 +29,9 @@ pub fn challenge(app: &App, needed: Option<&Access>, because: Because) -> String
         text.push_str(&format!(",scope=\"{scope}\""));
     }
     match because {
-        Because::Missing => {}
-        Because::Invalid => text.push_str(",error=\"invalid_token\""),
-        Because::Insufficient => text.push_str(",error=\"insufficient_scope\""),
+        ChallengeReason::Missing => {}
+        ChallengeReason::Invalid => text.push_str(",error=\"invalid_token\""),
+        ChallengeReason::Insufficient => text.push_str(",error=\"insufficient_scope\""),
     }
     text
 }

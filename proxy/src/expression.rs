@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cel::{Context, Program, Value};
 
 /// The longest expression that is read, in bytes.
-const LONGEST: usize = 4096;
+const MAX_EXPRESSION_BYTES: usize = 4096;
 
 /// A compiled expression.
 #[derive(Clone)]
@@ -20,8 +20,8 @@ impl Expression {
     /// # Errors
     /// Where it breaks.
     pub fn compile(text: &str) -> Result<Self, String> {
-        if text.len() > LONGEST {
-            return Err(format!("is longer than {LONGEST} bytes"));
+        if text.len() > MAX_EXPRESSION_BYTES {
+            return Err(format!("is longer than {MAX_EXPRESSION_BYTES} bytes"));
         }
         let program = Program::compile(text).map_err(|e| e.to_string().replace('\n', " "))?;
         Ok(Self { text: text.to_owned(), program: Arc::new(program) })

@@ -1,6 +1,6 @@
-//! The door: every request comes through here, and this is the only file that knows Pingora.
+//! The door: every request comes through here. Beside it, only `commands`, `connections` and `tls` know Pingora.
 //!
-//! It reads as the story of one request. [`ProxyHttp::request_filter`] asks [`admission`](crate::admission) what becomes
+//! It reads as the story of one request. [`ProxyHttp::request_filter`] asks [`authorize`](crate::authorize) what becomes
 //! of it; then it is answered here, or [`ProxyHttp::upstream_request_filter`] writes the request that goes to the
 //! registry, and [`ProxyHttp::response_filter`] looks at what comes back.
 
@@ -32,30 +32,33 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use crate::{
-    admission::{self, Forwarded, Outcome},
     answer::{denied, error_response},
     app::App,
+    authorize::{self, Forwarded, Outcome},
     connections, forward,
     policy::WriteCondition,
     request::RequestInfo,
-    site::{self, LARGEST_FORM},
+    site::{self, MAX_FORM_BYTES},
     tls::ClientCertificate,
 };
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// How long a client may be silent, in the middle of a request or of an answer. There is no limit on the whole.
-const SILENCE: Duration = Duration::from_mins(2);
+const SILENCE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// How long a form may take to come.
-const LONGEST_FORM: Duration = Duration::from_secs(30);
+const FORM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the registry may take to connect, and to go on with an answer. Closing a large upload flushes it.
-const REGISTRY_CONNECTS: Duration = Duration::from_secs(5);
-const REGISTRY_ANSWERS: Duration = Duration::from_mins(5);
+const REGISTRY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REGISTRY_ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// How much of a refused body is read, and for how long, so that the client sees the answer and not a broken pipe.
-const DRAINED: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
+/// How much of a refused body is read, so that the client sees the answer and not a broken pipe.
+const MAX_DRAINED_BYTES: usize = 1024 * 1024;
+
+/// For how long it is read.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The gateway.
 pub struct Gateway {
@@ -114,7 +117,7 @@ impl Gateway {
         let body = match read_form(session).await {
             Ok(Some(body)) => body,
             Ok(None) => {
-                let message = format!("a request to this address has at most {LARGEST_FORM} bytes");
+                let message = format!("a request to this address has at most {MAX_FORM_BYTES} bytes");
                 let error = OciError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, message);
                 return error_response(&error);
             }
@@ -164,17 +167,16 @@ impl Gateway {
 
 /// Reads a little of a body that nobody wants.
 async fn drain(session: &mut Session) {
-    let (most, longest) = DRAINED;
     let reading = async {
         let mut read = 0;
         while let Ok(Some(chunk)) = session.read_request_body().await {
             read += chunk.len();
-            if read > most {
+            if read > MAX_DRAINED_BYTES {
                 break;
             }
         }
     };
-    let _ = tokio::time::timeout(longest, reading).await;
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, reading).await;
 }
 
 /// The body of a request to the site; nothing if it is too long.
@@ -188,7 +190,7 @@ async fn read_form(session: &mut Session) -> Result<Option<Bytes>> {
     let reading = async {
         let mut body = BytesMut::new();
         while let Some(chunk) = session.read_request_body().await? {
-            if body.len() + chunk.len() > LARGEST_FORM {
+            if body.len() + chunk.len() > MAX_FORM_BYTES {
                 return Ok(None);
             }
             body.extend_from_slice(&chunk);
@@ -196,7 +198,7 @@ async fn read_form(session: &mut Session) -> Result<Option<Bytes>> {
         Ok(Some(body.freeze()))
     };
     let slow = |_| Error::explain(ErrorType::ReadTimedout, "a form took too long to come").into_down();
-    tokio::time::timeout(LONGEST_FORM, reading).await.map_err(slow)?
+    tokio::time::timeout(FORM_TIMEOUT, reading).await.map_err(slow)?
 }
 
 #[async_trait]
@@ -216,8 +218,8 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         connections::asked();
-        session.set_read_timeout(Some(SILENCE));
-        session.set_write_timeout(Some(SILENCE));
+        session.set_read_timeout(Some(SILENCE_TIMEOUT));
+        session.set_write_timeout(Some(SILENCE_TIMEOUT));
         if !session.is_process_shutting_down() {
             session.set_keepalive(Some(connections::IDLE.as_secs()));
         }
@@ -230,7 +232,7 @@ impl ProxyHttp for Gateway {
             context.info.tls = Some(tls.version.as_ref().into());
         }
         let admission =
-            admission::admit(&self.app, &request.method, &request.uri, &request.headers, &context.info).await;
+            authorize::authorize(&self.app, &request.method, &request.uri, &request.headers, &context.info).await;
         context.user = admission.user;
         let response = match admission.outcome {
             Outcome::Forward(forwarded) => {
@@ -255,9 +257,9 @@ impl ProxyHttp for Gateway {
                 HttpPeer::new(address, false, String::new())
             }
         };
-        peer.options.connection_timeout = Some(REGISTRY_CONNECTS);
-        peer.options.read_timeout = Some(REGISTRY_ANSWERS);
-        peer.options.write_timeout = Some(SILENCE);
+        peer.options.connection_timeout = Some(REGISTRY_CONNECT_TIMEOUT);
+        peer.options.read_timeout = Some(REGISTRY_ANSWER_TIMEOUT);
+        peer.options.write_timeout = Some(SILENCE_TIMEOUT);
         peer.options.idle_timeout = Some(Duration::from_mins(1));
         Ok(Box::new(peer))
     }

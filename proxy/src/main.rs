@@ -2,17 +2,18 @@
 //! forwards what is allowed to `berth-registry`.
 //!
 //! ```text
-//! main → gateway → admission → { route → identity → policy } → forward
+//! main → gateway → authorize → { route → identity → policy } → forward
 //!           └──────→ site (pages, login, keys, sessions, token service)
 //! identity, site → oidc, store
 //! ```
 //! `app` is what they share, and `reload` replaces the part of it that the configuration may change.
 
 mod action;
-mod admission;
 mod answer;
 mod app;
+mod authorize;
 mod challenge;
+mod commands;
 mod config;
 mod connections;
 mod expression;
@@ -28,7 +29,6 @@ mod reload;
 mod request;
 mod route;
 mod secrets;
-mod serve;
 mod site;
 mod store;
 mod tls;
@@ -80,12 +80,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Serve { config } => serve::serve(&config),
-        Command::Verify { config } => serve::verify(&config),
+        Command::Serve { config } => commands::serve(&config),
+        Command::Verify { config } => commands::verify(&config),
         Command::Can { config, user, groups, action, target } => {
-            serve::can(&config, user.as_deref(), groups, &action, &target)
+            commands::can(&config, user.as_deref(), groups, &action, &target)
         }
-        Command::Health { config } => serve::health(&config),
+        Command::Health { config } => commands::health(&config),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,10 +11,10 @@ use http::{StatusCode, header::ACCEPT};
 use serde::Deserialize;
 
 /// How long the registry may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many repositories are asked for at once.
-const AT_ONCE: usize = 1000;
+const PAGE_SIZE: usize = 1000;
 
 /// The registry doesn't answer, or not as one.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ impl Registry {
     /// # Errors
     /// A sentence, if no client can be made.
     pub fn new(upstream: &Upstream) -> Result<Self, String> {
-        let builder = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+        let builder = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT);
         let builder = match upstream {
             Upstream::Tcp { .. } => builder,
             Upstream::Unix(path) => builder.unix_socket(path.as_path()),
@@ -111,7 +111,7 @@ impl Registry {
         readable: impl Fn(&str) -> bool,
     ) -> Result<(Vec<String>, bool), RegistryError> {
         let mut found = Vec::new();
-        let mut page = Page { n: Some(AT_ONCE), last };
+        let mut page = Page { n: Some(PAGE_SIZE), last };
         loop {
             let answer = self.get(&page.append_to("/v2/_catalog".to_owned())).await?;
             let more = answer.headers().contains_key(http::header::LINK);

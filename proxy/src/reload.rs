@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What handshakes are made with.
 pub struct Shown {
@@ -67,7 +67,7 @@ pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: 
     loop {
         let asked = tokio::select! {
             _ = hangups.recv() => true,
-            () = tokio::time::sleep(LOOK) => false,
+            () = tokio::time::sleep(POLL_INTERVAL) => false,
         };
         let (now, now_tls) = (look(&files), look(&tls));
         if asked || now_tls != seen_tls {

@@ -44,7 +44,7 @@ const CONDITIONS: HeaderName = HeaderName::from_static("berth-push-conditions");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// How long requests may go on after the registry was told to stop.
-const LAST_REQUESTS: Duration = Duration::from_secs(8);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -83,7 +83,7 @@ async fn finish(
 ) -> Result<(), String> {
     let overdue = async {
         stopping.await;
-        tokio::time::sleep(LAST_REQUESTS).await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
     };
     tokio::select! {
         outcome = serving => outcome.map_err(|e| e.to_string()),

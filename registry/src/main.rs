@@ -2,15 +2,15 @@
 //! everything, so it listens on loopback or a unix socket, behind `berth-proxy`.
 //!
 //! `http` reads requests and writes answers, `content` holds the registry's rules, `storage` keeps bytes. Beside
-//! `http`, `transfer` brings whole repositories in and out, and `scrub` looks whether all bytes are what they were.
+//! `http`, `import_export` brings whole repositories in and out, and `scrub` looks whether all bytes are what they were.
 
 mod config;
 mod content;
 mod http;
-mod progress;
+mod import_export;
+mod progress_bar;
 mod scrub;
 mod storage;
-mod transfer;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -160,12 +160,12 @@ async fn import(path: PathBuf, folder: PathBuf, repository: Option<String>) -> R
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
     let repository = repository.map(|name| name.parse()).transpose();
     let repository = repository.map_err(|e: berth_oci::RepositoryError| format!("--repository: {e}"))?;
-    let imported = transfer::import(&Content::new(open(&config)?, false), &folder, repository).await;
+    let imported = import_export::import(&Content::new(open(&config)?, false), &folder, repository).await;
     let imported = imported.map_err(|e| e.to_string())?;
     for left_out in &imported.left_out {
         println!("left out: {left_out}");
     }
-    let transfer::Imported { repositories, manifests, tags, blobs, left_out } = &imported;
+    let import_export::Imported { repositories, manifests, tags, blobs, left_out } = &imported;
     println!("imported {repositories} repositories: {manifests} manifests, {tags} tags, {blobs} blobs");
     println!("blobs were not read; `berth-registry scrub` does that");
     if left_out.is_empty() { Ok(()) } else { Err(format!("{} things were left out", left_out.len())) }
@@ -176,7 +176,7 @@ async fn export(path: PathBuf, repository: String, folder: PathBuf) -> Result<()
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
     let repository = repository.parse().map_err(|e: berth_oci::RepositoryError| e.to_string())?;
     let content = Content::new(open_to_read(&config)?, false);
-    let manifests = transfer::export(&content, &repository, &folder).await.map_err(|e| e.to_string())?;
+    let manifests = import_export::export(&content, &repository, &folder).await.map_err(|e| e.to_string())?;
     println!("exported {manifests} manifests of {repository} to {}", folder.display());
     Ok(())
 }

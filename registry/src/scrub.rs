@@ -6,7 +6,7 @@ use berth_oci::Digest;
 use futures_util::TryStreamExt;
 
 use crate::{
-    progress::Progress,
+    progress_bar::Progress,
     storage::{Blob, Hasher, Storage, keys},
 };
 
@@ -25,8 +25,8 @@ pub struct Scrubbed {
 /// If they can't be listed. A blob that can't be read is damaged.
 pub async fn scrub(storage: &dyn Storage) -> io::Result<Scrubbed> {
     let mut blobs = Vec::new();
-    for shelf in storage.shelves().await? {
-        blobs.extend(storage.blobs_on(&shelf, Duration::ZERO).await?);
+    for shard in storage.shards().await? {
+        blobs.extend(storage.blobs_in(&shard, Duration::ZERO).await?);
     }
     let progress = Progress::new("scrubbing", blobs.iter().map(|(_, len)| len).sum());
     let mut scrubbed = Scrubbed::default();

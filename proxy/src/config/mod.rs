@@ -1,9 +1,9 @@
 //! What the proxy reads of the configuration file: `http`, `accessControl` (zot's) and `sidecar` (ours).
 
 mod access;
-mod authority;
-mod bearer;
 mod provider;
+mod trust_roots;
+mod workloads;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -176,7 +176,7 @@ impl Config {
                 "can't be true while http.externalUrl is plain http; use https, or leave it out",
             );
         }
-        let workloads = bearer::read(auth.section("bearer"));
+        let workloads = workloads::read(auth.section("bearer"));
         let mut watched: Vec<PathBuf> = Vec::new();
         let passwords = read_passwords(auth.section("htpasswd"), &mut watched);
         let certificate_names = read_certificate_names(auth.section("mtls"), tls.as_ref());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use berth_config::{File, Section};
 use url::Url;
 
-use super::authority;
+use super::trust_roots;
 use crate::oidc::ProviderConfig;
 
 /// Reads one provider; nothing if a problem was recorded without which it makes no sense.
@@ -29,7 +29,7 @@ pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
     let username_claim = claims.text("username").unwrap_or("email").to_owned();
     let groups_claim = claims.text("groups").unwrap_or("groups").to_owned();
     claims.close();
-    let authority = authority::read(&section);
+    let authority = trust_roots::read(&section);
     let files = section.text("credentialsFile").map(PathBuf::from).into_iter();
     let files = files.chain(authority.file().map(PathBuf::from)).collect();
     if section.text("keypath").is_some() {

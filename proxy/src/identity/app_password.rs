@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use moka::{Expiry, future::Cache};
 
-use super::{Identity, Refusal, Via, limits::Checking};
+use super::{AuthMethod, Identity, Refusal, limits::Checking};
 use crate::{
     oidc::{ExchangeError, Provider, user_of},
     secrets::Mac,
@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// How long a yes and a no are remembered at most.
-const YES: Duration = Duration::from_mins(5);
-const NO: Duration = Duration::from_secs(10);
+const MAX_YES_LIFETIME: Duration = Duration::from_mins(5);
+const NO_LIFETIME: Duration = Duration::from_secs(10);
 
 type Answer = Result<Arc<Identity>, Arc<Refusal>>;
 
@@ -32,10 +32,12 @@ struct Lifetime;
 impl Expiry<[u8; 32], Answer> for Lifetime {
     fn expire_after_create(&self, _: &[u8; 32], answer: &Answer, _: std::time::Instant) -> Option<Duration> {
         Some(match answer {
-            Ok(identity) => identity.remembered_for(YES),
+            Ok(identity) => identity.remembered_for(MAX_YES_LIFETIME),
             // Nobody could tell: the next one asks again.
-            Err(refusal) if refusal.is_unknown() || matches!(**refusal, Refusal::Limited(_)) => Duration::from_secs(1),
-            Err(_) => NO,
+            Err(refusal) if refusal.is_indeterminate() || matches!(**refusal, Refusal::Limited(_)) => {
+                Duration::from_secs(1)
+            }
+            Err(_) => NO_LIFETIME,
         })
     }
 }
@@ -82,7 +84,7 @@ async fn exchange(provider: &Provider, user: &str, password: &str) -> Result<Ide
         ExchangeError::Token(error) => Refusal::Jwt(error),
     })?;
     let user = user_of(&provider.config, claims).map_err(|error| Refusal::Unnamed(error.to_string()))?;
-    let mut identity = Identity::new(user, Via::AppPassword);
-    identity.good_until = Some(now() + i64::try_from(seconds.min(YES.as_secs())).unwrap_or_default());
+    let mut identity = Identity::new(user, AuthMethod::AppPassword);
+    identity.good_until = Some(now() + i64::try_from(seconds.min(MAX_YES_LIFETIME.as_secs())).unwrap_or_default());
     Ok(identity)
 }

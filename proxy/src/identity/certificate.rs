@@ -10,7 +10,7 @@ use x509_parser::{
     prelude::{FromDer, X509Name},
 };
 
-use super::{Identity, Refusal, Via};
+use super::{AuthMethod, Identity, Refusal};
 
 /// Which part of a certificate is the user's name, in zot's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn holder(der: &[u8], attributes: &[NameAttribute]) -> Result<Arc<Identity>,
     let claims = json!({"subject": certificate.subject().to_string(), "issuer": certificate.issuer().to_string()});
     let claims = claims.as_object().cloned().unwrap_or_else(Map::<String, Value>::new);
     let good_until = Some(certificate.validity().not_after.timestamp());
-    let identity = Identity::without_provider(user, Vec::new(), claims, Via::Certificate);
+    let identity = Identity::without_provider(user, Vec::new(), claims, AuthMethod::Certificate);
     Ok(Arc::new(Identity { good_until, ..identity }))
 }
 

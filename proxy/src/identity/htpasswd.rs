@@ -9,14 +9,14 @@ use moka::future::Cache;
 use serde_json::Map;
 use tokio::sync::Semaphore;
 
-use super::{Identity, Refusal, Via, limits::Checking};
+use super::{AuthMethod, Identity, Refusal, limits::Checking};
 use crate::secrets::{Mac, hex};
 
 /// How long an answer is remembered.
-const REMEMBERED: Duration = Duration::from_mins(5);
+const ANSWER_LIFETIME: Duration = Duration::from_mins(5);
 
 /// How many passwords are checked at once; the others wait.
-const AT_ONCE: usize = 2;
+const BCRYPT_CONCURRENCY: usize = 2;
 
 /// The users of the file, and their hashes.
 pub type PasswordFile = HashMap<String, String>;
@@ -55,8 +55,8 @@ pub struct Passwords {
 impl Passwords {
     /// The passwords of `users`.
     pub fn new(users: PasswordFile, mac: Mac) -> Self {
-        let right = Cache::builder().max_capacity(10_000).time_to_live(REMEMBERED).build();
-        Self { users: Arc::new(users), mac, right, permits: Semaphore::new(AT_ONCE) }
+        let right = Cache::builder().max_capacity(10_000).time_to_live(ANSWER_LIFETIME).build();
+        Self { users: Arc::new(users), mac, right, permits: Semaphore::new(BCRYPT_CONCURRENCY) }
     }
 
     /// Whether the file has this user.
@@ -100,7 +100,7 @@ impl Passwords {
     }
 
     fn identity(&self, user: &str, hash: &str) -> Identity {
-        let via = Via::Password(self.fingerprint(user, hash));
+        let via = AuthMethod::Password(self.fingerprint(user, hash));
         Identity::without_provider(user.to_owned(), Vec::new(), Map::new(), via)
     }
 
@@ -147,7 +147,7 @@ mod tests {
             let refusal = find(user, password).await.expect_err("wrong");
             assert!(matches!(*refusal, Refusal::WrongPassword));
         }
-        let Via::Password(fingerprint) = &alice.via else { panic!("{:?}", alice.via) };
+        let AuthMethod::Password(fingerprint) = &alice.via else { panic!("{:?}", alice.via) };
         assert!(before.find_by_fingerprint("alice", fingerprint).is_some());
         assert!(passwords("two").find_by_fingerprint("alice", fingerprint).is_none());
     }

@@ -28,7 +28,7 @@ const PER_CLIENT: (u32, u32) = (60, 30);
 const PER_USER: (u32, u32) = (40, 20);
 
 /// From so many names and addresses on, those that are quiet are forgotten.
-const MANY: usize = 10_000;
+const MAX_QUIET_ENTRIES: usize = 10_000;
 
 type Counter = RateLimiter<String, DashMapStateStore<String>, DefaultClock>;
 
@@ -44,7 +44,7 @@ pub struct Limits {
 }
 
 /// Passwords that one client may have checked at once, or for one user.
-const AT_ONCE: u32 = 8;
+const MAX_CONCURRENT_CHECKS: u32 = 8;
 
 /// A password that is being checked.
 pub struct Checking<'a> {
@@ -107,7 +107,7 @@ impl Limits {
         let keys: Vec<String> = client.map(client_key).into_iter().chain([user_key(user)]).collect();
         self.must_wait(&keys)?;
         let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.iter().any(|key| checking.get(key).is_some_and(|count| *count >= AT_ONCE)) {
+        if keys.iter().any(|key| checking.get(key).is_some_and(|count| *count >= MAX_CONCURRENT_CHECKS)) {
             return Err(Refusal::Limited(Duration::from_secs(1)));
         }
         for key in &keys {
@@ -139,7 +139,7 @@ impl Limits {
                 self.waiting.insert(key, std::time::Instant::now() + wait);
                 longest = longest.max(Some(wait));
             }
-            if counter.len() > MANY {
+            if counter.len() > MAX_QUIET_ENTRIES {
                 counter.retain_recent();
             }
         }
@@ -180,7 +180,8 @@ mod tests {
     #[test]
     fn only_so_many_passwords_are_checked_at_once() {
         let limits = Limits::new();
-        let mut checking: Vec<_> = (0..AT_ONCE).map(|_| limits.may_try(None, "alice").expect("room")).collect();
+        let mut checking: Vec<_> =
+            (0..MAX_CONCURRENT_CHECKS).map(|_| limits.may_try(None, "alice").expect("room")).collect();
         assert!(matches!(limits.may_try(None, "alice"), Err(Refusal::Limited(_))));
         assert!(limits.may_try(None, "bob").is_ok());
         checking.pop();

@@ -1,23 +1,23 @@
 //! Who is asking? Whatever the credential was, one [`Identity`] comes of it.
 //!
-//! One file a kind: [`session`] cookies, API [`key`]s, the bearer [`token`]s that our own token service makes of
-//! credentials, the [`refresh_token`]s of jobs; and those that others give out, which are the [`authorities`]' business:
+//! One file a kind: [`session`] cookies, [`api_key`]s, the bearer [`token`]s that our own token service makes of
+//! credentials, the [`refresh_token`]s of jobs; and those that others give out, which are the [`verifiers`]' business:
 //! authentik's tokens and [`app_password`]s, the tokens of [`workload`]s, the passwords of an [`htpasswd`] file. A client
 //! [`certificate`] comes with the connection. [`credential`] reads the others off a request.
 
+pub mod api_key;
+pub mod api_key_scopes;
 pub mod app_password;
-pub mod authorities;
 pub mod certificate;
 pub mod credential;
+pub mod credential_cache;
 pub mod htpasswd;
-pub mod key;
-pub mod key_scopes;
 pub mod limits;
 pub mod refresh_token;
-pub mod remembered;
 pub mod scope;
 pub mod session;
 pub mod token;
+pub mod verifiers;
 pub mod workload;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -26,14 +26,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::{
-    authorities::Authorities, credential::Credential, key::Keys, refresh_token::RefreshTokens, session::Sessions,
-    token::Tokens,
+    api_key::Keys, credential::Credential, refresh_token::RefreshTokens, session::Sessions, token::Tokens,
+    verifiers::Verifiers,
 };
 use self::{
-    key_scopes::KeyScopes,
+    api_key_scopes::KeyScopes,
     limits::Limits,
     scope::Access,
-    token::{Minted, Origin},
+    token::{Origin, VerifiedToken},
 };
 use crate::{
     oidc::jwt::JwtError,
@@ -50,7 +50,7 @@ pub struct Identity {
     /// Every claim.
     pub claims: Map<String, Value>,
     /// How they proved it.
-    pub via: Via,
+    pub via: AuthMethod,
     /// The provider that vouched for them, if it was one.
     pub provider: Option<String>,
     /// What their API key is for, if it isn't for everything that they may do.
@@ -62,7 +62,7 @@ pub struct Identity {
 /// The kind of a credential, and its public name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Via {
+pub enum AuthMethod {
     /// A browser's session, by the hash of its id.
     Session(String),
     /// An API key, by its id.
@@ -82,13 +82,13 @@ pub enum Via {
 }
 
 impl Identity {
-    fn new(user: User, via: Via) -> Self {
+    fn new(user: User, via: AuthMethod) -> Self {
         let User { name, groups, claims, provider, .. } = user;
         Self { provider: Some(provider), ..Self::without_provider(name, groups, claims, via) }
     }
 
     /// Somebody whom no provider has signed in, whose proof doesn't end by itself.
-    fn without_provider(user: String, groups: Vec<String>, claims: Map<String, Value>, via: Via) -> Self {
+    fn without_provider(user: String, groups: Vec<String>, claims: Map<String, Value>, via: AuthMethod) -> Self {
         Self { user, groups, claims, via, provider: None, scopes: None, good_until: None }
     }
 
@@ -100,7 +100,7 @@ impl Identity {
 
     /// Somebody for a test of the rules, or for a question about them.
     pub fn named(user: &str, groups: Vec<String>) -> Self {
-        Self::without_provider(user.to_owned(), groups, Map::new(), Via::ApiKey(String::new()))
+        Self::without_provider(user.to_owned(), groups, Map::new(), AuthMethod::ApiKey(String::new()))
     }
 
     /// Somebody for a test of the rules.
@@ -140,7 +140,7 @@ impl Caller {
 
 /// Where a request comes from, beside what it shows.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Arrival<'a> {
+pub struct ConnectionInfo<'a> {
     /// The client's address.
     pub client: Option<IpAddr>,
     /// The client certificate that the connection was made with, in DER.
@@ -239,10 +239,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// Whether the credential may be good all the same.
-    pub fn is_unknown(&self) -> bool {
+    pub fn is_indeterminate(&self) -> bool {
         match self {
             Self::Store(_) | Self::Unavailable(_) => true,
-            Self::Shared(refusal) => refusal.is_unknown(),
+            Self::Shared(refusal) => refusal.is_indeterminate(),
             _ => false,
         }
     }
@@ -272,8 +272,8 @@ impl Refusal {
 }
 
 /// Somebody whose provider is still configured.
-fn vouched_for(authorities: &Authorities, identity: Arc<Identity>) -> Result<Arc<Identity>, Refusal> {
-    let known = |id: &String| authorities.providers.iter().any(|provider| provider.config.id == *id);
+fn vouched_for(verifiers: &Verifiers, identity: Arc<Identity>) -> Result<Arc<Identity>, Refusal> {
+    let known = |id: &String| verifiers.providers.iter().any(|provider| provider.config.id == *id);
     if identity.provider.as_ref().is_none_or(known) { Ok(identity) } else { Err(Refusal::UnknownProvider) }
 }
 
@@ -302,9 +302,9 @@ impl Identities {
     /// [`Refusal`] if the credential is wrong, or if that can't be found out now.
     pub async fn identify(
         &self,
-        authorities: &Authorities,
+        verifiers: &Verifiers,
         credential: &Credential,
-        from: &Arrival<'_>,
+        from: &ConnectionInfo<'_>,
     ) -> Result<Caller, Refusal> {
         let everything = |identity| Caller { identity: Some(identity), grant: Grant::Everything };
         let found = match credential {
@@ -313,13 +313,13 @@ impl Identities {
                 Some(der) => certificate::holder(der, &self.certificate_names).map(everything),
             },
             Credential::Session(id) => {
-                let found = self.sessions.find(id).await.and_then(|identity| vouched_for(authorities, identity));
+                let found = self.sessions.find(id).await.and_then(|identity| vouched_for(verifiers, identity));
                 return found.map(everything);
             }
             Credential::Basic { user, password } => {
-                return self.by_password(authorities, user, password, from).await.map(everything);
+                return self.by_password(verifiers, user, password, from).await.map(everything);
             }
-            Credential::Bearer(text) => self.by_bearer(authorities, text, from).await,
+            Credential::Bearer(text) => self.by_bearer(verifiers, text, from).await,
         };
         found.map_err(|refusal| self.count(refusal, from.client, None))
     }
@@ -327,78 +327,73 @@ impl Identities {
     /// Whoever has this user name and password, whichever kind of password it is.
     async fn by_password(
         &self,
-        authorities: &Authorities,
+        verifiers: &Verifiers,
         user: &str,
         password: &str,
-        from: &Arrival<'_>,
+        from: &ConnectionInfo<'_>,
     ) -> Result<Arc<Identity>, Refusal> {
-        if key::is_key(password) {
+        if api_key::is_key(password) {
             // Who guesses at keys guesses at no user's.
-            let found = self.by_key(authorities, Some(user), password).await;
+            let found = self.by_key(verifiers, Some(user), password).await;
             return found.map_err(|refusal| self.count(refusal, from.client, None));
         }
-        if let Some(issuer) = Authorities::issuer_of(password) {
-            return authorities.by_jwt(&issuer, password).await;
+        if let Some(issuer) = Verifiers::issuer_of(password) {
+            return verifiers.by_jwt(&issuer, password).await;
         }
         // What can be guessed; but what was right a moment ago is no guess.
-        if let Some(known) = authorities.known_password(user, password).await {
+        if let Some(known) = verifiers.known_password(user, password).await {
             return Ok(known);
         }
         let may_try = || self.limits.may_try(from.client, user);
-        let found = authorities.by_password(user, password, may_try).await;
+        let found = verifiers.by_password(user, password, may_try).await;
         found.map_err(|refusal| self.count(refusal, from.client, Some(user)))
     }
 
-    async fn by_key(
-        &self,
-        authorities: &Authorities,
-        user: Option<&str>,
-        text: &str,
-    ) -> Result<Arc<Identity>, Refusal> {
+    async fn by_key(&self, verifiers: &Verifiers, user: Option<&str>, text: &str) -> Result<Arc<Identity>, Refusal> {
         if !self.api_keys {
             return Err(Refusal::KeysOff);
         }
-        self.keys.find(user, text).await.and_then(|identity| vouched_for(authorities, identity))
+        self.keys.find(user, text).await.and_then(|identity| vouched_for(verifiers, identity))
     }
 
-    async fn by_bearer(&self, authorities: &Authorities, text: &str, from: &Arrival<'_>) -> Result<Caller, Refusal> {
+    async fn by_bearer(&self, verifiers: &Verifiers, text: &str, from: &ConnectionInfo<'_>) -> Result<Caller, Refusal> {
         let everything = |identity| Caller { identity: Some(identity), grant: Grant::Everything };
-        if key::is_key(text) {
-            return self.by_key(authorities, None, text).await.map(everything);
+        if api_key::is_key(text) {
+            return self.by_key(verifiers, None, text).await.map(everything);
         }
-        match Authorities::issuer_of(text) {
-            Some(issuer) if issuer != self.tokens.issuer() => authorities.by_jwt(&issuer, text).await.map(everything),
+        match Verifiers::issuer_of(text) {
+            Some(issuer) if issuer != self.tokens.issuer() => verifiers.by_jwt(&issuer, text).await.map(everything),
             _ => {
-                let minted = self.tokens.verify(text, from.upload)?;
-                self.owner_of(authorities, minted).await
+                let verified = self.tokens.verify(text, from.upload)?;
+                self.owner_of(verifiers, verified).await
             }
         }
     }
 
     /// A token is good as long as the credential that it was made of.
-    async fn owner_of(&self, authorities: &Authorities, minted: Minted) -> Result<Caller, Refusal> {
-        let Minted { user, origin, access } = minted;
+    async fn owner_of(&self, verifiers: &Verifiers, verified: VerifiedToken) -> Result<Caller, Refusal> {
+        let VerifiedToken { user, origin, access } = verified;
         let identity = match origin {
             Origin::Nobody => None,
             Origin::Key(_) if !self.api_keys => return Err(Refusal::KeysOff),
             Origin::Key(id) => {
                 let found = self.keys.find_by_id(&id).await?.ok_or(Refusal::OrphanToken)?;
-                Some(vouched_for(authorities, found)?)
+                Some(vouched_for(verifiers, found)?)
             }
             Origin::RefreshToken(id) => {
                 let token = self.refresh_tokens.find_by_id(&id).await?;
-                Some(self.of_refresh_token(authorities, &token)?)
+                Some(self.of_refresh_token(verifiers, &token)?)
             }
             Origin::Password(fingerprint) => {
-                let passwords = authorities.passwords.as_ref();
+                let passwords = verifiers.passwords.as_ref();
                 let found = passwords.and_then(|passwords| passwords.find_by_fingerprint(&user, &fingerprint));
                 Some(found.ok_or(Refusal::OrphanToken)?)
             }
             // By the rules of now.
-            Origin::Said { via: Via::Workload(issuer), claims, .. } => {
-                Some(Arc::new(authorities.by_claims(&issuer, &claims)?))
+            Origin::SelfContained { via: AuthMethod::Workload(issuer), claims, .. } => {
+                Some(Arc::new(verifiers.by_claims(&issuer, &claims)?))
             }
-            Origin::Said { via, groups, claims } => {
+            Origin::SelfContained { via, groups, claims } => {
                 Some(Arc::new(Identity::without_provider(user, groups, claims, via)))
             }
         };
@@ -409,9 +404,9 @@ impl Identities {
     ///
     /// # Errors
     /// [`Refusal`] if they don't take the claims any more that it was made of.
-    pub fn of_refresh_token(&self, authorities: &Authorities, token: &RefreshToken) -> Result<Arc<Identity>, Refusal> {
-        let mut identity = authorities.by_claims(&token.issuer, &token.claims)?;
-        identity.via = Via::RefreshToken(token.id.clone());
+    pub fn of_refresh_token(&self, verifiers: &Verifiers, token: &RefreshToken) -> Result<Arc<Identity>, Refusal> {
+        let mut identity = verifiers.by_claims(&token.issuer, &token.claims)?;
+        identity.via = AuthMethod::RefreshToken(token.id.clone());
         identity.good_until = Some(token.expires_at);
         Ok(Arc::new(identity))
     }

@@ -5,7 +5,7 @@
 
 use uuid::Uuid;
 
-use super::{Refusal, remembered::Remembered};
+use super::{Refusal, credential_cache::CredentialCache};
 use crate::{
     secrets,
     store::{RefreshToken, Store, StoreError, now},
@@ -19,13 +19,13 @@ pub struct RefreshTokens {
     store: Store,
     /// How long they live, in seconds.
     lifetime: i64,
-    by_id: Remembered<RefreshToken>,
+    by_id: CredentialCache<RefreshToken>,
 }
 
 impl RefreshTokens {
     /// The refresh tokens in `store`.
     pub fn new(store: Store, lifetime: i64) -> Self {
-        Self { store, lifetime, by_id: Remembered::new() }
+        Self { store, lifetime, by_id: CredentialCache::new() }
     }
 
     /// Makes one of the JWT of `issuer` that had these claims.

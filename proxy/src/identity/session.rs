@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Identity, Refusal, Via, remembered::Remembered};
+use super::{AuthMethod, Identity, Refusal, credential_cache::CredentialCache};
 use crate::{
     oidc::{Provider, ProviderTokens, RenewalError},
     secrets::{self, Sealer},
@@ -13,13 +13,13 @@ use crate::{
 };
 
 /// Claims are renewed when they are so old; a little sooner than they must be.
-const RENEWAL: Duration = Duration::from_mins(14);
+const RENEWAL_AGE: Duration = Duration::from_mins(14);
 
 /// How often it is tried to store what a renewal gave.
-const KEPT_AT_LAST: u32 = 20;
+const MAX_STORE_ATTEMPTS: u32 = 20;
 
 /// How long one replica may take for it before another one tries.
-const LONGEST_RENEWAL: Duration = Duration::from_mins(1);
+const RENEWAL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Somebody who begins a session, and where.
 pub struct Beginning<'a> {
@@ -42,7 +42,7 @@ pub struct Sessions {
     sealer: Sealer,
     idle: Duration,
     absolute: Duration,
-    known: Remembered<Known>,
+    known: CredentialCache<Known>,
 }
 
 #[derive(Clone)]
@@ -53,7 +53,7 @@ struct Known {
 
 impl From<Session> for Known {
     fn from(session: Session) -> Self {
-        let identity = Identity::new(session.user.clone(), Via::Session(session.id_hash.clone()));
+        let identity = Identity::new(session.user.clone(), AuthMethod::Session(session.id_hash.clone()));
         Self { session: Arc::new(session), identity: Arc::new(identity) }
     }
 }
@@ -61,7 +61,7 @@ impl From<Session> for Known {
 impl Sessions {
     /// The sessions in `store`.
     pub fn new(store: Store, usage: Arc<Usage>, sealer: Sealer, idle: Duration, absolute: Duration) -> Self {
-        Self { store, usage, sealer, idle, absolute, known: Remembered::new() }
+        Self { store, usage, sealer, idle, absolute, known: CredentialCache::new() }
     }
 
     /// Begins a session; gives its id, for the cookie alone.
@@ -156,16 +156,16 @@ impl Sessions {
     /// Renews the claims that are due. A provider that can't be reached changes nothing; one that doesn't know somebody
     /// any more ends the session, and suspends their API keys.
     pub async fn renew(&self, providers: &[Arc<Provider>]) -> Result<(), StoreError> {
-        for session in self.store.sessions_to_renew(RENEWAL).await? {
+        for session in self.store.sessions_to_renew(RENEWAL_AGE).await? {
             let provider = providers.iter().find(|provider| provider.config.id == session.user.provider);
             let Some(provider) = provider else { continue };
-            if !self.store.claim_renewal(&session, LONGEST_RENEWAL).await? {
+            if !self.store.claim_renewal(&session, RENEWAL_TIMEOUT).await? {
                 continue;
             }
             let keep = async |tokens: &ProviderTokens| {
                 let sealed = self.seal(tokens);
                 // If this is lost, so is the sign-in: the token that was used is good for nothing any more.
-                for _ in 0..KEPT_AT_LAST {
+                for _ in 0..MAX_STORE_ATTEMPTS {
                     match self.store.keep_renewed(&session.id_hash, &sealed).await {
                         Ok(()) => return,
                         Err(error) => {

@@ -10,17 +10,20 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Identity, Refusal, Via, scope::Access};
+use super::{AuthMethod, Identity, Refusal, scope::Access};
 use crate::{secrets::RootKey, store::now};
 
-/// How long a token lives at most, and at least since clients take less for a mistake, in seconds.
-const LIFETIME: (i64, i64) = (15 * 60, 60);
+/// How long a token lives at most.
+const MAX_LIFETIME_SECONDS: i64 = 15 * 60;
+
+/// How long it lives at least: docker takes less for a mistake.
+const MIN_LIFETIME_SECONDS: i64 = 60;
 
 /// By how much clocks may differ, in seconds.
-const LEEWAY: i64 = 60;
+const LEEWAY_SECONDS: i64 = 60;
 
 /// How long a push may go on with the token that it began with.
-const LONGEST_PUSH: Duration = Duration::from_hours(24);
+const MAX_PUSH_DURATION: Duration = Duration::from_hours(24);
 
 /// What a token says (RFC 7519; `access` as in the registry token specification).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,9 +51,9 @@ pub enum Origin {
     /// A password of the password file, by its fingerprint.
     Password(String),
     /// Something that can't be revoked here and lives no longer than the token: it said this of its owner.
-    Said {
+    SelfContained {
         /// What it was.
-        via: Via,
+        via: AuthMethod,
         /// The groups, by the claims.
         groups: Vec<String>,
         /// Every claim.
@@ -62,20 +65,25 @@ impl Origin {
     /// The credential that somebody has shown; none, if no token is made of it.
     pub fn of(identity: &Identity) -> Option<Self> {
         Some(match &identity.via {
-            Via::Session(_) => return None,
-            Via::ApiKey(id) => Self::Key(id.clone()),
-            Via::RefreshToken(id) => Self::RefreshToken(id.clone()),
-            Via::Password(fingerprint) => Self::Password(fingerprint.clone()),
-            via @ (Via::ProviderToken | Via::AppPassword | Via::Workload(_) | Via::Certificate) => {
-                Self::Said { via: via.clone(), groups: identity.groups.clone(), claims: identity.claims.clone() }
-            }
+            AuthMethod::Session(_) => return None,
+            AuthMethod::ApiKey(id) => Self::Key(id.clone()),
+            AuthMethod::RefreshToken(id) => Self::RefreshToken(id.clone()),
+            AuthMethod::Password(fingerprint) => Self::Password(fingerprint.clone()),
+            via @ (AuthMethod::ProviderToken
+            | AuthMethod::AppPassword
+            | AuthMethod::Workload(_)
+            | AuthMethod::Certificate) => Self::SelfContained {
+                via: via.clone(),
+                groups: identity.groups.clone(),
+                claims: identity.claims.clone(),
+            },
         })
     }
 }
 
 /// A genuine token.
 #[derive(Clone, Debug)]
-pub struct Minted {
+pub struct VerifiedToken {
     /// Whose it is; empty for an anonymous token.
     pub user: String,
     /// What it was made of.
@@ -105,14 +113,14 @@ impl Tokens {
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud"]);
         validation.validate_nbf = true;
         validation.validate_exp = false; // Looked at below: a push that began in time may end.
-        validation.leeway = LEEWAY.unsigned_abs();
+        validation.leeway = LEEWAY_SECONDS.unsigned_abs();
         Self {
             sign: EncodingKey::from_secret(&key),
             check: DecodingKey::from_secret(&key),
             validation,
             issuer,
             service,
-            uploads: Cache::builder().max_capacity(100_000).time_to_live(LONGEST_PUSH).build(),
+            uploads: Cache::builder().max_capacity(100_000).time_to_live(MAX_PUSH_DURATION).build(),
         }
     }
 
@@ -136,8 +144,9 @@ impl Tokens {
             None => Origin::Nobody,
             Some(identity) => Origin::of(identity).ok_or(Refusal::NoTokenOfThis)?,
         };
-        let left = identity.and_then(|identity| identity.good_until).map_or(LIFETIME.0, |until| until - now());
-        let lifetime = left.clamp(LIFETIME.1, LIFETIME.0);
+        let left =
+            identity.and_then(|identity| identity.good_until).map_or(MAX_LIFETIME_SECONDS, |until| until - now());
+        let lifetime = left.clamp(MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS);
         let claims = Claims {
             iss: self.issuer.clone(),
             aud: self.service.clone(),
@@ -156,7 +165,7 @@ impl Tokens {
     }
 
     /// Reads a token; one that has run out only for the `upload` that its own subject began.
-    pub fn verify(&self, token: &str, upload: Option<&str>) -> Result<Minted, Refusal> {
+    pub fn verify(&self, token: &str, upload: Option<&str>) -> Result<VerifiedToken, Refusal> {
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.check, &self.validation);
         let claims = decoded.map_err(|error| {
             match error.kind() {
@@ -166,12 +175,12 @@ impl Tokens {
             Refusal::NotAToken
         })?;
         let claims = claims.claims;
-        let in_time = claims.exp + LEEWAY > now();
+        let in_time = claims.exp + LEEWAY_SECONDS > now();
         // One that was good when the upload began, and not any old one.
-        let fits = |(user, at): (String, i64)| user == claims.sub && claims.exp + LEEWAY > at;
+        let fits = |(user, at): (String, i64)| user == claims.sub && claims.exp + LEEWAY_SECONDS > at;
         let begun = || upload.and_then(|id| self.uploads.get(id)).is_some_and(fits);
         if in_time || begun() {
-            return Ok(Minted { user: claims.sub, origin: claims.of, access: claims.access });
+            return Ok(VerifiedToken { user: claims.sub, origin: claims.of, access: claims.access });
         }
         Err(Refusal::ExpiredToken)
     }
@@ -206,20 +215,24 @@ mod tests {
         let access = vec![Access::parse("repository:a:pull").expect("a scope")];
         let mut alice = Identity::for_test("alice", &["dev"]);
         for (via, expected) in [
-            (Via::ApiKey("key".to_owned()), Origin::Key("key".to_owned())),
-            (Via::RefreshToken("r".to_owned()), Origin::RefreshToken("r".to_owned())),
+            (AuthMethod::ApiKey("key".to_owned()), Origin::Key("key".to_owned())),
+            (AuthMethod::RefreshToken("r".to_owned()), Origin::RefreshToken("r".to_owned())),
             (
-                Via::AppPassword,
-                Origin::Said { via: Via::AppPassword, groups: vec!["dev".to_owned()], claims: Map::new() },
+                AuthMethod::AppPassword,
+                Origin::SelfContained {
+                    via: AuthMethod::AppPassword,
+                    groups: vec!["dev".to_owned()],
+                    claims: Map::new(),
+                },
             ),
         ] {
             alice.via = via;
             let (token, lifetime) = tokens.mint(Some(&alice), access.clone()).expect("a token");
-            let minted = tokens.verify(&token, None).expect("genuine");
-            assert_eq!((minted.user.as_str(), minted.origin, &minted.access), ("alice", expected, &access));
+            let verified = tokens.verify(&token, None).expect("genuine");
+            assert_eq!((verified.user.as_str(), verified.origin, &verified.access), ("alice", expected, &access));
             assert_eq!(lifetime, 900);
         }
-        alice.via = Via::Session("s".to_owned());
+        alice.via = AuthMethod::Session("s".to_owned());
         assert!(matches!(tokens.mint(Some(&alice), access), Err(Refusal::NoTokenOfThis)));
     }
 

@@ -10,11 +10,11 @@ use cel::Context;
 use serde_json::Value;
 use tokio::sync::RwLock;
 
-use super::{Identity, Refusal, Via};
+use super::{AuthMethod, Identity, Refusal};
 use crate::{
     expression::{Expression, know},
     oidc::{
-        Authority, ForUnknownKeys, Http, Lately, SignInError,
+        ForUnknownKeys, Http, Lately, SignInError, TrustRoots,
         jwt::{Claims, Expected, JwtError, JwtKeys},
         keep_fresh, keys_of,
     },
@@ -44,8 +44,8 @@ pub struct Rule {
 pub struct IssuerConfig {
     /// Its `iss`, below which its discovery is.
     pub issuer: String,
-    /// Whom to trust beside the system's authorities.
-    pub authority: Authority,
+    /// Whom to trust beside the system's verifiers.
+    pub authority: TrustRoots,
     /// Its tokens may have any `iss`.
     pub any_issuer: bool,
 }
@@ -98,7 +98,7 @@ impl Rule {
             None => Vec::new(),
         };
         let good_until = claims.get("exp").and_then(Value::as_i64);
-        let via = Via::Workload(self.issuer.issuer.clone());
+        let via = AuthMethod::Workload(self.issuer.issuer.clone());
         Ok(Identity { good_until, ..Identity::without_provider(user, groups, claims.clone(), via) })
     }
 
@@ -394,7 +394,7 @@ mod tests {
     fn rule(path: &str, validations: &[&str]) -> Rule {
         Rule {
             path: path.to_owned(),
-            issuer: IssuerConfig { issuer: GITHUB.to_owned(), authority: Authority::default(), any_issuer: false },
+            issuer: IssuerConfig { issuer: GITHUB.to_owned(), authority: TrustRoots::default(), any_issuer: false },
             audiences: vec!["berth".to_owned()],
             variables: vec![("owner".to_owned(), expression("claims.repository_owner_id"))],
             validations: validations.iter().map(|text| (expression(text), None)).collect(),

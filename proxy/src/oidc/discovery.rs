@@ -18,13 +18,16 @@ use super::{
 };
 
 /// How often discovery is fetched again while it works.
-const REFRESH: Duration = Duration::from_mins(10);
+const REFRESH_INTERVAL: Duration = Duration::from_mins(10);
 
-/// How long to wait after a failure: at first, and at most.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long to wait after a failure, at first; twice as long after each more.
+const MIN_RETRY_WAIT: Duration = Duration::from_secs(1);
+
+/// How long to wait after a failure at most.
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(30);
 
 /// How often a key that isn't known makes us ask for the keys again.
-const FOR_UNKNOWN_KEYS: Duration = Duration::from_secs(30);
+const UNKNOWN_KEY_REFETCH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A provider that has been discovered.
 pub struct Discovered {
@@ -63,25 +66,25 @@ pub async fn keep_fresh<F>(what: String, fetch: impl Fn() -> F)
 where
     F: Future<Output = Result<(), SignInError>>,
 {
-    let mut wait = RETRY.0;
+    let mut wait = MIN_RETRY_WAIT;
     loop {
         match fetch().await {
             Ok(()) => {
                 tracing::debug!(issuer = what, "the issuer's keys were fetched");
-                wait = RETRY.0;
-                tokio::time::sleep(REFRESH).await;
+                wait = MIN_RETRY_WAIT;
+                tokio::time::sleep(REFRESH_INTERVAL).await;
             }
             Err(error) => {
                 tracing::warn!(issuer = what, "{error}; trying again in {wait:?}");
                 tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RETRY.1);
+                wait = (wait * 2).min(MAX_RETRY_WAIT);
             }
         }
     }
 }
 
 /// How long an answer of an issuer, or its failure to give one, is as good as another question.
-const LATELY: Duration = Duration::from_millis(500);
+const SHARED_ANSWER_LIFETIME: Duration = Duration::from_millis(500);
 
 /// Asks an issuer once for all who would ask at the same time, so that nobody makes us flood it.
 pub struct Lately<T>(tokio::sync::Mutex<Option<Told<T>>>);
@@ -100,7 +103,7 @@ impl<T> Lately<T> {
     pub async fn get(&self, ask: impl Future<Output = Result<Arc<T>, SignInError>>) -> Result<Arc<T>, SignInError> {
         let mut last = self.0.lock().await;
         if let Some((at, outcome)) = &*last
-            && at.elapsed() < LATELY
+            && at.elapsed() < SHARED_ANSWER_LIFETIME
         {
             return outcome.clone().map_err(SignInError::Shared);
         }
@@ -118,7 +121,7 @@ impl ForUnknownKeys {
     /// Whether they may be fetched again now: made-up keys are no reason to ask the issuer all the time.
     pub fn may_fetch(&self) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.is_none_or(|at| at.elapsed() > FOR_UNKNOWN_KEYS);
+        let may = last.is_none_or(|at| at.elapsed() > UNKNOWN_KEY_REFETCH_INTERVAL);
         if may {
             *last = Some(Instant::now());
         }

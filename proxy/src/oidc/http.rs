@@ -3,10 +3,10 @@
 use openidconnect::{HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
 
-use super::{Authority, PATIENCE, SignInError};
+use super::{ANSWER_TIMEOUT, SignInError, TrustRoots};
 
 /// The most that is read of one answer.
-const LARGEST_ANSWER: usize = 1024 * 1024;
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// A client of one issuer. It follows no redirects: nothing that a provider answers sends our secret elsewhere.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ pub struct Http {
 pub enum HttpError {
     #[error("{}", chain(.0))]
     Request(#[from] reqwest::Error),
-    #[error("its answer is longer than {LARGEST_ANSWER} bytes")]
+    #[error("its answer is longer than {MAX_ANSWER_BYTES} bytes")]
     TooLong,
     #[error(transparent)]
     Http(#[from] http::Error),
@@ -43,7 +43,7 @@ fn chain(error: &reqwest::Error) -> String {
     while let Some(source) = last.source() {
         last = source;
     }
-    if error.is_timeout() { format!("it takes longer than {} s", PATIENCE.as_secs()) } else { last.to_string() }
+    if error.is_timeout() { format!("it takes longer than {} s", ANSWER_TIMEOUT.as_secs()) } else { last.to_string() }
 }
 
 impl Http {
@@ -51,8 +51,9 @@ impl Http {
     ///
     /// # Errors
     /// A sentence with the key's path, if the authority can't be read.
-    pub fn new(issuer: &str, authority: &Authority) -> Result<Self, String> {
-        let mut builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE);
+    pub fn new(issuer: &str, authority: &TrustRoots) -> Result<Self, String> {
+        let mut builder =
+            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(ANSWER_TIMEOUT);
         if let Some(certificates) = authority.certificates()? {
             builder = builder.tls_certs_merge(certificates);
         }
@@ -65,7 +66,7 @@ impl Http {
         let mut answer = self.client.execute(request.try_into()?).await?;
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await? {
-            if body.len() + chunk.len() > LARGEST_ANSWER {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 return Err(HttpError::TooLong);
             }
             body.extend_from_slice(&chunk);

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::store::now;
 
 /// By how much clocks may differ, in seconds.
-const LEEWAY: i64 = 30;
+const LEEWAY_SECONDS: i64 = 30;
 
 /// The claims of a token.
 pub type Claims = Map<String, Value>;
@@ -142,7 +142,7 @@ impl JwtKeys {
             return Err(JwtError::Algorithm);
         }
         let mut validation = Validation::new(header.alg);
-        validation.leeway = LEEWAY.unsigned_abs();
+        validation.leeway = LEEWAY_SECONDS.unsigned_abs();
         validation.validate_nbf = true;
         validation.set_audience(expected.audiences);
         let mut required = vec!["iss", "aud"];
@@ -160,7 +160,7 @@ impl JwtKeys {
         }
         let claims = outcome?.claims;
         match claims.get("iat").map(Value::as_i64) {
-            Some(Some(at)) if at > now() + LEEWAY => Err(JwtError::Early),
+            Some(Some(at)) if at > now() + LEEWAY_SECONDS => Err(JwtError::Early),
             Some(None) => Err(JwtError::Claims),
             _ => Ok(claims),
         }

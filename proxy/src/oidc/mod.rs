@@ -3,11 +3,11 @@
 //! The provider may be away at any time. Discovery is fetched in the background and kept; a sign-in that can't
 //! begin or end says why in words that an operator can act on.
 
+mod app_password_grant;
+mod claims;
 mod discovery;
 mod http;
 pub mod jwt;
-mod machines;
-mod people;
 mod renewal;
 mod settings;
 
@@ -23,19 +23,19 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
 use url::Url;
 
-use self::{discovery::Discovered, http::HttpError};
 pub use self::{
+    app_password_grant::ExchangeError,
+    claims::user_of,
     discovery::{ForUnknownKeys, Lately, keep_fresh, keys_of},
     http::Http,
-    machines::ExchangeError,
-    people::user_of,
     renewal::RenewalError,
-    settings::{Authority, ProviderConfig},
+    settings::{ProviderConfig, TrustRoots},
 };
+use self::{discovery::Discovered, http::HttpError};
 use crate::{secrets, store::User};
 
 /// How long the provider may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why nobody was signed in. The sentences are for the person in the browser and for the log.
 #[derive(Debug, thiserror::Error)]
@@ -199,9 +199,9 @@ impl Provider {
             let discovered = self.discover().await?;
             self.check(&discovered, id_token, &tokens, &nonce).map_err(SignInError::from)?;
         }
-        let claims = people::claims_of(id_token)?;
+        let claims = claims::claims_of(id_token)?;
         let claims = self.complete(&discovered, claims, tokens.access_token().secret()).await?;
-        let user = people::user_of(&self.config, claims)?;
+        let user = claims::user_of(&self.config, claims)?;
         let sid = user.claims.get("sid").and_then(|sid| sid.as_str()).map(str::to_owned);
         let tokens = ProviderTokens {
             id_token: id_token.to_string(),

@@ -5,7 +5,7 @@ use openidconnect::{
     core::{CoreErrorResponseType, CoreIdToken},
 };
 
-use super::{Provider, ProviderTokens, SignInError, jwt::JwtError, people};
+use super::{Provider, ProviderTokens, SignInError, claims::user_of, jwt::JwtError};
 use crate::store::User;
 
 /// Why claims can't be renewed.
@@ -72,7 +72,7 @@ impl Provider {
                 Err(error) => return Err(error.into()),
             },
         };
-        let user = people::user_of(&self.config, claims)?;
+        let user = user_of(&self.config, claims)?;
         // Section 12.2: the same subject. A name that has changed is another person to the rules: sign in again.
         if user.subject != before.subject || user.name != before.name {
             return Err(RenewalError::Gone("it names somebody else".to_owned()));

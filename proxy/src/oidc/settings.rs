@@ -21,22 +21,22 @@ pub struct ProviderConfig {
     pub username_claim: String,
     /// The claim that lists the user's groups.
     pub groups_claim: String,
-    /// Whom to trust beside the system's authorities.
-    pub authority: Authority,
+    /// Whom to trust beside the system's verifiers.
+    pub authority: TrustRoots,
     /// The files that its section names.
     pub files: Vec<PathBuf>,
 }
 
 /// Certificates in PEM, in a file or in the configuration itself; none, mostly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Authority {
+pub struct TrustRoots {
     key: String,
     file: Option<PathBuf>,
     /// What was read, or why it can't be: another content makes another authority.
     pem: Option<Result<Vec<u8>, String>>,
 }
 
-impl Authority {
+impl TrustRoots {
     /// The one in `file` or in `text`; `key` is the path of the setting, for messages.
     pub fn new(key: String, file: Option<PathBuf>, text: Option<String>) -> Self {
         let read = |path: &PathBuf| std::fs::read(path).map_err(|e| format!("{} can't be read ({e})", path.display()));

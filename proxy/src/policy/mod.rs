@@ -6,7 +6,7 @@
 
 mod condition;
 #[cfg(test)]
-mod model;
+mod oracle;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,9 +36,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    fn names(&self, caller: &Caller<'_>) -> bool {
-        let named = |user| self.users.contains(user) || caller.groups().any(|group| self.groups.contains(group));
-        caller.user().is_some_and(named)
+    fn names(&self, subject: &Subject<'_>) -> bool {
+        let named = |user| self.users.contains(user) || subject.groups().any(|group| self.groups.contains(group));
+        subject.user().is_some_and(named)
     }
 }
 
@@ -76,12 +76,12 @@ pub struct Rules {
 }
 
 /// Who asks, with the groups that the configuration adds.
-struct Caller<'a> {
+struct Subject<'a> {
     identity: Option<&'a Identity>,
     configured: Option<&'a HashSet<String>>,
 }
 
-impl Caller<'_> {
+impl Subject<'_> {
     fn user(&self) -> Option<&str> {
         self.identity.map(|identity| identity.user.as_str())
     }
@@ -196,7 +196,7 @@ impl Rules {
 
     /// The groups of a user, from the claims and from the configuration.
     pub fn groups_of(&self, identity: &Identity) -> Vec<String> {
-        let mut groups: Vec<String> = self.caller(Some(identity)).groups().cloned().collect();
+        let mut groups: Vec<String> = self.subject(Some(identity)).groups().cloned().collect();
         groups.sort_unstable();
         groups.dedup();
         groups
@@ -208,12 +208,12 @@ impl Rules {
         self.metrics.anonymous || identity.is_some_and(may)
     }
 
-    fn caller<'a>(&'a self, identity: Option<&'a Identity>) -> Caller<'a> {
-        Caller { identity, configured: identity.and_then(|identity| self.groups.get(&identity.user)) }
+    fn subject<'a>(&'a self, identity: Option<&'a Identity>) -> Subject<'a> {
+        Subject { identity, configured: identity.and_then(|identity| self.groups.get(&identity.user)) }
     }
 
     /// Whether `identity`, or nobody, may do that, under these circumstances.
-    pub fn decide(
+    pub fn evaluate(
         &self,
         identity: Option<&Identity>,
         question: &Question<'_>,
@@ -226,7 +226,7 @@ impl Rules {
             let rule = format!("the API key's own scopes don't allow {action} in {repository}");
             return Decision { allowed: false, rule, message: Some("the API key's scopes don't go so far".into()) };
         }
-        let caller = self.caller(identity);
+        let subject = self.subject(identity);
         if self.open {
             let rule = "no http.accessControl: everyone who is signed in may do everything".to_owned();
             return Decision { allowed: identity.is_some(), rule, message: None };
@@ -235,14 +235,14 @@ impl Rules {
         let mut unmet = Vec::new();
         let mut message = None;
         let mut grants = |policy: &Policy, path: &str| {
-            if !policy.actions.contains(action) || !policy.names(&caller) {
+            if !policy.actions.contains(action) || !policy.names(&subject) {
                 return false;
             }
             if policy.conditions.is_empty() {
                 return true;
             }
-            let groups: Vec<String> = caller.groups().cloned().collect();
-            let admin = self.admin.names(&caller);
+            let groups: Vec<String> = subject.groups().cloned().collect();
+            let admin = self.admin.names(&subject);
             let failed = condition::unmet(&policy.conditions, question, identity, &groups, admin, circumstances);
             let Some(failed) = failed else { return true };
             unmet.push(format!("{path}: {failed}"));
@@ -290,16 +290,17 @@ impl Rules {
         circumstances: &Circumstances,
     ) -> bool {
         let question = Question::of(action, repository);
-        if self.decide(identity, &question, circumstances).allowed {
+        if self.evaluate(identity, &question, circumstances).allowed {
             return true;
         }
         let scopes = identity.and_then(|identity| identity.scopes.as_ref());
         if scopes.is_some_and(|scopes| !scopes.allow(action, repository)) {
             return false;
         }
-        let caller = self.caller(identity);
-        let grants =
-            |policy: &Policy| !policy.conditions.is_empty() && policy.actions.contains(action) && policy.names(&caller);
+        let subject = self.subject(identity);
+        let grants = |policy: &Policy| {
+            !policy.conditions.is_empty() && policy.actions.contains(action) && policy.names(&subject)
+        };
         let matched = self.repositories.iter().find(|(pattern, _)| pattern.matches(repository));
         matched.is_some_and(|(_, rules)| rules.policies.iter().any(grants)) || grants(&self.admin)
     }
@@ -308,10 +309,15 @@ impl Rules {
     ///
     /// A mount's source isn't looked at: see [`Rules::may_read`]. Lists of repositories are always allowed; what
     /// they show is filtered.
-    pub fn judge(&self, identity: Option<&Identity>, operation: &Operation, circumstances: &Circumstances) -> Verdict {
+    pub fn authorize(
+        &self,
+        identity: Option<&Identity>,
+        operation: &Operation,
+        circumstances: &Circumstances,
+    ) -> Verdict {
         use Operation as Op;
         let ask = |action, repository: &Repository, reference: Option<&Reference>| {
-            self.decide(identity, &Question { action, repository: repository.as_str(), reference }, circumstances)
+            self.evaluate(identity, &Question { action, repository: repository.as_str(), reference }, circumstances)
         };
         let simply = |decision: Decision| match decision.allowed {
             true => Verdict::Allowed(WriteCondition::None),
@@ -366,14 +372,14 @@ impl Rules {
 
     /// Whether the repository may be seen at all.
     pub fn may_read(&self, identity: Option<&Identity>, repository: &str, circumstances: &Circumstances) -> bool {
-        self.decide(identity, &Question::of(Action::Read, repository), circumstances).allowed
+        self.evaluate(identity, &Question::of(Action::Read, repository), circumstances).allowed
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::key_scopes::KeyScopes;
+    use crate::identity::api_key_scopes::KeyScopes;
 
     fn who(user: &str, groups: &[&str]) -> Identity {
         Identity::for_test(user, groups)
@@ -390,7 +396,7 @@ mod tests {
     }
 
     fn ask(rules: &Rules, identity: Option<&Identity>, action: Action, repository: &str) -> Decision {
-        rules.decide(identity, &Question::of(action, repository), &Circumstances::default())
+        rules.evaluate(identity, &Question::of(action, repository), &Circumstances::default())
     }
 
     fn rules() -> Rules {
@@ -455,13 +461,13 @@ mod tests {
         };
         let push = operation("/v2/team/x/manifests/1");
         assert_eq!(
-            rules.judge(Some(&who("b", &["dev"])), &push, &Circumstances::default()),
+            rules.authorize(Some(&who("b", &["dev"])), &push, &Circumstances::default()),
             Verdict::Allowed(WriteCondition::OnlyCreate)
         );
-        assert!(matches!(rules.judge(Some(&who("b", &[])), &push, &Circumstances::default()), Verdict::Denied(_)));
+        assert!(matches!(rules.authorize(Some(&who("b", &[])), &push, &Circumstances::default()), Verdict::Denied(_)));
         let elsewhere = operation("/v2/x/manifests/1");
         assert_eq!(
-            rules.judge(Some(&who("alice", &[])), &elsewhere, &Circumstances::default()),
+            rules.authorize(Some(&who("alice", &[])), &elsewhere, &Circumstances::default()),
             Verdict::Allowed(WriteCondition::None)
         );
     }
@@ -509,16 +515,16 @@ mod tests {
             "req.claims.email_verified",
             "req.time.getDayOfWeek() == 3 && req.time < timestamp('2027-01-01T00:00:00Z')",
         ] {
-            let decision = with(&[holds]).decide(Some(&alice), &question, &circumstances);
+            let decision = with(&[holds]).evaluate(Some(&alice), &question, &circumstances);
             assert!(decision.allowed, "{holds}: {decision:?}");
         }
         for fails in ["req.tag == 'latest'", "req.claims.missing == 'x'", "req.nothing", "req.tag", "1 / 0 == 1"] {
-            let decision = with(&["true", fails]).decide(Some(&alice), &question, &circumstances);
+            let decision = with(&["true", fails]).evaluate(Some(&alice), &question, &circumstances);
             assert_eq!((decision.allowed, decision.message.as_deref()), (false, Some("not now")), "{fails}");
             assert!(decision.rule.contains("policies[0]") && decision.rule.contains(fails), "{}", decision.rule);
         }
         // Who isn't named isn't told.
-        let decision = with(&["false"]).decide(Some(&who("bob", &[])), &question, &circumstances);
+        let decision = with(&["false"]).evaluate(Some(&who("bob", &[])), &question, &circumstances);
         assert_eq!((decision.allowed, decision.message), (false, None));
     }
 
@@ -532,7 +538,7 @@ mod tests {
         let push = |tags: &str| {
             let target = format!("/v2/a/manifests/sha256:{}?{tags}", "0".repeat(64)).parse().expect("a target");
             let operation = Operation::parse(&http::Method::PUT, &target).expect("an operation");
-            rules.judge(Some(&who("alice", &[])), &operation, &Circumstances::default())
+            rules.authorize(Some(&who("alice", &[])), &operation, &Circumstances::default())
         };
         assert_eq!(push("tag=v1&tag=v2"), Verdict::Allowed(WriteCondition::OnlyCreate));
         assert!(matches!(push("tag=v1&tag=latest"), Verdict::Denied(_)));

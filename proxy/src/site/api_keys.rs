@@ -14,18 +14,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::visitor::{Visitor, visitor};
+use super::browser_session::{BrowserSession, browser_session};
 use crate::{
     answer::{denied, error_response, unavailable},
     app::App,
-    identity::{Identity, key::WantedKey, key_scopes::KeyScopes},
+    identity::{Identity, api_key::WantedKey, api_key_scopes::KeyScopes},
     request::is_our_own,
     store::ApiKey,
     store::now,
 };
 
 /// How long a label may be.
-pub const LONGEST_LABEL: usize = 200;
+pub const MAX_LABEL_CHARS: usize = 200;
 
 /// A key as zot's clients know it. A time that never was is Go's zero time.
 #[derive(Serialize)]
@@ -83,9 +83,9 @@ async fn owner(app: &App, headers: &HeaderMap) -> Result<Arc<Identity>, Error> {
     if !app.identities.api_keys {
         return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "API keys are switched off here"));
     }
-    match visitor(app, headers).await.map_err(database_failed)? {
-        Visitor::Known(identity) => Ok(identity),
-        Visitor::Unknown | Visitor::Ended => {
+    match browser_session(app, headers).await.map_err(database_failed)? {
+        BrowserSession::Known(identity) => Ok(identity),
+        BrowserSession::Unknown | BrowserSession::Ended => {
             let message = "API keys are made and seen by who is signed in with a browser; sign in first";
             Err(Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message))
         }
@@ -147,8 +147,8 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes
             .map_err(|e| bad_request(&format!("the body must be {{\"label\": \"…\"}}: {e}")))?;
         let scopes = wanted.scopes.as_deref().unwrap_or_default();
         must_be_scopes(scopes)?;
-        if wanted.label.chars().count() > LONGEST_LABEL {
-            return Err(bad_request(&format!("a label has at most {LONGEST_LABEL} characters")));
+        if wanted.label.chars().count() > MAX_LABEL_CHARS {
+            return Err(bad_request(&format!("a label has at most {MAX_LABEL_CHARS} characters")));
         }
         let expires_at = wanted.expires_at()?;
         let user_agent = user_agent(&headers);
@@ -165,11 +165,11 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes
 }
 
 /// How many scopes a key may have.
-const MOST_SCOPES: usize = 32;
+const MAX_SCOPES: usize = 32;
 
 /// Refuses scopes that mean nothing, or are too many.
 pub fn must_be_scopes(scopes: &[String]) -> Result<(), Error> {
-    if scopes.len() > MOST_SCOPES || scopes.iter().any(|scope| scope.len() > 256) {
+    if scopes.len() > MAX_SCOPES || scopes.iter().any(|scope| scope.len() > 256) {
         return Err(bad_request("a key has at most 32 scopes, of at most 256 characters each"));
     }
     KeyScopes::parse(scopes).map(drop).map_err(|e| bad_request(&e))

@@ -17,7 +17,7 @@ use crate::{app::App, oidc::jwt::Claims, request::RequestInfo, secrets, store::n
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
 /// How old a logout token may be, in seconds: its `jti` is remembered for as long.
-const OLDEST: i64 = 10 * 60;
+const MAX_AGE_SECONDS: i64 = 10 * 60;
 
 /// Why nobody was signed out.
 enum Failed {
@@ -72,9 +72,9 @@ async fn end_sessions(app: &App, provider: &str, token: &str) -> Result<usize, F
     if app.store.knows_logout_token(&name).await.map_err(unknown)? {
         return Err(Failed::Refused("the logout token was used before".to_owned()));
     }
-    // Remembered after its work is done: a provider that is told to try again must not be told that it did.
+    // CredentialCache after its work is done: a provider that is told to try again must not be told that it did.
     let ended = app.identities.sessions.end_at(&provider.config.id, subject, sid).await.map_err(unknown)?;
-    app.store.use_logout_token(&name, now() + 2 * OLDEST).await.map_err(unknown)?;
+    app.store.use_logout_token(&name, now() + 2 * MAX_AGE_SECONDS).await.map_err(unknown)?;
     Ok(ended)
 }
 
@@ -95,7 +95,7 @@ fn read(claims: &Claims) -> Result<LogoutToken<'_>, &'static str> {
         return Err("the token has a nonce, as no logout token has");
     }
     match claims.get("iat").and_then(Value::as_i64) {
-        Some(at) if at >= now() - OLDEST => {}
+        Some(at) if at >= now() - MAX_AGE_SECONDS => {}
         Some(_) => return Err("the token is too old"),
         None => return Err("the token does not say when it was made (iat)"),
     }

@@ -13,19 +13,19 @@ use serde::Deserialize;
 use time::{OffsetDateTime, macros::format_description};
 
 use super::{
-    api_keys::{LONGEST_LABEL, must_be_scopes, user_agent},
+    api_keys::{MAX_LABEL_CHARS, must_be_scopes, user_agent},
+    browser_session::{BrowserSession, browser_session, clear_cookie, with_cookies},
     page::{self, Page},
-    visitor::{Visitor, clear_cookie, visitor, with_cookies},
 };
 use crate::{
     app::App,
-    identity::{Identity, Via, key::WantedKey},
+    identity::{AuthMethod, Identity, api_key::WantedKey},
     request::{RequestInfo, is_our_own},
     store::{ApiKey, Session, now},
 };
 
 /// How many repositories the page lists.
-const LISTED: usize = 200;
+const MAX_LISTED_REPOSITORIES: usize = 200;
 
 /// `GET /`
 pub async fn show(
@@ -33,10 +33,10 @@ pub async fn show(
     Extension(request): Extension<RequestInfo>,
     headers: HeaderMap,
 ) -> Response {
-    match visitor(&app, &headers).await {
-        Ok(Visitor::Known(identity)) => signed_in(&app, &identity, None, &request).await,
-        Ok(Visitor::Unknown) => signed_out(&app, None),
-        Ok(Visitor::Ended) => {
+    match browser_session(&app, &headers).await {
+        Ok(BrowserSession::Known(identity)) => signed_in(&app, &identity, None, &request).await,
+        Ok(BrowserSession::Unknown) => signed_out(&app, None),
+        Ok(BrowserSession::Ended) => {
             let response = signed_out(&app, Some("Your session has ended. Sign in again to go on."));
             with_cookies(response, clear_cookie(&app, app.session_cookie()))
         }
@@ -83,7 +83,7 @@ async fn signed_in(app: &App, identity: &Identity, new_key: Option<NewKey>, requ
     };
     let (live, circumstances) = (app.live(), request.circumstances(&http::Method::GET));
     let readable = |name: &str| live.rules.may_read(Some(identity), name, &circumstances);
-    let repositories = app.registry.repositories(LISTED, None, readable).await;
+    let repositories = app.registry.repositories(MAX_LISTED_REPOSITORIES, None, readable).await;
     let groups = live.rules.groups_of(identity);
     let body = html! {
         h1 { "Signed in as " (identity.user) }
@@ -101,7 +101,7 @@ async fn signed_in(app: &App, identity: &Identity, new_key: Option<NewKey>, requ
             Ok((names, _)) if names.is_empty() => p { "There is no repository that you may read yet." },
             Ok((names, more)) => {
                 ul { @for name in names { li { code { (app.external_url.authority()) "/" (name) } } } }
-                @if *more { p class="small" { "These are the first " (LISTED) "." } }
+                @if *more { p class="small" { "These are the first " (MAX_LISTED_REPOSITORIES) "." } }
             }
         }
         @if app.identities.api_keys { (key_section(&keys)) }
@@ -144,7 +144,7 @@ fn key_section(keys: &[ApiKey]) -> Markup {
         }
         h3 { "Make a key" }
         form class="row" method="post" action="/keys" {
-            label { "Name" input name="label" required maxlength=(LONGEST_LABEL) placeholder="laptop"; }
+            label { "Name" input name="label" required maxlength=(MAX_LABEL_CHARS) placeholder="laptop"; }
             label { "Expires" select name="days" {
                 option value="90" { "in 90 days" }
                 option value="30" { "in 30 days" }
@@ -163,7 +163,7 @@ fn key_section(keys: &[ApiKey]) -> Markup {
 }
 
 fn session_section(sessions: &[Session], identity: &Identity) -> Markup {
-    let this = |session: &Session| identity.via == Via::Session(session.id_hash.clone());
+    let this = |session: &Session| identity.via == AuthMethod::Session(session.id_hash.clone());
     html! {
         h2 { "Where you are signed in" }
         table {
@@ -196,8 +196,8 @@ async fn sender(app: &App, headers: &HeaderMap, request: &RequestInfo) -> Result
         let reason = "the form came from another site's page";
         return Err(page::refusal(StatusCode::FORBIDDEN, "Nothing was changed", reason, &request.id).into_response());
     }
-    match visitor(app, headers).await {
-        Ok(Visitor::Known(identity)) => Ok(identity),
+    match browser_session(app, headers).await {
+        Ok(BrowserSession::Known(identity)) => Ok(identity),
         Ok(_) => Err(Redirect::to("/").into_response()),
         Err(error) => Err(database_failed(&error, request)),
     }
@@ -227,7 +227,7 @@ pub async fn create_key(
     if !app.identities.api_keys {
         return Redirect::to("/").into_response();
     }
-    let label: String = form.label.chars().take(LONGEST_LABEL).collect();
+    let label: String = form.label.chars().take(MAX_LABEL_CHARS).collect();
     let scopes = std::iter::once(form.may.as_str()).chain(form.patterns.split_ascii_whitespace());
     let scopes: Vec<String> = scopes.filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
     if let Err(error) = must_be_scopes(&scopes) {

@@ -2,13 +2,13 @@
 
 mod api_keys;
 mod backchannel;
+mod browser_session;
 mod home;
 mod page;
 mod sign_in;
 mod sign_out;
 mod status;
 mod token;
-mod visitor;
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use axum::{
 use crate::{app::App, challenge::TOKEN_PATH};
 
 /// The most that is read of a form, in bytes.
-pub const LARGEST_FORM: usize = 64 * 1024;
+pub const MAX_FORM_BYTES: usize = 64 * 1024;
 
 /// The site.
 pub fn router(app: Arc<App>) -> Router {
@@ -46,7 +46,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/livez", get(status::live))
         .route("/readyz", get(status::ready))
         .fallback(nothing_here)
-        .layer(DefaultBodyLimit::max(LARGEST_FORM))
+        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), protect))
         .with_state(app)
 }

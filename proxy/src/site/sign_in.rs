@@ -16,8 +16,8 @@ use url::Url;
 
 use super::{
     api_keys::user_agent,
+    browser_session::{clear_cookie, set_cookie, with_cookies},
     page,
-    visitor::{clear_cookie, set_cookie, with_cookies},
 };
 use crate::{
     app::App,
@@ -29,10 +29,10 @@ use crate::{
 };
 
 /// How long a sign-in may take, in seconds.
-const LONGEST: i64 = 10 * 60;
+const SIGN_IN_TIMEOUT_SECONDS: i64 = 10 * 60;
 
 /// How many sign-ins one browser may have begun. More would fill its cookie jar.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT_SIGN_INS: usize = 8;
 
 #[derive(Deserialize)]
 pub struct Begin {
@@ -140,15 +140,16 @@ async fn begin_with(app: &App, headers: &HeaderMap, query: &Begin) -> Result<Res
         nonce: begun.nonce,
         verifier: begun.verifier,
         return_to,
-        expires: now() + LONGEST,
+        expires: now() + SIGN_IN_TIMEOUT_SECONDS,
     };
     let plain = serde_json::to_vec(&pending).map_err(|_| Broken::Pending)?;
     let sealed = app.sign_in_sealer.seal(&plain).map_err(|_| Broken::Pending)?;
     let older = credential::cookies(headers).filter(|cookie| cookie.name().starts_with(cookie_prefix(app)));
     let too_many = older.map(|cookie| cookie.name().to_owned()).collect::<Vec<_>>();
-    let too_many = if too_many.len() >= AT_ONCE { too_many } else { Vec::new() };
+    let too_many = if too_many.len() >= MAX_CONCURRENT_SIGN_INS { too_many } else { Vec::new() };
     let cookies = too_many.iter().filter_map(|name| clear_cookie(app, name));
-    let cookies = cookies.chain(set_cookie(app, &name, &sealed, Some(time::Duration::seconds(LONGEST))));
+    let cookies =
+        cookies.chain(set_cookie(app, &name, &sealed, Some(time::Duration::seconds(SIGN_IN_TIMEOUT_SECONDS))));
     let response = (StatusCode::FOUND, [(header::LOCATION, String::from(begun.url))]).into_response();
     Ok(with_cookies(response, cookies))
 }

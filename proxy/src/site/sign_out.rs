@@ -11,8 +11,8 @@ use axum::{
 use serde_json::json;
 
 use super::{
+    browser_session::{clear_cookie, with_cookies},
     page,
-    visitor::{clear_cookie, with_cookies},
 };
 use crate::{
     app::App,

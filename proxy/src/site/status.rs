@@ -12,9 +12,9 @@ use berth_oci::{Error, ErrorCode};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    answer::{denied, error_response, not_now},
+    answer::{denied, error_response, retry_later_response},
     app::App,
-    identity::{Arrival, Credential},
+    identity::{ConnectionInfo, Credential},
     request::RequestInfo,
 };
 
@@ -23,7 +23,7 @@ pub async fn sign_in_methods(State(app): State<Arc<App>>) -> Json<Value> {
     let live = app.live();
     let providers = live.providers().iter().map(|p| (p.config.id.clone(), json!({"name": p.config.name})));
     let mut auth = json!({"openid": {"providers": providers.collect::<Map<_, _>>()}});
-    if live.authorities.passwords.is_some() {
+    if live.verifiers.passwords.is_some() {
         auth["htpasswd"] = json!({});
     }
     if app.identities.api_keys {
@@ -44,8 +44,8 @@ pub async fn metrics(
         Ok(credential) => credential,
         Err(malformed) => return error_response(&unauthorized(malformed.to_string())),
     };
-    let arrival = Arrival { client: request.client, certificate: request.certificate.as_deref(), upload: None };
-    match app.identities.identify(&live.authorities, &credential, &arrival).await {
+    let arrival = ConnectionInfo { client: request.client, certificate: request.certificate.as_deref(), upload: None };
+    match app.identities.identify(&live.verifiers, &credential, &arrival).await {
         Ok(caller) if live.rules.may_see_metrics(caller.identity.as_deref()) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.text()).into_response()
         }
@@ -57,7 +57,9 @@ pub async fn metrics(
             response
         }
         Ok(_) => error_response(&denied("accessControl.metrics does not name you")),
-        Err(refusal) => not_now(&refusal).unwrap_or_else(|| error_response(&unauthorized(refusal.to_string()))),
+        Err(refusal) => {
+            retry_later_response(&refusal).unwrap_or_else(|| error_response(&unauthorized(refusal.to_string())))
+        }
     }
 }
 

@@ -19,15 +19,15 @@ use serde_json::json;
 use super::api_keys::database_failed;
 use crate::{
     action::Action,
-    answer::{error_response, not_now},
-    app::{App, Live},
-    identity::{Arrival, Caller, Credential, Grant, Identity, Refusal, Via, scope::Access},
+    answer::{error_response, retry_later_response},
+    app::{App, Reloadable},
+    identity::{AuthMethod, Caller, ConnectionInfo, Credential, Grant, Identity, Refusal, scope::Access},
     policy::Circumstances,
     request::RequestInfo,
 };
 
 /// How many scopes one token may have: it travels in a header.
-const MOST_SCOPES: usize = 64;
+const MAX_SCOPES: usize = 64;
 
 /// What a client asks for.
 struct Wanted {
@@ -119,16 +119,21 @@ fn credential(app: &App, headers: &HeaderMap) -> Result<Credential, Error> {
     }
 }
 
-async fn identify(app: &App, live: &Live, request: &RequestInfo, credential: &Credential) -> Result<Caller, Response> {
-    let arrival = Arrival { client: request.client, certificate: request.certificate.as_deref(), upload: None };
-    let found = app.identities.identify(&live.authorities, credential, &arrival).await;
+async fn identify(
+    app: &App,
+    live: &Reloadable,
+    request: &RequestInfo,
+    credential: &Credential,
+) -> Result<Caller, Response> {
+    let arrival = ConnectionInfo { client: request.client, certificate: request.certificate.as_deref(), upload: None };
+    let found = app.identities.identify(&live.verifiers, credential, &arrival).await;
     found.map_err(|refusal| refused(request, &refusal))
 }
 
-async fn by_refresh_token(app: &App, live: &Live, request: &RequestInfo, text: &str) -> Result<Caller, Refusal> {
+async fn by_refresh_token(app: &App, live: &Reloadable, request: &RequestInfo, text: &str) -> Result<Caller, Refusal> {
     let found = async {
         let token = app.identities.refresh_tokens.find(text).await?;
-        app.identities.of_refresh_token(&live.authorities, &token)
+        app.identities.of_refresh_token(&live.verifiers, &token)
     };
     match found.await {
         Ok(identity) => Ok(Caller { identity: Some(identity), grant: Grant::Everything }),
@@ -138,7 +143,7 @@ async fn by_refresh_token(app: &App, live: &Live, request: &RequestInfo, text: &
 
 fn refused(request: &RequestInfo, refusal: &Refusal) -> Response {
     tracing::info!(request = request.id, client = ?request.client, reason = %refusal, "no token was given");
-    not_now(refusal).unwrap_or_else(|| {
+    retry_later_response(refusal).unwrap_or_else(|| {
         error_response(&Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, refusal.to_string()))
     })
 }
@@ -146,7 +151,7 @@ fn refused(request: &RequestInfo, refusal: &Refusal) -> Response {
 /// Makes the token. Without `issued_at`, which docker and podman would compare with their own clock.
 async fn answer(
     app: &App,
-    live: &Live,
+    live: &Reloadable,
     request: &RequestInfo,
     caller: Result<Caller, Response>,
     wanted: &Wanted,
@@ -160,7 +165,7 @@ async fn answer(
         (Grant::Token(_), _) => Err(Refusal::NoTokenOfThis),
         (Grant::Everything, identity) => {
             let circumstances = request.circumstances(&http::Method::GET);
-            let scopes = wanted.scopes.split_ascii_whitespace().filter_map(Access::parse).take(MOST_SCOPES);
+            let scopes = wanted.scopes.split_ascii_whitespace().filter_map(Access::parse).take(MAX_SCOPES);
             let granted: Vec<Access> =
                 scopes.filter_map(|access| grant(live, identity, access, &circumstances)).collect();
             app.identities.tokens.mint(identity, granted.clone()).map(|minted| (minted, granted))
@@ -189,8 +194,8 @@ async fn answer(
 /// The issuer of the JWT that somebody has shown. Of another credential no refresh token is made: it needs none.
 fn issuer_of(identity: &Identity) -> Option<&str> {
     match &identity.via {
-        Via::Workload(issuer) => Some(issuer),
-        Via::ProviderToken => identity.claims.get("iss").and_then(serde_json::Value::as_str),
+        AuthMethod::Workload(issuer) => Some(issuer),
+        AuthMethod::ProviderToken => identity.claims.get("iss").and_then(serde_json::Value::as_str),
         _ => None,
     }
 }
@@ -199,7 +204,12 @@ fn issuer_of(identity: &Identity) -> Option<&str> {
 ///
 /// Conditions may look at a tag, which isn't known yet: where they refuse without one, the token says no more than that,
 /// and they are asked again when it is used.
-fn grant(live: &Live, identity: Option<&Identity>, wanted: Access, circumstances: &Circumstances) -> Option<Access> {
+fn grant(
+    live: &Reloadable,
+    identity: Option<&Identity>,
+    wanted: Access,
+    circumstances: &Circumstances,
+) -> Option<Access> {
     let all = wanted.actions.iter().any(|action| action == "*");
     let asks = |action: &str| all || wanted.actions.iter().any(|wanted| wanted == action);
     let actions: Vec<String> = match wanted.kind.as_str() {

@@ -21,10 +21,10 @@ pub use self::{
 };
 
 /// How long a request waits for the database.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a start waits for it.
-const FIRST_WAIT: Duration = Duration::from_mins(1);
+const STARTUP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// SQLite's, and not a server's.
 fn is_file(url: &str) -> bool {
@@ -54,7 +54,7 @@ impl Store {
         let began = Instant::now();
         loop {
             match Self::connect(url).await {
-                Err(error) if !is_file(url) && began.elapsed() < FIRST_WAIT => {
+                Err(error) if !is_file(url) && began.elapsed() < STARTUP_TIMEOUT => {
                     tracing::warn!("{error}; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -70,7 +70,7 @@ impl Store {
             false => format!("sidecar.database: PostgreSQL can't be used ({e}); check its address, user and password"),
         };
         let with_mode = if is_file(url) && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() };
-        let mut pool = AnyPoolOptions::new().max_connections(8).acquire_timeout(PATIENCE);
+        let mut pool = AnyPoolOptions::new().max_connections(8).acquire_timeout(ACQUIRE_TIMEOUT);
         if is_file(url) {
             pool = pool.after_connect(|connection, _| {
                 Box::pin(async move {

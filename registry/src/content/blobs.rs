@@ -12,7 +12,7 @@ use super::{Content, storage_error};
 use crate::storage::{Blob, Condition, Upload, UploadError, keys};
 
 /// How much is written at once, if it comes fast enough.
-const BATCH: usize = 512 * 1024;
+const BATCH_BYTES: usize = 512 * 1024;
 
 impl Content {
     /// Opens a blob that `repository` holds.
@@ -30,9 +30,9 @@ impl Content {
         // Looked and told under one lock, so that it isn't collected in between.
         let _telling = self.lock_of(repository).read().await;
         if self.storage.is_shared() && self.held_len(repository, digest).await?.is_none() {
-            return Err(blob_unknown(repository, digest)); // Nothing to be promised.
+            return Err(blob_unknown(repository, digest)); // Nothing to protect.
         }
-        self.tell(repository, digest).await?;
+        self.protect_link(repository, digest).await?;
         self.held_len(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
     }
 
@@ -52,11 +52,11 @@ impl Content {
     /// Lets `repository` hold a blob of another one. Whether that one holds it.
     pub async fn mount(&self, repository: &Repository, digest: &Digest, from: &Repository) -> Result<bool, Error> {
         let _telling = self.lock_of(repository).read().await;
-        let _holding = self.holding(digest).await?;
+        let _guard = self.guard_blob(digest).await?;
         if self.held_len(from, digest).await?.is_none() {
             return Ok(false);
         }
-        self.hold(repository, digest).await?;
+        self.link_blob(repository, digest).await?;
         Ok(true)
     }
 
@@ -123,9 +123,9 @@ impl Content {
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message));
         }
         let _telling = self.lock_of(repository).read().await;
-        let _holding = self.holding(&digest).await?;
+        let _guard = self.guard_blob(&digest).await?;
         upload.finish(&digest).await.map_err(upload_error)?;
-        self.hold(repository, &digest).await
+        self.link_blob(repository, &digest).await
     }
 
     /// Drops an upload.
@@ -136,9 +136,9 @@ impl Content {
     /// Lets `repository` hold the bytes of the file `from`, which are taken to have this digest.
     pub async fn adopt_blob(&self, repository: &Repository, digest: &Digest, from: PathBuf) -> Result<(), Error> {
         let _telling = self.lock_of(repository).read().await;
-        let _holding = self.holding(digest).await?;
+        let _guard = self.guard_blob(digest).await?;
         self.storage.adopt(digest, from).await.map_err(storage_error)?;
-        self.hold(repository, digest).await
+        self.link_blob(repository, digest).await
     }
 
     /// Copies the bytes of a blob, whoever holds it, to the new file `to`.
@@ -147,10 +147,10 @@ impl Content {
     }
 
     /// For who has the repository's lock and then the digest's, in this order as everywhere.
-    async fn hold(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+    async fn link_blob(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
         let key = keys::held_blob(repository, digest);
-        self.promises.tell(repository, digest);
-        self.keep(&key).await?;
+        self.recent.protect_link(repository, digest);
+        self.acquire_lease(&key).await?;
         self.storage.write(&key, Vec::new(), Condition::None).await.map(drop).map_err(storage_error)
     }
 }
@@ -171,7 +171,7 @@ where
             }
             Err(error) => return (batch, Err(error.to_string())),
         }
-        if len >= BATCH {
+        if len >= BATCH_BYTES {
             break;
         }
         next = body.next().now_or_never().flatten();

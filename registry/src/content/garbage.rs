@@ -3,8 +3,8 @@
 //! Two things are garbage: a blob that a repository holds and none of its manifests names, and bytes that no
 //! repository holds. Both must be older than a delay, within which a push names what it has sent.
 //!
-//! A storage that other processes write too keeps their promises itself: [`promise`](crate::storage::Storage::promise) and
-//! [`condemn`](crate::storage::Storage::condemn). What follows is about one that this process has for itself.
+//! A storage that other processes write too keeps leases itself: [`acquire_lease`](crate::storage::Storage::acquire_lease) and
+//! [`delete_if_unprotected`](crate::storage::Storage::delete_if_unprotected). What follows is about one that this process has for itself.
 //!
 //! A push that has been *told* that a blob exists (by HEAD, by a mount) doesn't send it, and names it later; so what
 //! was told is remembered for as long as the delay, and what is remembered isn't collected. This is in memory: a
@@ -23,32 +23,32 @@ use berth_oci::{Digest, Error, ErrorCode, Manifest, Repository};
 use http::StatusCode;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Content, share_of, storage_error};
+use super::{Content, lock_stripe, storage_error};
 use crate::storage::keys;
 
 /// An upload that nobody has gone on with for so long has expired.
 const UPLOAD_LIFETIME: Duration = Duration::from_hours(24);
 
 /// How long a push waits for the end of a collection of the same bytes, and how often it looks.
-const COLLECTING: Duration = Duration::from_secs(10);
-const COLLECTED: Duration = Duration::from_millis(200);
+const COLLECTION_WAIT: Duration = Duration::from_secs(10);
+const COLLECTION_POLL: Duration = Duration::from_millis(200);
 
 /// What pushes have been told, and what they are about to hold.
-pub struct Promises {
+pub struct RecentReferences {
     began: Instant,
     /// Whether anything is collected in this process; if not, nothing need be remembered.
-    kept: bool,
+    enabled: bool,
     told: Mutex<HashMap<(Repository, Digest), Instant>>,
     held: Mutex<HashMap<Digest, Instant>>,
     digests: [RwLock<()>; 64],
 }
 
-impl Promises {
-    /// None yet; and none ever, unless they are to be `kept`.
-    pub fn new(kept: bool) -> Self {
+impl RecentReferences {
+    /// None yet; and none ever, unless `enabled`.
+    pub fn new(enabled: bool) -> Self {
         Self {
             began: Instant::now(),
-            kept,
+            enabled,
             told: Mutex::default(),
             held: Mutex::default(),
             digests: std::array::from_fn(|_| RwLock::default()),
@@ -56,15 +56,15 @@ impl Promises {
     }
 
     /// A client was told that `repository` holds `digest`, and may name it.
-    pub fn tell(&self, repository: &Repository, digest: &Digest) {
-        if self.kept {
+    pub fn protect_link(&self, repository: &Repository, digest: &Digest) {
+        if self.enabled {
             lock(&self.told).insert((repository.clone(), digest.clone()), Instant::now());
         }
     }
 
     /// While this lives, the bytes of `digest` aren't collected; and not for a while after.
-    pub async fn holding(&self, digest: &Digest) -> Holding<'_> {
-        Holding { _shared: self.of(digest).read().await, promises: self, digest: digest.clone() }
+    pub async fn guard_blob(&self, digest: &Digest) -> BlobGuard<'_> {
+        BlobGuard { _shared: self.of(digest).read().await, recent: self, digest: digest.clone() }
     }
 
     async fn removing(&self, digest: &Digest) -> RwLockWriteGuard<'_, ()> {
@@ -72,7 +72,7 @@ impl Promises {
     }
 
     fn of(&self, digest: &Digest) -> &RwLock<()> {
-        share_of(&self.digests, digest)
+        lock_stripe(&self.digests, digest)
     }
 
     fn was_told(&self, repository: &Repository, digest: &Digest) -> bool {
@@ -95,17 +95,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Somebody lets a repository hold a digest.
-pub struct Holding<'a> {
-    promises: &'a Promises,
+pub struct BlobGuard<'a> {
+    recent: &'a RecentReferences,
     digest: Digest,
     _shared: RwLockReadGuard<'a, ()>,
 }
 
-impl Drop for Holding<'_> {
+impl Drop for BlobGuard<'_> {
     /// Before the lock is released, so that whoever waits for it finds this.
     fn drop(&mut self) {
-        if self.promises.kept {
-            lock(&self.promises.held).insert(self.digest.clone(), Instant::now());
+        if self.recent.enabled {
+            lock(&self.recent.held).insert(self.digest.clone(), Instant::now());
         }
     }
 }
@@ -157,7 +157,7 @@ impl Content {
         if mode == Mode::Online && !self.knows_what_was_told(delay) {
             return Ok(collected);
         }
-        self.promises.forget(delay);
+        self.recent.forget(delay);
         // What was young when this began is young until it ends, however long that takes: what was found live then may
         // have got company since.
         let young = Young { delay, began: Instant::now() };
@@ -176,16 +176,17 @@ impl Content {
                 None => break,
             }
         }
-        for shelf in self.storage.shelves().await? {
-            for (digest, len) in self.storage.blobs_on(&shelf, young.age()).await? {
+        for shard in self.storage.shards().await? {
+            for (digest, len) in self.storage.blobs_in(&shard, young.age()).await? {
                 if live.contains(&fingerprint(&digest)) {
                     continue;
                 }
-                let _removing = self.promises.removing(&digest).await;
-                if self.promises.was_held(&digest) {
+                let _removing = self.recent.removing(&digest).await;
+                if self.recent.was_held(&digest) {
                     continue;
                 }
-                if mode == Mode::DryRun || self.storage.condemn(&keys::blob(&digest), young.age()).await? {
+                if mode == Mode::DryRun || self.storage.delete_if_unprotected(&keys::blob(&digest), young.age()).await?
+                {
                     collected.unheld += 1;
                     collected.bytes += len;
                 }
@@ -211,14 +212,14 @@ impl Content {
             let Some(media_type) = self.storage.read(&keys::manifest(repository, &digest)).await? else { continue };
             let Some(bytes) = self.storage.read(&keys::blob(&digest)).await? else {
                 tracing::error!(%repository, %digest, "the bytes of a manifest are missing; what it names is kept");
-                return self.keep_all(repository, live).await;
+                return self.mark_all_live(repository, live).await;
             };
             match Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes) {
                 Ok(manifest) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
                 Err(error) => {
                     // What it names can't be known, so nothing here is garbage.
                     tracing::error!(%repository, %digest, %error, "a stored manifest can't be read");
-                    return self.keep_all(repository, live).await;
+                    return self.mark_all_live(repository, live).await;
                 }
             }
         }
@@ -231,11 +232,13 @@ impl Content {
             }
             // No manifest is pushed while this lasts; one that was pushed since `named` was read has told.
             let _alone = self.lock_of(repository).write().await;
-            if self.promises.was_told(repository, &digest) {
+            if self.recent.was_told(repository, &digest) {
                 live.insert(fingerprint(&digest));
                 continue;
             }
-            if mode == Mode::DryRun || self.storage.condemn(&keys::held_blob(repository, &digest), young.age()).await? {
+            if mode == Mode::DryRun
+                || self.storage.delete_if_unprotected(&keys::held_blob(repository, &digest), young.age()).await?
+            {
                 collected.unnamed += 1;
             } else {
                 live.insert(fingerprint(&digest));
@@ -246,36 +249,36 @@ impl Content {
 
     /// Whether everything that was told to pushes within the delay is known.
     fn knows_what_was_told(&self, delay: Duration) -> bool {
-        self.storage.is_shared() || self.promises.began.elapsed() >= delay
+        self.storage.is_shared() || self.recent.began.elapsed() >= delay
     }
 
-    /// Promises a client that `repository` goes on to hold `digest`, if it does: to be asked before that is looked up.
-    pub(super) async fn tell(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
-        self.promises.tell(repository, digest);
-        self.keep(&keys::held_blob(repository, digest)).await
+    /// RecentReferences a client that `repository` goes on to hold `digest`, if it does: to be asked before that is looked up.
+    pub(super) async fn protect_link(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        self.recent.protect_link(repository, digest);
+        self.acquire_lease(&keys::held_blob(repository, digest)).await
     }
 
     /// While this lives, the bytes of `digest` aren't collected; and not for a while after.
-    pub(super) async fn holding(&self, digest: &Digest) -> Result<Holding<'_>, Error> {
-        let holding = self.promises.holding(digest).await;
-        self.keep(&keys::blob(digest)).await?;
-        Ok(holding)
+    pub(super) async fn guard_blob(&self, digest: &Digest) -> Result<BlobGuard<'_>, Error> {
+        let guard = self.recent.guard_blob(digest).await;
+        self.acquire_lease(&keys::blob(digest)).await?;
+        Ok(guard)
     }
 
-    /// Promises that what is written under a key stays. If another process is collecting what was there, that ends
+    /// RecentReferences that what is written under a key stays. If another process is collecting what was there, that ends
     /// first.
-    pub(super) async fn keep(&self, key: &str) -> Result<(), Error> {
-        for _ in 0..COLLECTING.as_millis() / COLLECTED.as_millis() {
-            if self.storage.promise(key).await.map_err(storage_error)? {
+    pub(super) async fn acquire_lease(&self, key: &str) -> Result<(), Error> {
+        for _ in 0..COLLECTION_WAIT.as_millis() / COLLECTION_POLL.as_millis() {
+            if self.storage.acquire_lease(key).await.map_err(storage_error)? {
                 return Ok(());
             }
-            tokio::time::sleep(COLLECTED).await;
+            tokio::time::sleep(COLLECTION_POLL).await;
         }
         let message = "what is pushed is being collected as garbage; push it again in a minute";
         Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message))
     }
 
-    async fn keep_all(&self, repository: &Repository, live: &mut HashSet<u64>) -> io::Result<()> {
+    async fn mark_all_live(&self, repository: &Repository, live: &mut HashSet<u64>) -> io::Result<()> {
         for folder in [keys::manifests(repository), keys::held_blobs(repository)] {
             live.extend(self.storage.digests_in(&folder, Duration::ZERO).await?.iter().map(fingerprint));
         }
@@ -334,7 +337,7 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
             let mut content = Content::new(Arc::new(Directory::open(folder.path()).expect("a store")), true);
-            content.promises.began = Instant::now().checked_sub(2 * DELAY).expect("a machine that is up");
+            content.recent.began = Instant::now().checked_sub(2 * DELAY).expect("a machine that is up");
             Self { folder, content }
         }
 
@@ -374,8 +377,8 @@ mod tests {
                 }
             }
             age(self.folder.path());
-            lock(&self.content.promises.told).clear();
-            lock(&self.content.promises.held).clear();
+            lock(&self.content.recent.told).clear();
+            lock(&self.content.recent.held).clear();
         }
 
         async fn collect(&self) -> Collected {
@@ -433,7 +436,7 @@ mod tests {
         let (mut store, r) = (Store::new(), repository("r"));
         store.push_blob(&r, b"x").await;
         store.grow_old();
-        store.content.promises.began = Instant::now();
+        store.content.recent.began = Instant::now();
         assert_eq!(store.collect().await, Collected::default());
     }
 

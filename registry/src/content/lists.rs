@@ -27,13 +27,13 @@ pub struct Held {
 }
 
 /// How many bytes of descriptors one answer has at most, and one descriptor at least: their annotations are the pushers'.
-const REFERRERS_PER_PAGE: usize = 1024 * 1024;
+const MAX_REFERRERS_PAGE_BYTES: usize = 1024 * 1024;
 
 /// How many of them are read at once.
-const REFERRERS_AT_ONCE: usize = 4;
+const REFERRERS_CONCURRENCY: usize = 4;
 
 /// How many repositories one page has at most.
-const REPOSITORIES_PER_PAGE: usize = 1000;
+const MAX_REPOSITORIES_PER_PAGE: usize = 1000;
 
 impl Content {
     /// Everything that a repository holds.
@@ -59,7 +59,7 @@ impl Content {
 
     /// The repositories that hold a manifest.
     pub async fn repositories(&self, page: &Page) -> Result<List, Error> {
-        let n = page.n.unwrap_or(REPOSITORIES_PER_PAGE).min(REPOSITORIES_PER_PAGE);
+        let n = page.n.unwrap_or(MAX_REPOSITORIES_PER_PAGE).min(MAX_REPOSITORIES_PER_PAGE);
         let found =
             self.storage.repositories(&[keys::MANIFESTS], page.last.as_deref(), n + 1).await.map_err(storage_error)?;
         Ok(cut(found, n))
@@ -126,11 +126,11 @@ impl Content {
             let wanted = wanted && held.map_err(storage_error)?;
             Ok((name, wanted.then_some((descriptor, bytes.len()))))
         });
-        let mut read = read.buffered(REFERRERS_AT_ONCE);
+        let mut read = read.buffered(REFERRERS_CONCURRENCY);
         let (mut descriptors, mut len, mut previous) = (Vec::new(), 0, None);
         while let Some((name, found)) = read.try_next().await? {
             if let Some((descriptor, bytes)) = found {
-                if len + bytes > REFERRERS_PER_PAGE && !descriptors.is_empty() {
+                if len + bytes > MAX_REFERRERS_PAGE_BYTES && !descriptors.is_empty() {
                     return Ok((descriptors, previous));
                 }
                 len += bytes;

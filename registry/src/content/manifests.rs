@@ -19,10 +19,10 @@ pub struct Stored {
 }
 
 /// How many names are looked up at once.
-const AT_ONCE: usize = 16;
+const CHECK_CONCURRENCY: usize = 16;
 
 /// How many blobs and manifests one manifest may name: each is looked up.
-const MOST_PARTS: usize = 10_000;
+const MAX_PARTS: usize = 10_000;
 
 /// What a push did.
 pub struct Pushed {
@@ -121,7 +121,7 @@ impl Content {
         }
         self.must_hold_parts(repository, &manifest).await?;
 
-        let _holding = self.holding(&digest).await?;
+        let _guard = self.guard_blob(&digest).await?;
         let descriptor = manifest.descriptor(digest.clone(), bytes.len() as u64);
         self.storage.put_blob(&digest, bytes).await.map_err(storage_error)?;
         if let Some(subject) = &manifest.subject {
@@ -151,12 +151,12 @@ impl Content {
         // Whatever is named twice is looked for once.
         let blobs: HashSet<Digest> = manifest.required_blobs().map(|blob| blob.digest.clone()).collect();
         let children: HashSet<Digest> = manifest.manifests.iter().map(|child| child.digest.clone()).collect();
-        if blobs.len() + children.len() > MOST_PARTS {
-            let message = format!("a manifest names at most {MOST_PARTS} blobs and manifests");
+        if blobs.len() + children.len() > MAX_PARTS {
+            let message = format!("a manifest names at most {MAX_PARTS} blobs and manifests");
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid, message));
         }
         let blobs = stream::iter(blobs).map(async |digest| {
-            self.tell(repository, &digest).await?;
+            self.protect_link(repository, &digest).await?;
             let held = self.held_len(repository, &digest).await?.is_some();
             Ok::<_, Error>((digest, held))
         });
@@ -164,7 +164,8 @@ impl Content {
             let held = self.storage.exists(&keys::manifest(repository, &digest)).await;
             Ok::<_, Error>((digest, held.map_err(storage_error)?))
         });
-        let (mut blobs, mut children) = (blobs.buffer_unordered(AT_ONCE), children.buffer_unordered(AT_ONCE));
+        let (mut blobs, mut children) =
+            (blobs.buffer_unordered(CHECK_CONCURRENCY), children.buffer_unordered(CHECK_CONCURRENCY));
         while let Some((digest, held)) = blobs.try_next().await? {
             if !held {
                 return Err(part_unknown(repository, &digest));
@@ -189,7 +190,8 @@ impl Content {
             Reference::Digest(_) => stored.digest.clone(),
         };
         let tags = stream::iter(self.all_tags(repository).await?);
-        let mut tags = tags.map(async |tag| (self.tag(repository, &tag).await, tag)).buffer_unordered(AT_ONCE);
+        let mut tags =
+            tags.map(async |tag| (self.tag(repository, &tag).await, tag)).buffer_unordered(CHECK_CONCURRENCY);
         while let Some((target, tag)) = tags.next().await {
             // Read again where others write, too: it may have moved since.
             if target?.as_ref() == Some(&digest)

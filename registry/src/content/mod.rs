@@ -20,7 +20,7 @@ use http::StatusCode;
 use tokio::sync::RwLock;
 
 pub use self::{garbage::Mode, lists::List, manifests::Stored};
-use self::{garbage::Promises, tag_lists::TagLists};
+use self::{garbage::RecentReferences, tag_lists::TagLists};
 use crate::storage::{Storage, keys};
 
 /// All repositories.
@@ -29,7 +29,7 @@ pub struct Content {
     /// Pushes to a repository share its lock. Who pushes on a condition, deletes a manifest with its tags, or collects
     /// garbage has it alone. It is taken before a digest's lock.
     repositories: [RwLock<()>; 64],
-    promises: Promises,
+    recent: RecentReferences,
     tag_lists: TagLists,
 }
 
@@ -38,14 +38,14 @@ impl Content {
     pub fn new(storage: Arc<dyn Storage>, collecting: bool) -> Self {
         Self {
             repositories: std::array::from_fn(|_| RwLock::default()),
-            promises: Promises::new(collecting && !storage.is_shared()),
+            recent: RecentReferences::new(collecting && !storage.is_shared()),
             storage,
             tag_lists: TagLists::new(),
         }
     }
 
     fn lock_of(&self, repository: &Repository) -> &RwLock<()> {
-        share_of(&self.repositories, repository)
+        lock_stripe(&self.repositories, repository)
     }
 
     /// Nothing, or the error that there is no such repository.
@@ -59,7 +59,7 @@ impl Content {
 }
 
 /// The one of `shares` that is for `key`, always the same.
-fn share_of<'a, T, const N: usize>(shares: &'a [T; N], key: &impl Hash) -> &'a T {
+fn lock_stripe<'a, T, const N: usize>(shares: &'a [T; N], key: &impl Hash) -> &'a T {
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
     &shares[usize::try_from(hash % N as u64).unwrap_or_default()]
 }

@@ -11,10 +11,10 @@ use berth_oci::Repository;
 use moka::sync::Cache;
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::share_of;
+use super::lock_stripe;
 
 /// How much memory the lists may take, in bytes.
-const MEMORY: u64 = 8 * 1024 * 1024;
+const MAX_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Sorted lists of tags.
 pub struct TagLists {
@@ -32,13 +32,13 @@ impl TagLists {
             let bytes: usize = tags.iter().map(|tag| tag.len() + size_of::<String>()).sum();
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
-        let lists = Cache::builder().max_capacity(MEMORY).weigher(weigh).build();
+        let lists = Cache::builder().max_capacity(MAX_CACHE_BYTES).weigher(weigh).build();
         let changes = std::array::from_fn(|_| AtomicU64::default());
         Self { lists, changes, reading: std::array::from_fn(|_| Mutex::default()) }
     }
 
     fn changes_of(&self, repository: &Repository) -> &AtomicU64 {
-        share_of(&self.changes, repository)
+        lock_stripe(&self.changes, repository)
     }
 
     /// A tag was set or taken away. To be said after it was.
@@ -59,7 +59,7 @@ impl TagLists {
 
     /// To be waited for by who is about to read a list; it may be there afterwards.
     pub async fn reading(&self, repository: &Repository) -> MutexGuard<'_, ()> {
-        share_of(&self.reading, repository).lock().await
+        lock_stripe(&self.reading, repository).lock().await
     }
 
     /// Remembers a list that was read after `version` was asked.

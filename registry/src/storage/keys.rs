@@ -80,9 +80,9 @@ pub fn blobs(algorithm: Algorithm) -> String {
     format!("blobs/{algorithm}")
 }
 
-/// The digest that a file on a shelf, `blobs/<algorithm>/<two digits>`, is named after.
-pub fn digest_on(shelf: &str, name: &str) -> Option<Digest> {
-    format!("{}:{name}", shelf.split('/').nth(1)?).parse().ok()
+/// The digest that a file on a shard, `blobs/<algorithm>/<two digits>`, is named after.
+pub fn digest_in(shard: &str, name: &str) -> Option<Digest> {
+    format!("{}:{name}", shard.split('/').nth(1)?).parse().ok()
 }
 
 /// Whether a repository comes after `last`, in the order of their parts.

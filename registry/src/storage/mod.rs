@@ -85,17 +85,17 @@ pub trait Storage: Send + Sync {
     async fn digests_in(&self, folder: &str, age: Duration) -> io::Result<Vec<Digest>>;
 
     /// The folders that blobs are spread over.
-    async fn shelves(&self) -> io::Result<Vec<String>>;
+    async fn shards(&self) -> io::Result<Vec<String>>;
 
-    /// The blobs on a shelf that were written at least `age` ago, and their lengths.
-    async fn blobs_on(&self, shelf: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>>;
+    /// The blobs on a shard that were written at least `age` ago, and their lengths.
+    async fn blobs_in(&self, shard: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>>;
 
-    /// Keeps what is under a key from being [condemned](Self::condemn) by another process for a while. It may be
-    /// condemned already; then it is as good as gone, and the answer is no.
-    async fn promise(&self, key: &str) -> io::Result<bool>;
+    /// Keeps what is under a key from being [deleted](Self::delete_if_unprotected) by a collector in another process for a while. A
+    /// collector may be at it already; then it is as good as gone, and the answer is no.
+    async fn acquire_lease(&self, key: &str) -> io::Result<bool>;
 
-    /// Takes away what is under a key, unless it was written or promised less than `age` ago. Whether it did.
-    async fn condemn(&self, key: &str, age: Duration) -> io::Result<bool>;
+    /// Takes away what is under a key, unless it was written or leased less than `age` ago. Whether it did.
+    async fn delete_if_unprotected(&self, key: &str, age: Duration) -> io::Result<bool>;
 }
 
 /// What must be so when something is written.

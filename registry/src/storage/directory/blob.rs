@@ -18,7 +18,7 @@ use super::cached;
 use crate::storage::Blob;
 
 /// How much is read at once.
-const PIECE: usize = 128 * 1024;
+const PIECE_BYTES: usize = 128 * 1024;
 
 /// A blob's file.
 pub struct BlobFile {
@@ -47,7 +47,7 @@ struct Reader {
 
 impl Reader {
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let wanted = PIECE.min(usize::try_from(self.end - self.at).unwrap_or(PIECE));
+        let wanted = PIECE_BYTES.min(usize::try_from(self.end - self.at).unwrap_or(PIECE_BYTES));
         if wanted == 0 {
             return Ok(None);
         }
@@ -83,7 +83,7 @@ struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
 impl Spare {
     fn take(&self) -> Vec<u8> {
         let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(PIECE))
+        spare.unwrap_or_else(|| Vec::with_capacity(PIECE_BYTES))
     }
 }
 

@@ -15,7 +15,7 @@ use rustix::{
 };
 
 /// Larger files are worth a thread.
-const LARGEST: i64 = 256 * 1024;
+const MAX_CACHED_BYTES: i64 = 256 * 1024;
 
 /// Opens the file at `key` below `root`, or finds that there is none.
 pub fn open(root: &File, key: &str) -> Option<io::Result<Option<File>>> {
@@ -44,7 +44,7 @@ pub fn read(root: &File, key: &str) -> Option<io::Result<Option<Vec<u8>>>> {
         Ok(None) => return Some(Ok(None)),
         Err(error) => return Some(Err(error)),
     };
-    let len = fstat(&file).ok().map(|stat| stat.st_size).filter(|len| (0..=LARGEST).contains(len))?;
+    let len = fstat(&file).ok().map(|stat| stat.st_size).filter(|len| (0..=MAX_CACHED_BYTES).contains(len))?;
     let mut bytes = vec![0; usize::try_from(len).ok()?];
     let all = bytes.is_empty() || read_at(&file, &mut bytes, 0)? == bytes.len();
     all.then_some(Ok(Some(bytes)))

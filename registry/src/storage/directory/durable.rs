@@ -36,7 +36,7 @@ pub struct Folders {
 }
 
 /// How many folders are remembered; then the memory starts anew.
-const REMEMBERED: usize = 50_000;
+const MAX_REMEMBERED_FOLDERS: usize = 50_000;
 
 impl Folders {
     pub fn new(root: PathBuf) -> Self {
@@ -52,7 +52,7 @@ impl Folders {
         if known.contains(folder) {
             return Ok(());
         }
-        if known.len() >= REMEMBERED {
+        if known.len() >= MAX_REMEMBERED_FOLDERS {
             known.clear();
         }
         let below = folder.strip_prefix(&self.root).map_err(io::Error::other)?;

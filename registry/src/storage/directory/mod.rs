@@ -289,32 +289,32 @@ impl Storage for Directory {
         .await
     }
 
-    async fn shelves(&self) -> io::Result<Vec<String>> {
+    async fn shards(&self) -> io::Result<Vec<String>> {
         self.blocking(|inner| {
-            let mut shelves = Vec::new();
+            let mut shards = Vec::new();
             for algorithm in Algorithm::ALL {
                 let folder = keys::blobs(algorithm);
-                shelves.extend(inner.list(&folder)?.into_iter().flatten().map(|name| format!("{folder}/{name}")));
+                shards.extend(inner.list(&folder)?.into_iter().flatten().map(|name| format!("{folder}/{name}")));
             }
-            Ok(shelves)
+            Ok(shards)
         })
         .await
     }
 
-    async fn blobs_on(&self, shelf: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>> {
-        let shelf = shelf.to_owned();
+    async fn blobs_in(&self, shard: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>> {
+        let shard = shard.to_owned();
         self.blocking(move |inner| {
-            let old = inner.older(&inner.path(&shelf), age)?.into_iter();
-            Ok(old.filter_map(|(name, len)| Some((keys::digest_on(&shelf, &name)?, len))).collect())
+            let old = inner.older(&inner.path(&shard), age)?.into_iter();
+            Ok(old.filter_map(|(name, len)| Some((keys::digest_in(&shard, &name)?, len))).collect())
         })
         .await
     }
 
-    async fn promise(&self, _key: &str) -> io::Result<bool> {
+    async fn acquire_lease(&self, _key: &str) -> io::Result<bool> {
         Ok(true) // Nobody else collects here.
     }
 
-    async fn condemn(&self, key: &str, _age: Duration) -> io::Result<bool> {
+    async fn delete_if_unprotected(&self, key: &str, _age: Duration) -> io::Result<bool> {
         self.remove(key).await
     }
 }

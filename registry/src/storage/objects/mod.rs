@@ -1,9 +1,9 @@
 //! Storage in a bucket of S3, Google Cloud Storage or Azure, which several registries may share.
 //!
 //! The same keys as in a directory. A write is durable when the service has acknowledged it; conditional writes decide
-//! between two registries that write the same name, and [`promises`] between one that pushes and one that collects.
+//! between two registries that write the same name, and [`gc_leases`] between one that pushes and one that collects.
 
-mod promises;
+mod gc_leases;
 mod service;
 mod upload;
 
@@ -30,13 +30,13 @@ use super::{Blob, Condition, Storage, Upload, UploadError, keys};
 
 /// How large the parts are in which a blob is sent: the same for all but the last, as some services demand, and large
 /// enough for 10,000 of them to make 80 GB.
-const PART: usize = 8 * 1024 * 1024;
+const PART_BYTES: usize = 8 * 1024 * 1024;
 
 /// How many parts are on their way at once when a file is sent.
-const PARTS_AT_ONCE: usize = 2;
+const PART_CONCURRENCY: usize = 2;
 
 /// The most that services copy in one request: 5 GB at S3.
-const LARGEST_COPY: u64 = 5_000_000_000;
+const MAX_COPY_BYTES: u64 = 5_000_000_000;
 
 /// A bucket, or a folder of it.
 #[derive(Clone)]
@@ -48,19 +48,19 @@ struct Inner {
     /// What all our keys begin with: nothing, or a folder with a slash at its end.
     prefix: String,
     /// How long a promise is kept.
-    promised: Duration,
+    lease: Duration,
 }
 
 impl Objects {
-    /// The bucket of `service`. Nothing is asked of it yet. `promised` is how long garbage is kept.
+    /// The bucket of `service`. Nothing is asked of it yet. `lease` is how long garbage is kept.
     ///
     /// # Errors
     /// A sentence, if a client of it can't be made.
-    pub fn open(service: &Service, promised: Duration) -> Result<Self, String> {
+    pub fn open(service: &Service, lease: Duration) -> Result<Self, String> {
         let (objects, parts) = service.connect()?;
         let folder = service.folder.trim_matches('/');
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        Ok(Self(Arc::new(Inner { objects, parts, prefix, promised })))
+        Ok(Self(Arc::new(Inner { objects, parts, prefix, lease })))
     }
 
     fn path(&self, key: &str) -> io::Result<Path> {
@@ -143,7 +143,7 @@ impl Objects {
 
     /// Gives an object of this length another name, too.
     async fn copy(&self, from: &str, to: &str, len: u64) -> io::Result<()> {
-        if len <= LARGEST_COPY {
+        if len <= MAX_COPY_BYTES {
             self.0.objects.copy(&self.path(from)?, &self.path(to)?).await.map_err(io::Error::other)?;
         } else {
             let source = self.0.objects.get(&self.path(from)?).await.map_err(io::Error::other)?;
@@ -159,10 +159,10 @@ impl Objects {
     /// Writes what comes of a stream in parts.
     async fn send(&self, to: &str, stream: impl futures_util::Stream<Item = io::Result<Bytes>>) -> io::Result<()> {
         let upload = self.0.objects.put_multipart(&self.path(to)?).await.map_err(io::Error::other)?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
         let mut stream = std::pin::pin!(stream);
         while let Some(chunk) = stream.try_next().await? {
-            upload.wait_for_capacity(PARTS_AT_ONCE).await.map_err(io::Error::other)?;
+            upload.wait_for_capacity(PART_CONCURRENCY).await.map_err(io::Error::other)?;
             upload.put(chunk);
         }
         upload.finish().await.map(drop).map_err(io::Error::other)
@@ -302,33 +302,33 @@ impl Storage for Objects {
         Ok(digests)
     }
 
-    async fn shelves(&self) -> io::Result<Vec<String>> {
-        let mut shelves = Vec::new();
+    async fn shards(&self) -> io::Result<Vec<String>> {
+        let mut shards = Vec::new();
         for algorithm in Algorithm::ALL {
             let folder = keys::blobs(algorithm);
-            shelves.extend(self.folders(&folder).await?.iter().map(|name| format!("{folder}/{name}")));
+            shards.extend(self.folders(&folder).await?.iter().map(|name| format!("{folder}/{name}")));
         }
-        Ok(shelves)
+        Ok(shards)
     }
 
-    async fn blobs_on(&self, shelf: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>> {
+    async fn blobs_in(&self, shard: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>> {
         let mut blobs = Vec::new();
-        let mut objects = self.below(shelf, None)?;
+        let mut objects = self.below(shard, None)?;
         while let Some(object) = objects.try_next().await? {
             if age_of(&object) >= age {
-                let digest = last_part(&object.location).and_then(|name| keys::digest_on(shelf, &name));
+                let digest = last_part(&object.location).and_then(|name| keys::digest_in(shard, &name));
                 blobs.extend(digest.map(|digest| (digest, object.size)));
             }
         }
         Ok(blobs)
     }
 
-    async fn promise(&self, key: &str) -> io::Result<bool> {
-        promises::promise(self, key).await
+    async fn acquire_lease(&self, key: &str) -> io::Result<bool> {
+        gc_leases::acquire_lease(self, key).await
     }
 
-    async fn condemn(&self, key: &str, age: Duration) -> io::Result<bool> {
-        promises::condemn(self, key, age).await
+    async fn delete_if_unprotected(&self, key: &str, age: Duration) -> io::Result<bool> {
+        gc_leases::delete_if_unprotected(self, key, age).await
     }
 }
 

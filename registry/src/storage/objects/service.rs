@@ -8,7 +8,7 @@ use object_store::{
 };
 
 /// How long a service may be silent.
-const SILENCE: Duration = Duration::from_mins(1);
+const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// `storage.storageDriver`. What isn't given is taken from the environment, as each service's own tools take it.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl Service {
     /// Clients of it.
     pub(super) fn connect(&self) -> Result<Clients, String> {
         // There is no limit on the whole: a layer may take hours.
-        let client = ClientOptions::new().with_timeout_disabled().with_read_timeout(SILENCE);
+        let client = ClientOptions::new().with_timeout_disabled().with_read_timeout(SILENCE_TIMEOUT);
         let client = client.with_connect_timeout(Duration::from_secs(5));
         match &self.kind {
             Kind::S3 { region, endpoint, credentials, path_style, skip_verify } => {
@@ -109,8 +109,8 @@ fn both<S: ObjectStore + MultipartStore>(built: object_store::Result<S>) -> Resu
 #[cfg(test)]
 impl super::Objects {
     /// A bucket of this test alone.
-    pub fn in_memory(promised: Duration) -> Self {
+    pub fn in_memory(lease: Duration) -> Self {
         let (objects, parts) = both(Ok(object_store::memory::InMemory::new())).expect("a store");
-        Self(Arc::new(super::Inner { objects, parts, prefix: "a/folder/".to_owned(), promised }))
+        Self(Arc::new(super::Inner { objects, parts, prefix: "a/folder/".to_owned(), lease }))
     }
 }

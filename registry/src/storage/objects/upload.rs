@@ -22,12 +22,12 @@ use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutPayload, UpdateVersio
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::{Objects, PART, found};
+use super::{Objects, PART_BYTES, found};
 use crate::storage::{Hasher, Storage, Upload, UploadError, keys, new_upload_id};
 
 /// How long a claim is good, and how old it is renewed.
-const CLAIM: Duration = Duration::from_mins(1);
-const RENEWED: Duration = Duration::from_secs(20);
+const CLAIM_LIFETIME: Duration = Duration::from_mins(1);
+const CLAIM_RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Serialize, Deserialize)]
 struct State {
@@ -113,7 +113,7 @@ pub async fn resume(storage: Objects, repository: &Repository, id: &UploadId) ->
             BytesMut::from(&*rest.ok_or_else(|| io::Error::other("the rest of an upload is missing"))?)
         }
     };
-    if (state.parts.len() * PART + rest.len()) as u64 != state.len {
+    if (state.parts.len() * PART_BYTES + rest.len()) as u64 != state.len {
         return Err(io::Error::other("the parts of an upload are not as long as they were").into());
     }
     let (len, version) = (state.len, UpdateVersion { e_tag, version });
@@ -170,8 +170,8 @@ impl Upload for UploadObjects {
             self.len += chunk.len() as u64;
             self.rest.extend_from_slice(&chunk);
         }
-        while self.rest.len() >= PART {
-            let part = self.rest.split_to(PART).freeze();
+        while self.rest.len() >= PART_BYTES {
+            let part = self.rest.split_to(PART_BYTES).freeze();
             self.send(part).await?;
         }
         Ok(self)
@@ -256,11 +256,11 @@ impl UploadObjects {
 
     /// Makes sure that nobody else appends.
     async fn claim(&mut self) -> io::Result<()> {
-        let age = self.claimed_at.map(|at| at.elapsed().unwrap_or(CLAIM));
-        if age.is_some_and(|age| age < RENEWED) {
+        let age = self.claimed_at.map(|at| at.elapsed().unwrap_or(CLAIM_LIFETIME));
+        if age.is_some_and(|age| age < CLAIM_RENEWAL_INTERVAL) {
             return Ok(());
         }
-        self.state.claimed_until = now() + CLAIM.as_secs();
+        self.state.claimed_until = now() + CLAIM_LIFETIME.as_secs();
         // What was sent since counts when it is flushed, and not when a claim is renewed.
         let parts = self.flushed_parts();
         let more = self.state.parts.split_off(parts);
@@ -281,7 +281,7 @@ impl UploadObjects {
     }
 
     fn flushed_parts(&self) -> usize {
-        usize::try_from(self.state.len).unwrap_or(usize::MAX) / PART
+        usize::try_from(self.state.len).unwrap_or(usize::MAX) / PART_BYTES
     }
 
     /// Sends a part, while the next one is received.
@@ -330,9 +330,9 @@ mod tests {
     #[tokio::test]
     async fn chunks_of_any_size_become_one_blob_whoever_takes_them() {
         let (storage, r, id) = storage_and_upload().await;
-        let bytes: Vec<u8> = (0..3 * PART + 12_345).map(|i| (i % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * PART_BYTES + 12_345).map(|i| (i % 251) as u8).collect();
         let mut at = 0;
-        for len in [1, PART - 1, PART + 7, 100, 0, 2 * PART] {
+        for len in [1, PART_BYTES - 1, PART_BYTES + 7, 100, 0, 2 * PART_BYTES] {
             let upload = storage.resume_upload(&r, &id).await.expect("taken up");
             assert_eq!(upload.len(), at as u64);
             let chunk = Bytes::copy_from_slice(&bytes[at..bytes.len().min(at + len)]);
@@ -356,7 +356,7 @@ mod tests {
         let upload = storage.resume_upload(&r, &id).await.expect("taken up");
         upload.append(vec![Bytes::from_static(b"one")]).await.expect("appended").flush().await.expect("flushed");
         let mut upload = storage.resume_upload(&r, &id).await.expect("taken up");
-        upload = upload.append(vec![Bytes::from(vec![7; PART + 1])]).await.expect("appended");
+        upload = upload.append(vec![Bytes::from(vec![7; PART_BYTES + 1])]).await.expect("appended");
         let wrong = digest_of(Algorithm::Sha256, b"something else").expect("a digest");
         assert!(matches!(upload.finish(&wrong).await, Err(UploadError::Digest { .. })));
         let upload = storage.resume_upload(&r, &id).await.expect("taken up");

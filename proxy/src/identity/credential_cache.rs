@@ -17,30 +17,30 @@ use super::Refusal;
 use crate::store::{StoreError, now};
 
 /// How long a credential that ended on another replica may still be taken here.
-const FRESH: Duration = Duration::from_secs(5);
+const FRESH_LIFETIME: Duration = Duration::from_secs(5);
 
 /// How long what is known is good while the database is away.
-const WITHOUT_DATABASE: Duration = Duration::from_mins(10);
+const OUTAGE_LIFETIME: Duration = Duration::from_mins(10);
 
 /// How long a database that failed isn't asked again, in seconds, by whoever can do without.
-const PAUSE: i64 = 2;
+const RETRY_PAUSE_SECONDS: i64 = 2;
 
-const MOST: u64 = 100_000;
+const MAX_ENTRIES: u64 = 100_000;
 
 /// What was found under names.
-pub struct Remembered<T> {
+pub struct CredentialCache<T> {
     fresh: future::Cache<String, Option<T>>,
     /// What was there when it was last looked for.
     last: sync::Cache<String, T>,
     failed_at: AtomicI64,
 }
 
-impl<T: Clone + Send + Sync + 'static> Remembered<T> {
+impl<T: Clone + Send + Sync + 'static> CredentialCache<T> {
     /// Nothing yet.
     pub fn new() -> Self {
         Self {
-            fresh: future::Cache::builder().max_capacity(MOST).time_to_live(FRESH).build(),
-            last: sync::Cache::builder().max_capacity(MOST).time_to_live(WITHOUT_DATABASE).build(),
+            fresh: future::Cache::builder().max_capacity(MAX_ENTRIES).time_to_live(FRESH_LIFETIME).build(),
+            last: sync::Cache::builder().max_capacity(MAX_ENTRIES).time_to_live(OUTAGE_LIFETIME).build(),
             failed_at: AtomicI64::new(i64::MIN),
         }
     }
@@ -54,7 +54,7 @@ impl<T: Clone + Send + Sync + 'static> Remembered<T> {
         name: &str,
         load: impl Future<Output = Result<Option<T>, StoreError>>,
     ) -> Result<Option<T>, Refusal> {
-        if self.failed_at.load(Ordering::Relaxed).saturating_add(PAUSE) > now()
+        if self.failed_at.load(Ordering::Relaxed).saturating_add(RETRY_PAUSE_SECONDS) > now()
             && let Some(known) = self.last.get(name)
         {
             return Ok(Some(known));
@@ -104,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_known_is_good_without_a_database_and_what_was_forgotten_is_not() {
-        let remembered = Remembered::new();
+        let remembered = CredentialCache::new();
         assert_eq!(remembered.get("a", async { Ok(Some(1)) }).await.expect("found"), Some(1));
         remembered.refresh();
         assert_eq!(remembered.get("a", async { Err(away()) }).await.expect("known"), Some(1));

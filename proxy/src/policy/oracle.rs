@@ -131,7 +131,7 @@ proptest! {
             for action in Action::ALL {
                 let expected = model.allows(user.map(|user| (user, &claimed[..])), action, repository);
                 let question = Question::of(action, repository);
-                let decision = rules.decide(identity.as_ref(), &question, &Circumstances::default());
+                let decision = rules.evaluate(identity.as_ref(), &question, &Circumstances::default());
                 prop_assert_eq!(decision.allowed, expected, "{} {}: {:?}", action, repository, decision);
             }
         }

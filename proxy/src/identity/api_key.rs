@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Identity, Refusal, Via, key_scopes::KeyScopes, remembered::Remembered};
+use super::{AuthMethod, Identity, Refusal, api_key_scopes::KeyScopes, credential_cache::CredentialCache};
 use crate::{
     secrets,
     store::{ApiKey, NewKey, Store, StoreError, Usage},
@@ -22,8 +22,8 @@ pub fn is_key(text: &str) -> bool {
 pub struct Keys {
     store: Store,
     usage: Arc<Usage>,
-    by_hash: Remembered<Known>,
-    by_id: Remembered<Known>,
+    by_hash: CredentialCache<Known>,
+    by_id: CredentialCache<Known>,
 }
 
 #[derive(Clone)]
@@ -36,7 +36,7 @@ struct Known {
 
 impl From<ApiKey> for Known {
     fn from(key: ApiKey) -> Self {
-        let mut identity = Identity::new(key.user.clone(), Via::ApiKey(key.id.clone()));
+        let mut identity = Identity::new(key.user.clone(), AuthMethod::ApiKey(key.id.clone()));
         let scopes = KeyScopes::parse(&key.scopes);
         let unreadable = scopes.is_err();
         identity.scopes = scopes.ok().flatten();
@@ -59,7 +59,7 @@ pub struct WantedKey<'a> {
 impl Keys {
     /// The keys in `store`.
     pub fn new(store: Store, usage: Arc<Usage>) -> Self {
-        Self { store, usage, by_hash: Remembered::new(), by_id: Remembered::new() }
+        Self { store, usage, by_hash: CredentialCache::new(), by_id: CredentialCache::new() }
     }
 
     /// The owner of a key, who must be called `user` if a name was given with it.

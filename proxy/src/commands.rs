@@ -34,13 +34,13 @@ use crate::{
 };
 
 /// How long requests may go on after the proxy was told to stop.
-const LAST_REQUESTS: Duration = Duration::from_secs(8);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How often what was used is written, and what has ended is forgotten.
-const CHORES: Duration = Duration::from_mins(1);
+const CHORES_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often it is looked for claims that are due to be renewed.
-const RENEWALS: Duration = Duration::from_secs(10);
+const RENEWALS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Libraries whose messages below a warning are never wanted; some of them print headers.
 const QUIET: [&str; 9] =
@@ -124,7 +124,7 @@ impl ShutdownSignalWatch for StopSignal {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if tokio::time::timeout(LAST_REQUESTS, idle).await.is_err() {
+        if tokio::time::timeout(DRAIN_TIMEOUT, idle).await.is_err() {
             tracing::warn!("some requests were cut off");
         }
         ShutdownSignal::FastShutdown
@@ -139,7 +139,7 @@ async fn write_usage(app: &App) {
 
 async fn chores(app: Arc<App>) {
     loop {
-        tokio::time::sleep(CHORES).await;
+        tokio::time::sleep(CHORES_INTERVAL).await;
         write_usage(&app).await;
         let swept = app.identities.sessions.sweep().await;
         let expired = app.store.delete_expired_tokens().await;
@@ -154,7 +154,7 @@ async fn chores(app: Arc<App>) {
 /// Renews the claims of who is signed in, when they are due.
 async fn renewals(app: Arc<App>) {
     loop {
-        tokio::time::sleep(RENEWALS).await;
+        tokio::time::sleep(RENEWALS_INTERVAL).await;
         if let Err(error) = app.identities.sessions.renew(app.live().providers()).await {
             tracing::warn!(%error, "claims can't be renewed");
         }
@@ -197,7 +197,7 @@ pub fn can(path: &Path, user: Option<&str>, groups: Vec<String>, action: &str, t
     let identity = user.map(|user| Identity::named(user, groups));
     let question = Question { action, repository: repository.as_str(), reference: reference.as_ref() };
     let circumstances = Circumstances { time: now(), ..Circumstances::default() };
-    let decision = config.rules.decide(identity.as_ref(), &question, &circumstances);
+    let decision = config.rules.evaluate(identity.as_ref(), &question, &circumstances);
     let text = format!("{}: {}", if decision.allowed { "yes" } else { "no" }, decision.rule);
     if decision.allowed {
         println!("{text}");

@@ -2,7 +2,7 @@
 
 use berth_config::Section;
 
-use super::{authority, provider::read_issuer};
+use super::{provider::read_issuer, trust_roots};
 use crate::{
     expression::Expression,
     identity::workload::{IssuerConfig, Rule},
@@ -52,7 +52,7 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
     let validations = validations.collect();
     let (username, groups) = (expression(&mapping, "username"), expression(&mapping, "groups"));
     mapping.close();
-    let authority = authority::read(&section);
+    let authority = trust_roots::read(&section);
     let any_issuer = section.flag("skipIssuerVerification").unwrap_or(false);
     let path = section.path_of("").trim_end_matches('.').to_owned();
     let issuer = IssuerConfig { issuer: issuer?, authority, any_issuer };

@@ -9,7 +9,8 @@ use std::{
 use moka::{Expiry, future::Cache};
 
 use super::{
-    Identity, Refusal, Via, app_password::AppPasswords, htpasswd::Passwords, limits::Checking, workload::Workloads,
+    AuthMethod, Identity, Refusal, app_password::AppPasswords, htpasswd::Passwords, limits::Checking,
+    workload::Workloads,
 };
 use crate::{
     oidc::{
@@ -21,10 +22,10 @@ use crate::{
 };
 
 /// How long a token that was checked isn't checked again at most.
-const REMEMBERED: Duration = Duration::from_mins(5);
+const MAX_VERIFIED_LIFETIME: Duration = Duration::from_mins(5);
 
 /// Those who vouch for people.
-pub struct Authorities {
+pub struct Verifiers {
     /// Who signs people in.
     pub providers: Vec<Arc<Provider>>,
     /// Whose workloads are taken.
@@ -40,11 +41,11 @@ struct Lifetime;
 
 impl Expiry<String, Arc<Identity>> for Lifetime {
     fn expire_after_create(&self, _: &String, identity: &Arc<Identity>, _: Instant) -> Option<Duration> {
-        Some(identity.remembered_for(REMEMBERED))
+        Some(identity.remembered_for(MAX_VERIFIED_LIFETIME))
     }
 }
 
-impl Authorities {
+impl Verifiers {
     /// Those of a configuration.
     pub fn new(
         providers: Vec<Arc<Provider>>,
@@ -135,5 +136,5 @@ fn named(provider: &Provider, claims: Claims) -> Result<Identity, Refusal> {
     }
     let good_until = claims.get("exp").and_then(serde_json::Value::as_i64);
     let user = user_of(&provider.config, claims).map_err(|error| Refusal::Unnamed(error.to_string()))?;
-    Ok(Identity { good_until, ..Identity::new(user, Via::ProviderToken) })
+    Ok(Identity { good_until, ..Identity::new(user, AuthMethod::ProviderToken) })
 }

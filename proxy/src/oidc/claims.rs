@@ -105,7 +105,7 @@ mod tests {
             scopes: Vec::new(),
             username_claim: username.to_owned(),
             groups_claim: "groups".to_owned(),
-            authority: crate::oidc::Authority::default(),
+            authority: crate::oidc::TrustRoots::default(),
             files: Vec::new(),
         };
         user_of(&config, claims.as_object().cloned().unwrap_or_default())

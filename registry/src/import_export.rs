@@ -14,7 +14,7 @@ use berth_oci::{Descriptor, Digest, MANIFEST_LIMIT, Manifest, MediaType, Referen
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{content::Content, progress::Progress, storage::Condition};
+use crate::{content::Content, progress_bar::Progress, storage::Condition};
 
 /// What an index names a manifest's tag with.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";

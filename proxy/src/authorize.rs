@@ -11,21 +11,21 @@ use http::{
 use serde_json::json;
 
 use crate::{
-    answer::{denied, error_response, json_response, not_now, unavailable},
+    answer::{denied, error_response, json_response, retry_later_response, unavailable},
     app::App,
-    challenge::{Because, challenge},
+    challenge::{ChallengeReason, challenge},
     forward,
-    identity::{Arrival, Caller, Credential, Grant, scope::Access},
+    identity::{Caller, ConnectionInfo, Credential, Grant, scope::Access},
     policy::{Circumstances, Decision, Rules, Verdict, WriteCondition},
     request::{RequestInfo, is_our_own},
     route::{Route, route},
 };
 
 /// How many repositories a list has at most.
-const LISTED: usize = 1000;
+const MAX_LISTED_REPOSITORIES: usize = 1000;
 
 /// What becomes of a request, and whose it is.
-pub struct Admission {
+pub struct Authorization {
     /// The user's name, or `anonymous`.
     pub user: String,
     /// What becomes of it.
@@ -55,15 +55,21 @@ pub struct Forwarded {
 /// Why a request isn't forwarded.
 struct Refused {
     /// Which credential could help; none, if the caller has shown all that they have.
-    because: Option<Because>,
+    because: Option<ChallengeReason>,
     /// What the challenge asks for.
     needed: Option<Access>,
     message: String,
 }
 
 /// Parse, identify, decide.
-pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, info: &RequestInfo) -> Admission {
-    let nobody = |outcome| Admission { user: "anonymous".to_owned(), outcome };
+pub async fn authorize(
+    app: &App,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    info: &RequestInfo,
+) -> Authorization {
+    let nobody = |outcome| Authorization { user: "anonymous".to_owned(), outcome };
     let operation = match route(method, uri) {
         Ok(Route::Site) => return nobody(Outcome::Site),
         Ok(Route::Registry(operation)) => operation,
@@ -78,16 +84,16 @@ pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, i
     };
     let live = app.live();
     let upload = forward::upload_of(&operation).map(|id| id.as_str());
-    let arrival = Arrival { client: info.client, certificate: info.certificate.as_deref(), upload };
-    let caller = match app.identities.identify(&live.authorities, &credential, &arrival).await {
+    let arrival = ConnectionInfo { client: info.client, certificate: info.certificate.as_deref(), upload };
+    let caller = match app.identities.identify(&live.verifiers, &credential, &arrival).await {
         Ok(caller) => caller,
         Err(refusal) => {
             tracing::info!(request = info.id, client = ?info.client, reason = %refusal, "a credential was refused");
-            if let Some(answer) = not_now(&refusal) {
+            if let Some(answer) = retry_later_response(&refusal) {
                 return nobody(at_once(answer));
             }
             let needed = Access::needed(&operation);
-            let refused = Refused { because: Some(Because::Invalid), needed, message: refusal.to_string() };
+            let refused = Refused { because: Some(ChallengeReason::Invalid), needed, message: refusal.to_string() };
             return nobody(at_once(refuse(app, headers, &refused)));
         }
     };
@@ -95,14 +101,14 @@ pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, i
     let by_cookie = matches!(credential, Credential::Session(_));
     if by_cookie && !method.is_safe() && !is_our_own(headers, &app.external_url) {
         let outcome = at_once(error_response(&denied("the request came from another site's page")));
-        return Admission { user, outcome };
+        return Authorization { user, outcome };
     }
     let circumstances = info.circumstances(method);
-    let outcome = match decide(&live.rules, operation, &caller, &circumstances) {
+    let outcome = match authorize_operation(&live.rules, operation, &caller, &circumstances) {
         Ok(Forwarded { operation: Operation::ListRepositories(page), .. }) => {
             at_once(list_repositories(app, &live.rules, &page, &caller, &circumstances).await)
         }
-        Ok(forwarded) => match look_first(app, &forwarded).await {
+        Ok(forwarded) => match check_tag_precondition(app, &forwarded).await {
             Ok(()) => Outcome::Forward(forwarded),
             Err(error) => at_once(error_response(&error)),
         },
@@ -111,11 +117,11 @@ pub async fn admit(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, i
             at_once(refuse(app, headers, &refused))
         }
     };
-    Admission { user, outcome }
+    Authorization { user, outcome }
 }
 
 /// Whether the caller may do this, with that token; if not, whether another credential could help.
-fn decide(
+fn authorize_operation(
     rules: &Rules,
     mut operation: Operation,
     caller: &Caller,
@@ -130,21 +136,21 @@ fn decide(
     let hopeless_list = matches!(operation, Operation::ListRepositories(_)) && !rules.has_anonymous();
     // On a 200 to an anonymous ping, docker and podman would never send their credentials.
     if anonymous && (operation == Operation::Ping || hopeless_list) {
-        return refused(Some(Because::Missing), "sign in first");
+        return refused(Some(ChallengeReason::Missing), "sign in first");
     }
     if let (Grant::Token(access), Some(needed)) = (&caller.grant, &needed)
         && !access.iter().any(|own| own.covers(needed))
     {
         let message = format!("requested access to the resource is denied: the token doesn't grant {needed}");
-        return refused(Some(Because::Insufficient), &message);
+        return refused(Some(ChallengeReason::Insufficient), &message);
     }
-    let condition = match rules.judge(identity, &operation, circumstances) {
+    let condition = match rules.authorize(identity, &operation, circumstances) {
         Verdict::Allowed(condition) => condition,
         Verdict::Denied(Decision { rule, message, .. }) => {
             tracing::debug!(user = caller.name(), rule, "denied");
             let because = match (&caller.grant, identity) {
-                (Grant::Token(_), _) => Some(Because::Insufficient),
-                (Grant::Everything, None) => Some(Because::Missing),
+                (Grant::Token(_), _) => Some(ChallengeReason::Insufficient),
+                (Grant::Everything, None) => Some(ChallengeReason::Missing),
                 (Grant::Everything, Some(_)) => None,
             };
             let denied = "requested access to the resource is denied";
@@ -164,7 +170,7 @@ fn decide(
 
 /// In front of a registry that knows no conditions: whether the one of this push holds. Two pushes at once may both be
 /// told that it does.
-async fn look_first(app: &App, forwarded: &Forwarded) -> Result<(), Error> {
+async fn check_tag_precondition(app: &App, forwarded: &Forwarded) -> Result<(), Error> {
     if forwarded.condition == WriteCondition::None || app.registry.knows_conditions() {
         return Ok(());
     }
@@ -193,7 +199,7 @@ async fn list_repositories(
     caller: &Caller,
     circumstances: &Circumstances,
 ) -> Response<Body> {
-    let n = page.n.unwrap_or(LISTED).min(LISTED);
+    let n = page.n.unwrap_or(MAX_LISTED_REPOSITORIES).min(MAX_LISTED_REPOSITORIES);
     let readable = |name: &str| rules.may_read(caller.identity.as_deref(), name, circumstances);
     let (names, more) = match app.registry.repositories(n, page.last.clone(), readable).await {
         Ok(found) => found,

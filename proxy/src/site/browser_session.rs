@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Who is at the browser.
-pub enum Visitor {
+pub enum BrowserSession {
     /// Somebody who is signed in.
     Known(Arc<Identity>),
     /// Nobody.
@@ -21,14 +21,14 @@ pub enum Visitor {
 }
 
 /// Looks at the session cookie.
-pub async fn visitor(app: &App, headers: &HeaderMap) -> Result<Visitor, Refusal> {
-    let Some(id) = credential::cookie(headers, app.session_cookie()) else { return Ok(Visitor::Unknown) };
+pub async fn browser_session(app: &App, headers: &HeaderMap) -> Result<BrowserSession, Refusal> {
+    let Some(id) = credential::cookie(headers, app.session_cookie()) else { return Ok(BrowserSession::Unknown) };
     match app.identities.sessions.find(&id).await {
-        Ok(identity) => Ok(Visitor::Known(identity)),
+        Ok(identity) => Ok(BrowserSession::Known(identity)),
         Err(refusal @ Refusal::Store(_)) => Err(refusal),
         Err(refusal) => {
             tracing::info!(reason = %refusal, "a session was not taken");
-            Ok(Visitor::Ended)
+            Ok(BrowserSession::Ended)
         }
     }
 }
