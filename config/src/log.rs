@@ -1,9 +1,18 @@
 //! The section `log`, and the subscriber that it asks for.
 
-use std::{fs::OpenOptions, path::PathBuf};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use tracing::Level;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{Note, Section};
 
@@ -48,18 +57,75 @@ impl Log {
             filter = filter.add_directive(directive.parse().map_err(|e| format!("log filter {directive}: {e}"))?);
         }
         let registry = tracing_subscriber::registry().with(filter);
-        let layer = fmt::layer().with_ansi(false);
-        match &self.output {
-            None => registry.with(layer).init(),
-            Some(path) => {
-                let file = OpenOptions::new().create(true).append(true).open(path);
-                let file = file.map_err(|e| format!("log.output: {} can't be written ({e})", path.display()))?;
-                registry.with(layer.with_writer(file)).init();
-            }
-        }
+        let file = self.output.as_ref().map(|path| {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            file.map_err(|e| format!("log.output: {} can't be written ({e})", path.display()))
+        });
+        let output = Output(file.transpose()?);
+        registry.with(fmt::layer().with_ansi(false).with_writer(output)).init();
         for warning in warnings {
             tracing::warn!("{warning}");
         }
         Ok(())
+    }
+}
+
+/// Where lines go: a file, or standard output.
+struct Output(Option<File>);
+
+/// One line on its way, in which nothing but what can be seen is left: neither control characters, which a terminal obeys,
+/// nor those that turn text around, which a reader believes. `tracing-subscriber` leaves some in.
+struct Line<W>(W);
+
+impl<'a> MakeWriter<'a> for Output {
+    type Writer = Line<Box<dyn Write + 'a>>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        match &self.0 {
+            Some(file) => Line(Box::new(file)),
+            None => Line(Box::new(io::stdout())),
+        }
+    }
+}
+
+impl<W: Write> Write for Line<W> {
+    /// `bytes` are a whole line.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let (line, end) = text.strip_suffix('\n').map_or((&*text, ""), |line| (line, "\n"));
+        if line.contains(is_invisible) {
+            let escaped = |c: char| if is_invisible(c) { c.escape_unicode().to_string() } else { c.to_string() };
+            let line: String = line.chars().map(escaped).collect();
+            self.0.write_all(format!("{line}{end}").as_bytes())?;
+        } else {
+            self.0.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// C0 and C1 controls, line and paragraph separators, and the marks that change the direction of text (Unicode Standard
+/// Annex 9, section 2).
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{061c}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_line_moves_a_terminal_or_turns_its_text_around() {
+        let mut out = Vec::new();
+        let line = "GET /a\u{9b}31m\u{1b}[2J\r\n user=\u{202e}toor\u{2066} é\u{85}\n".to_owned();
+        Line(&mut out).write_all(line.as_bytes()).expect("memory");
+        let out = String::from_utf8(out).expect("text");
+        assert_eq!(out, "GET /a\\u{9b}31m\\u{1b}[2J\\u{d}\\u{a} user=\\u{202e}toor\\u{2066} é\\u{85}\n");
     }
 }

@@ -49,15 +49,27 @@ pub struct File {
 }
 
 impl File {
-    /// Reads a file's bytes as JSON.
+    /// Reads a file: YAML if it is called `.yaml` or `.yml`, or else JSON.
     ///
     /// # Errors
-    /// One problem, under the file's own name, if it can't be read or isn't a JSON object.
+    /// One problem, under the file's own name, if it can't be read or isn't an object.
     pub fn read(path: &Path) -> Result<Self, Problems> {
         let problem = |message: String| Problems(vec![Note { path: path.display().to_string(), message }]);
         let text = std::fs::read_to_string(path)
             .map_err(|e| problem(format!("can't be read ({e}); give the path of the configuration file")))?;
-        Self::parse(&text).map_err(problem)
+        let is_yaml =
+            path.extension().is_some_and(|end| end.eq_ignore_ascii_case("yaml") || end.eq_ignore_ascii_case("yml"));
+        if is_yaml { Self::parse_yaml(&text) } else { Self::parse(&text) }.map_err(problem)
+    }
+
+    /// Reads YAML text.
+    ///
+    /// # Errors
+    /// A sentence that says where the YAML breaks.
+    pub fn parse_yaml(text: &str) -> Result<Self, String> {
+        let root =
+            serde_saphyr::from_str(text).map_err(|e| format!("is not YAML ({e}); mend it at that line and column"))?;
+        Self::of(root)
     }
 
     /// Reads JSON text.
@@ -67,9 +79,13 @@ impl File {
     pub fn parse(text: &str) -> Result<Self, String> {
         let root: Value =
             serde_json::from_str(text).map_err(|e| format!("is not JSON ({e}); mend it at that line and column"))?;
+        Self::of(root)
+    }
+
+    fn of(root: Value) -> Result<Self, String> {
         match root {
             Value::Object(_) => Ok(Self { root, findings: Rc::default() }),
-            _ => Err("must be a JSON object: {\"http\": {…}}".to_owned()),
+            _ => Err("must be an object: {\"http\": {…}}".to_owned()),
         }
     }
 
@@ -187,10 +203,20 @@ impl<'a> Section<'a> {
         Some(items.iter().enumerate().filter_map(text).collect())
     }
 
-    /// `true` or `false` at `key`.
+    /// `true` or `false` at `key`, quoted or not, as zot takes them.
     pub fn flag(&self, key: &'static str) -> Option<bool> {
         let value = self.value(key)?;
-        self.expect(key, value.as_bool(), value, "true or false")
+        let flag = match value {
+            Value::String(text) => text.to_ascii_lowercase().parse().ok(),
+            other => other.as_bool(),
+        };
+        self.expect(key, flag, value, "true or false")
+    }
+
+    /// A number at `key`.
+    pub fn number(&self, key: &'static str) -> Option<u64> {
+        let value = self.value(key)?;
+        self.expect(key, value.as_u64(), value, "a number")
     }
 
     /// A TCP port at `key`, as a text (zot's way) or a number.
@@ -203,10 +229,13 @@ impl<'a> Section<'a> {
         self.expect(key, port, value, "a port from 0 to 65535, such as \"8080\"")
     }
 
-    /// A length of time at `key`, written as Go does: `90s`, `1h30m`.
+    /// A length of time at `key`, written as Go does: `90s`, `1h30m`, or a number of nanoseconds.
     pub fn duration(&self, key: &'static str) -> Option<Duration> {
         let value = self.value(key)?;
-        let parsed = value.as_str().and_then(duration::parse);
+        let parsed = match value {
+            Value::String(text) => duration::parse(text),
+            other => other.as_u64().map(Duration::from_nanos),
+        };
         self.expect(key, parsed, value, "a length of time such as \"90s\", \"15m\" or \"24h\"")
     }
 

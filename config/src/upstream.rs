@@ -23,14 +23,26 @@ pub enum Upstream {
 const EXPECTED: &str = "expected \"http://127.0.0.1:5000\" or \"unix:/run/berth/registry.sock\"";
 
 impl Upstream {
-    /// Where the registry is unless the file says otherwise: `http://127.0.0.1:5000`.
+    /// Where the registry is unless the file says otherwise: `http://127.0.0.1:5000`. The registry knows no user, so an
+    /// address that others reach must have been meant (`allowRemoteRegistry`).
     pub fn read(sidecar: &Section<'_>) -> Self {
         let default = Self::Tcp { host: "127.0.0.1".to_owned(), port: 5000 };
+        let may_be_remote = sidecar.flag("allowRemoteRegistry").unwrap_or(false);
         let Some(text) = sidecar.text("upstream") else { return default };
-        Self::parse(text).unwrap_or_else(|reason| {
+        let upstream = Self::parse(text).unwrap_or_else(|reason| {
             sidecar.problem("upstream", format!("{reason}; {EXPECTED}"));
             default
-        })
+        });
+        if !upstream.is_local() && !may_be_remote {
+            sidecar.problem(
+                "upstream",
+                format!(
+                    "{upstream} can be reached by others, and the registry asks nobody who they are; expected a loopback \
+                     address or a unix socket, or \"allowRemoteRegistry\": true beside it if your network keeps others out"
+                ),
+            );
+        }
+        upstream
     }
 
     fn parse(text: &str) -> Result<Self, &'static str> {
@@ -55,7 +67,7 @@ impl Upstream {
     }
 
     /// Whether only this machine (or this pod) can reach it. A name other than `localhost` can't be known to be.
-    pub fn is_local(&self) -> bool {
+    fn is_local(&self) -> bool {
         match self {
             Self::Unix(_) => true,
             Self::Tcp { host, .. } if host == "localhost" => true,

@@ -35,11 +35,14 @@ pub fn json_response(status: StatusCode, body: String) -> Response<Body> {
 /// The answer to a credential that can't be looked at now: because something is away, or because there were too many
 /// wrong ones.
 pub fn retry_later_response(refusal: &Refusal) -> Option<Response<Body>> {
-    if let Some(wait) = refusal.must_wait() {
-        let error = Error::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, refusal.to_string());
-        let mut response = error_response(&error);
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
-        return Some(response);
+    match refusal {
+        Refusal::Rejected(_) => None,
+        Refusal::Throttled(wait) => {
+            let error = Error::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, refusal.to_string());
+            let mut response = error_response(&error);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+            Some(response)
+        }
+        Refusal::Unavailable(_) => Some(error_response(&unavailable("the credential can't be checked now; try again"))),
     }
-    refusal.is_indeterminate().then(|| error_response(&unavailable("the credential can't be checked now; try again")))
 }

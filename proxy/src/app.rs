@@ -6,10 +6,11 @@ use ipnet::IpNet;
 use tokio::task::JoinSet;
 
 use crate::{
+    client_authorities::ClientAuthorities,
     config::{Config, ExternalUrl},
     identity::{
-        Identities, Keys, RefreshTokens, Sessions, Tokens, Verifiers, app_password::AppPasswords, htpasswd::Passwords,
-        limits::Limits, workload::Workloads,
+        Identities, Keys, RefreshTokens, Renewals, Sessions, Standings, Tokens, Verifiers, app_password::AppPasswords,
+        htpasswd::Passwords, limits::Limits, workload::Workloads,
     },
     metrics::Metrics,
     oidc::{Provider, ProviderConfig},
@@ -32,13 +33,17 @@ pub struct App {
     /// Our own questions to the registry.
     pub registry: Registry,
     /// What is counted.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
+    /// Where they are shown beside `/metrics`.
+    pub metrics_path: String,
     /// The database.
     pub store: Store,
     /// What was used lately.
     pub usage: Arc<Usage>,
     /// Seals what a browser keeps for us during a sign-in.
     pub sign_in_sealer: Sealer,
+    /// The authorities of client certificates, if there are any.
+    pub client_authorities: Option<Arc<ClientAuthorities>>,
     passwords_mac: Mac,
     live: RwLock<Arc<Reloadable>>,
 }
@@ -56,7 +61,12 @@ pub struct Reloadable {
 }
 
 impl Reloadable {
-    fn new(config: &Config, mac: &Mac, before: Option<&Self>) -> Result<Self, String> {
+    fn new(
+        config: &Config,
+        mac: &Mac,
+        client_authorities: Option<Arc<ClientAuthorities>>,
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
         let known = |config: &ProviderConfig| {
             let providers = before.map_or(&[][..], |before| &before.verifiers.providers);
             providers.iter().find(|provider| provider.config == *config).cloned()
@@ -78,7 +88,13 @@ impl Reloadable {
             tasks.spawn(Arc::clone(issuer).keep_keys());
         }
         Ok(Self {
-            verifiers: Verifiers::new(providers, workloads, passwords, AppPasswords::new(mac.clone())),
+            verifiers: Verifiers::new(
+                providers,
+                workloads,
+                passwords,
+                client_authorities,
+                AppPasswords::new(mac.clone()),
+            ),
             rules: config.rules.clone(),
             callback_origins: config.callback_origins.clone(),
             _tasks: tasks,
@@ -100,31 +116,37 @@ impl App {
         let root = RootKey::load_or_create(&config.state.secret_file)?;
         let store = Store::open(&config.state.database).await?;
         let usage = Arc::new(Usage::default());
-        let sealer = Sealer::new(&root, "provider tokens");
+        let sealer = Arc::new(Sealer::new(&root, "provider tokens"));
         let (idle, absolute) = (config.state.session_idle, config.state.session_absolute);
         let service = config.external_url.authority().to_owned();
         let lifetime = i64::try_from(config.state.refresh_token_lifetime.as_secs()).unwrap_or_default();
         let identities = Identities {
             keys: Keys::new(store.clone(), Arc::clone(&usage)),
-            sessions: Sessions::new(store.clone(), Arc::clone(&usage), sealer, idle, absolute),
-            tokens: Tokens::new(&root, config.external_url.join(""), service),
+            sessions: Sessions::new(store.clone(), Arc::clone(&usage), Arc::clone(&sealer), idle, absolute),
+            tokens: Tokens::new(&root, config.external_url.join(""), service, config.state.token_lifetime),
             refresh_tokens: RefreshTokens::new(store.clone(), lifetime),
+            standings: Standings::new(store.clone()),
+            renewals: Renewals::new(store.clone(), sealer, idle, config.state.session_grace),
             api_keys: config.api_keys,
             limits: Limits::new(),
             certificate_names: config.certificate_names.clone(),
         };
         let passwords_mac = Mac::new(&root, "passwords");
-        let live = Reloadable::new(config, &passwords_mac, None)?;
+        let authorities = config.tls.as_ref().and_then(|tls| tls.client_authorities.as_deref());
+        let client_authorities = authorities.map(ClientAuthorities::read).transpose()?.map(Arc::new);
+        let live = Reloadable::new(config, &passwords_mac, client_authorities.clone(), None)?;
         Ok(Self {
             external_url: config.external_url.clone(),
             secure_cookies: config.secure_cookies,
             trusted_proxies: config.trusted_proxies.clone(),
             identities,
             registry: Registry::new(&config.upstream)?,
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
+            metrics_path: config.metrics_path.clone(),
             store,
             usage,
             sign_in_sealer: Sealer::new(&root, "sign-in"),
+            client_authorities,
             passwords_mac,
             live: RwLock::new(Arc::new(live)),
         })
@@ -140,7 +162,8 @@ impl App {
     /// # Errors
     /// A sentence; then everything stays as it was.
     pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let live = Reloadable::new(config, &self.passwords_mac, Some(&self.live()))?;
+        let authorities = self.client_authorities.clone();
+        let live = Reloadable::new(config, &self.passwords_mac, authorities, Some(&self.live()))?;
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! Nothing here knows the server that the request came through, and nothing of the request's body was read yet.
 
 use axum::body::Body;
-use berth_oci::{Error, ErrorCode, Operation, Page, Reference};
+use berth_oci::{Error, ErrorCode, Operation, Page, Reference, Repository};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
     header::{LINK, WWW_AUTHENTICATE},
@@ -12,25 +12,18 @@ use serde_json::json;
 
 use crate::{
     answer::{denied, error_response, json_response, retry_later_response, unavailable},
-    app::App,
+    app::{App, Reloadable},
     challenge::{ChallengeReason, challenge},
     forward,
-    identity::{Caller, ConnectionInfo, Credential, Grant, scope::Access},
-    policy::{Circumstances, Decision, Rules, Verdict, WriteCondition},
+    identity::{Caller, Credential, Grant, scope::Access, token::Push},
+    policy::{Circumstances, Rules, Verdict, WriteCondition},
+    registry::RegistryError,
     request::{RequestInfo, is_our_own},
     route::{Route, route},
 };
 
 /// How many repositories a list has at most.
 const MAX_LISTED_REPOSITORIES: usize = 1000;
-
-/// What becomes of a request, and whose it is.
-pub struct Authorization {
-    /// The user's name, or `anonymous`.
-    pub user: String,
-    /// What becomes of it.
-    pub outcome: Outcome,
-}
 
 /// What becomes of a request.
 pub enum Outcome {
@@ -50,61 +43,56 @@ pub struct Forwarded {
     pub condition: WriteCondition,
     /// Whose it is, by name; empty for nobody.
     pub user: String,
+    /// The name of the token that it was shown with, if it was one of ours.
+    pub token: Option<String>,
 }
 
 /// Why a request isn't forwarded.
 struct Refused {
     /// Which credential could help; none, if the caller has shown all that they have.
     because: Option<ChallengeReason>,
-    /// What the challenge asks for.
-    needed: Option<Access>,
     message: String,
+    /// What decided, if the rules did.
+    rule: Option<String>,
 }
 
 /// Parse, identify, decide.
-pub async fn authorize(
-    app: &App,
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-    info: &RequestInfo,
-) -> Authorization {
-    let nobody = |outcome| Authorization { user: "anonymous".to_owned(), outcome };
+pub async fn authorize(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, info: &RequestInfo) -> Outcome {
     let operation = match route(method, uri) {
-        Ok(Route::Site) => return nobody(Outcome::Site),
+        Ok(Route::Site) => return Outcome::Site,
         Ok(Route::Registry(operation)) => operation,
-        Err(error) => return nobody(at_once(error_response(&error.into()))),
+        Err(error) => return at_once(error_response(&error.into())),
     };
     let credential = match Credential::from_headers(headers, app.session_cookie()) {
         Ok(credential) => credential,
         Err(malformed) => {
             let error = Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unauthorized, malformed.to_string());
-            return nobody(at_once(error_response(&error)));
+            return at_once(error_response(&error));
         }
     };
     let live = app.live();
-    let upload = forward::upload_of(&operation).map(|id| id.as_str());
-    let arrival = ConnectionInfo { client: info.client, certificate: info.certificate.as_deref(), upload };
-    let caller = match app.identities.identify(&live.verifiers, &credential, &arrival).await {
+    // What a token must grant, and a challenge asks for.
+    let needed = Access::needed(&operation);
+    let connection = info.connection(push_of(&operation));
+    let caller = match app.identities.identify(&live.verifiers, &credential, &connection).await {
         Ok(caller) => caller,
         Err(refusal) => {
             tracing::info!(request = info.id, client = ?info.client, reason = %refusal, "a credential was refused");
             if let Some(answer) = retry_later_response(&refusal) {
-                return nobody(at_once(answer));
+                return at_once(answer);
             }
-            let needed = Access::needed(&operation);
-            let refused = Refused { because: Some(ChallengeReason::Invalid), needed, message: refusal.to_string() };
-            return nobody(at_once(refuse(app, headers, &refused)));
+            let refused = Refused { because: Some(ChallengeReason::Invalid), message: refusal.to_string(), rule: None };
+            return at_once(refuse(app, headers, needed.as_ref(), &refused));
         }
     };
-    let user = caller.name().to_owned();
-    let by_cookie = matches!(credential, Credential::Session(_));
-    if by_cookie && !method.is_safe() && !is_our_own(headers, &app.external_url) {
-        let outcome = at_once(error_response(&denied("the request came from another site's page")));
-        return Authorization { user, outcome };
+    info.identified(caller.name());
+    let is_ambient = credential.is_ambient(info.certificate.is_some());
+    if is_ambient && !method.is_safe() && !is_our_own(headers, &app.external_url) {
+        tracing::info!(request = info.id, user = info.user(), "refused: the request came from another site's page");
+        return at_once(error_response(&denied("the request came from another site's page")));
     }
     let circumstances = info.circumstances(method);
-    let outcome = match authorize_operation(&live.rules, operation, &caller, &circumstances) {
+    match authorize_operation(&live, operation, needed.as_ref(), &caller, &circumstances) {
         Ok(Forwarded { operation: Operation::ListRepositories(page), .. }) => {
             at_once(list_repositories(app, &live.rules, &page, &caller, &circumstances).await)
         }
@@ -113,77 +101,95 @@ pub async fn authorize(
             Err(error) => at_once(error_response(&error)),
         },
         Err(refused) => {
-            tracing::debug!(request = info.id, user, reason = refused.message, "refused");
-            at_once(refuse(app, headers, &refused))
+            let Refused { because, message: reason, rule } = &refused;
+            let asked = needed.as_ref().map(tracing::field::display);
+            match because {
+                // Every client begins so.
+                Some(ChallengeReason::Missing) => tracing::debug!(request = info.id, asked, rule, reason, "challenged"),
+                _ => tracing::info!(request = info.id, user = info.user(), asked, rule, reason, "denied"),
+            }
+            at_once(refuse(app, headers, needed.as_ref(), &refused))
         }
-    };
-    Authorization { user, outcome }
+    }
 }
 
-/// Whether the caller may do this, with that token; if not, whether another credential could help.
+/// The push that a request is a part of.
+fn push_of(operation: &Operation) -> Option<Push<'_>> {
+    match operation {
+        Operation::PushManifest { repository, .. } => Some(Push::Manifest(repository.as_str())),
+        _ => forward::upload_of(operation).map(|id| Push::Upload(id.as_str())),
+    }
+}
+
+/// Whether the caller may do this: whether the rules allow it, and what they have shown goes so far. If not, whether
+/// another credential could help.
 fn authorize_operation(
-    rules: &Rules,
+    live: &Reloadable,
     mut operation: Operation,
+    needed: Option<&Access>,
     caller: &Caller,
     circumstances: &Circumstances,
 ) -> Result<Forwarded, Refused> {
     let identity = caller.identity.as_deref();
-    let needed = Access::needed(&operation);
-    let refused = |because, message: &str| {
-        Err(Refused { because, needed: Access::needed(&operation), message: message.to_owned() })
+    let anonymous = match (&caller.grant, identity) {
+        (_, Some(_)) => None,
+        // Nobody can be anybody else here.
+        (_, None) if live.verifiers.is_nobody() => None,
+        (Grant::Everything, None) => Some(ChallengeReason::Missing),
+        (Grant::Token { .. }, None) => Some(ChallengeReason::Insufficient),
     };
-    let anonymous = matches!((&caller.grant, identity), (Grant::Everything, None));
-    let hopeless_list = matches!(operation, Operation::ListRepositories(_)) && !rules.has_anonymous();
-    // On a 200 to an anonymous ping, docker and podman would never send their credentials.
-    if anonymous && (operation == Operation::Ping || hopeless_list) {
-        return refused(Some(ChallengeReason::Missing), "sign in first");
+    // On a 200 to an anonymous ping, docker and podman would never send their credentials; on one to the catalogue, regctl
+    // and oras wouldn't. An anonymous token is given what everybody may see.
+    let for_clients = matches!(operation, Operation::Ping | Operation::ListRepositories(_));
+    if for_clients && anonymous == Some(ChallengeReason::Missing) {
+        return Err(Refused { because: anonymous, message: "sign in first".to_owned(), rule: None });
     }
-    if let (Grant::Token(access), Some(needed)) = (&caller.grant, &needed)
-        && !access.iter().any(|own| own.covers(needed))
-    {
-        let message = format!("requested access to the resource is denied: the token doesn't grant {needed}");
-        return refused(Some(ChallengeReason::Insufficient), &message);
-    }
-    let condition = match rules.authorize(identity, &operation, circumstances) {
+    let condition = match live.rules.authorize(identity, &operation, circumstances) {
         Verdict::Allowed(condition) => condition,
-        Verdict::Denied(Decision { rule, message, .. }) => {
-            tracing::debug!(user = caller.name(), rule, "denied");
-            let because = match (&caller.grant, identity) {
-                (Grant::Token(_), _) => Some(ChallengeReason::Insufficient),
-                (Grant::Everything, None) => Some(ChallengeReason::Missing),
-                (Grant::Everything, Some(_)) => None,
-            };
+        Verdict::Denied(decision) => {
             let denied = "requested access to the resource is denied";
-            let message = message.map_or_else(|| denied.to_owned(), |message| format!("{denied}: {message}"));
-            return refused(because, &message);
+            let message =
+                decision.message().map_or_else(|| denied.to_owned(), |message| format!("{denied}: {message}"));
+            let rule = Some(decision.rule.to_string());
+            return Err(Refused { because: anonymous, message, rule });
         }
     };
-    // Who may not read the source of a mount mounts from nowhere, and uploads.
-    if let Operation::MountBlob { from, .. } = &mut operation
-        && from.as_ref().is_some_and(|from| !rules.may_read(identity, from.as_str(), circumstances))
-    {
-        *from = None;
+    if let Some(needed) = needed.filter(|needed| !caller.grant.covers(needed)) {
+        let message = format!("requested access to the resource is denied: the token doesn't grant {needed}");
+        let because = Some(ChallengeReason::Insufficient);
+        return Err(Refused { because, message, rule: None });
+    }
+    // Who may not pull the source of a mount mounts from nowhere, and uploads.
+    if let Operation::MountBlob { from, digest, .. } = &mut operation {
+        let may_pull = |from: &Repository| {
+            caller.grant.covers(&Access::pull(from)) && live.rules.may_mount_from(identity, from, digest, circumstances)
+        };
+        *from = from.take().filter(may_pull);
     }
     let user = identity.map(|identity| identity.user.clone()).unwrap_or_default();
-    Ok(Forwarded { operation, condition, user })
+    Ok(Forwarded { operation, condition, user, token: caller.grant.token().map(str::to_owned) })
 }
 
 /// In front of a registry that knows no conditions: whether the one of this push holds. Two pushes at once may both be
 /// told that it does.
 async fn check_tag_precondition(app: &App, forwarded: &Forwarded) -> Result<(), Error> {
-    if forwarded.condition == WriteCondition::None || app.registry.knows_conditions() {
+    if forwarded.condition == WriteCondition::None {
         return Ok(());
     }
     let Operation::PushManifest { repository, reference, tags } = &forwarded.operation else { return Ok(()) };
+    let away = |error: RegistryError| {
+        tracing::error!(%error, "the condition of a push can't be checked");
+        unavailable("the registry behind this proxy does not answer")
+    };
+    if app.registry.knows_conditions().await.map_err(away)? {
+        return Ok(());
+    }
     let tags = match reference {
         Reference::Tag(tag) => std::slice::from_ref(tag),
         Reference::Digest(_) => tags,
     };
     for tag in tags {
-        let exists = app.registry.has_tag(repository, tag).await.map_err(|error| {
-            tracing::error!(%error, "a tag can't be looked up");
-            unavailable("the registry behind this proxy does not answer")
-        })?;
+        let exists = app.registry.has_tag(repository, tag).await.map_err(away)?;
         if exists != (forwarded.condition == WriteCondition::OnlyUpdate) {
             return Err(denied(forwarded.condition.refusal()));
         }
@@ -220,13 +226,13 @@ async fn list_repositories(
 }
 
 /// 401 with a challenge if another credential could help, or else 403.
-fn refuse(app: &App, headers: &HeaderMap, refused: &Refused) -> Response<Body> {
+fn refuse(app: &App, headers: &HeaderMap, needed: Option<&Access>, refused: &Refused) -> Response<Body> {
     let Some(because) = refused.because else { return error_response(&denied(&refused.message)) };
     let error = Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, &refused.message);
     let mut response = error_response(&error);
     // zot's user interface asks for no challenge: a browser would show its own password box.
     let challenged = headers.get("x-zot-api-client").is_none_or(|client| client != "zot-ui");
-    if challenged && let Ok(challenge) = HeaderValue::from_str(&challenge(app, refused.needed.as_ref(), because)) {
+    if challenged && let Ok(challenge) = HeaderValue::from_str(&challenge(app, needed, because)) {
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
     response

@@ -12,8 +12,8 @@ use pingora::{
     apps::HttpServerOptions,
     proxy::http_proxy,
     server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, configuration::ServerConf},
-    services::listening::Service,
 };
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
@@ -22,15 +22,16 @@ use tokio::{
 use crate::{
     action::Action,
     app::App,
+    client_authorities::ClientAuthorities,
     config::Config,
-    connections::{self, Bounded},
-    gateway::{Gateway, InFlight},
+    connections::{self, Connections, Door, Limits},
+    gateway::Gateway,
     identity::Identity,
     policy::{Circumstances, Question},
     reload::{self, Shown},
     secrets::RootKey,
-    store::now,
-    tls::{self, Certificate, ClientAuthorities},
+    store::{Standing, Store, now},
+    tls::{self, Certificate},
 };
 
 /// How long requests may go on after the proxy was told to stop.
@@ -57,13 +58,10 @@ pub fn serve(path: &Path) -> Result<(), String> {
     let runtime = Runtime::new().map_err(|e| format!("can't start threads: {e}"))?;
     let app = Arc::new(runtime.block_on(App::open(&config))?);
     let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
-    let clients = config.tls.as_ref().and_then(|tls| tls.client_authorities.as_deref());
-    let clients = clients.map(ClientAuthorities::read).transpose()?.map(Arc::new);
+    let clients = app.client_authorities.clone();
 
     runtime.spawn(chores(Arc::clone(&app)));
     runtime.spawn(renewals(Arc::clone(&app)));
-    let learner = Arc::clone(&app);
-    runtime.spawn(async move { learner.registry.learn().await });
 
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let conf = ServerConf {
@@ -74,25 +72,23 @@ pub fn serve(path: &Path) -> Result<(), String> {
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let in_flight = InFlight::default();
-    let gateway = Gateway::new(Arc::clone(&app), config.upstream.clone(), in_flight.clone());
+    let connections = Arc::new(Connections::new(Limits {
+        connections: connections::raise_descriptor_limit(),
+        per_address: config.connections_per_address,
+        exempt: config.trusted_proxies.clone(),
+    }));
+    let gateway = Gateway::new(Arc::clone(&app), config.upstream.clone(), Arc::clone(&connections));
     let mut proxy = http_proxy(&server.configuration, gateway);
     let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(connections::IDLE);
+    options.h2_idle_timeout = Some(connections::IDLE_TIMEOUT);
     proxy.server_options = Some(options);
-    let bounded = Bounded::new(proxy, connections::raise_limit());
-    let mut service = Service::new("berth-proxy".to_owned(), bounded);
-    let address = config.listen.to_string();
-    match &certificate {
-        None => service.add_tcp(&address),
-        Some(certificate) => {
-            service.add_tls_with_settings(&address, None, tls::settings(Arc::clone(certificate), clients.clone())?)
-        }
-    }
-    server.add_service(service);
+    let acceptor = certificate.as_ref().map(|certificate| tls::acceptor(Arc::clone(certificate), clients.clone()));
+    let metrics = Arc::clone(&app.metrics);
+    let address = config.listen;
+    server.add_service(Door::new(address, proxy, acceptor.transpose()?, Arc::clone(&connections), metrics));
     tracing::info!("listening on {address} for {}, in front of {}", config.external_url.join(""), config.upstream);
     runtime.spawn(reload::keep_reloading(Arc::clone(&app), path.to_owned(), config, Shown { certificate, clients }));
-    server.run(RunArgs { shutdown_signal: Box::new(StopSignal { in_flight }) });
+    server.run(RunArgs { shutdown_signal: Box::new(StopSignal { connections }) });
 
     runtime.block_on(write_usage(&app));
     Ok(())
@@ -100,7 +96,7 @@ pub fn serve(path: &Path) -> Result<(), String> {
 
 /// SIGTERM or SIGINT, and then the end of the requests that are being served, or of our patience.
 struct StopSignal {
-    in_flight: InFlight,
+    connections: Arc<Connections>,
 }
 
 #[async_trait]
@@ -120,7 +116,7 @@ impl ShutdownSignalWatch for StopSignal {
         }
         tracing::info!("stopping");
         let idle = async {
-            while !self.in_flight.is_idle() {
+            while !self.connections.is_idle() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
@@ -143,7 +139,8 @@ async fn chores(app: Arc<App>) {
         write_usage(&app).await;
         let swept = app.identities.sessions.sweep().await;
         let expired = app.store.delete_expired_tokens().await;
-        for outcome in [swept, expired] {
+        let unused = app.store.forget_unused_refresh_tokens().await;
+        for outcome in [swept, expired, unused] {
             if let Err(error) = outcome {
                 tracing::warn!(%error, "what has ended can't be forgotten");
             }
@@ -155,7 +152,10 @@ async fn chores(app: Arc<App>) {
 async fn renewals(app: Arc<App>) {
     loop {
         tokio::time::sleep(RENEWALS_INTERVAL).await;
-        if let Err(error) = app.identities.sessions.renew(app.live().providers()).await {
+        let live = app.live();
+        // What somebody does shall count: it is looked up whether anything of theirs was used.
+        write_usage(&app).await;
+        if let Err(error) = app.identities.renewals.run(&live.verifiers).await {
             tracing::warn!(%error, "claims can't be renewed");
         }
     }
@@ -204,6 +204,32 @@ pub fn can(path: &Path, user: Option<&str>, groups: Vec<String>, action: &str, t
         return Ok(());
     }
     Err(text)
+}
+
+/// `berth-proxy people`: who holds which name; or gives a name away.
+pub fn people(path: &Path, release: Option<&str>) -> Result<(), String> {
+    let (config, _) = Config::read(path).map_err(|problems| problems.to_string())?;
+    let runtime = Runtime::new().map_err(|e| format!("can't start threads: {e}"))?;
+    runtime.block_on(async {
+        let store = Store::open(&config.state.database).await?;
+        if let Some(name) = release {
+            return match store.release(name).await.map_err(|e| e.to_string())? {
+                true => {
+                    println!(
+                        "{name} is whose who signs in with it next; the sessions and API keys of before have ended"
+                    );
+                    Ok(())
+                }
+                false => Err(format!("nobody holds the name {name}")),
+            };
+        }
+        for Standing { id, name, seen_at, suspended, .. } in store.people().await.map_err(|e| e.to_string())? {
+            let seen = OffsetDateTime::from_unix_timestamp(seen_at).ok().and_then(|at| at.format(&Rfc3339).ok());
+            let (seen, suspended) = (seen.unwrap_or_default(), if suspended.is_some() { "\tsuspended" } else { "" });
+            println!("{name}\t{}\t{}\t{seen}{suspended}", id.provider, id.subject);
+        }
+        Ok(())
+    })
 }
 
 /// `berth-proxy health`: asks the running proxy on its own port.

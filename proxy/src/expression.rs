@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use cel::{Context, Program, Value};
+use cel::{
+    Context, Program, Value,
+    common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, operators},
+};
 
 /// The longest expression that is read, in bytes.
 const MAX_EXPRESSION_BYTES: usize = 4096;
@@ -78,24 +81,72 @@ impl Expression {
         self.program.execute(context).map_err(|e| e.to_string())
     }
 
+    /// Its outermost part.
+    pub fn root(&self) -> &Expr {
+        &self.program.expression().expr
+    }
+
+    /// What it looks at of `variable`, each as a path: `["a", "b"]` of `claims.a["b"]`.
+    pub fn paths_of(&self, variable: &str) -> Vec<Vec<&str>> {
+        let (mut found, mut rest) = (Vec::new(), vec![self.root()]);
+        while let Some(part) = rest.pop() {
+            match path_of(part) {
+                Some((root, path)) if root == variable => found.push(path),
+                Some(_) => {}
+                None => rest.extend(parts_of(part)),
+            }
+        }
+        found.reverse();
+        found
+    }
+
     /// The members of `variable` that it looks at, by name: `a` and `b` of `claims.a == claims["b"]`.
     pub fn members_of(&self, variable: &str) -> Vec<&str> {
-        let mut members = Vec::new();
-        for (at, _) in self.text.match_indices(variable) {
-            let word = |c: char| c.is_alphanumeric() || c == '_';
-            if self.text[..at].ends_with(|c| word(c) || c == '.') {
-                continue;
-            }
-            let rest = &self.text[at + variable.len()..];
-            let name = if let Some(name) = rest.strip_prefix('.') {
-                name.split(|c| !word(c)).next()
-            } else {
-                let quoted = rest.strip_prefix("[\"").map(|rest| rest.split('"').next());
-                quoted.or_else(|| rest.strip_prefix("['").map(|rest| rest.split('\'').next())).flatten()
-            };
-            members.extend(name.filter(|name| !name.is_empty()));
+        self.paths_of(variable).into_iter().filter_map(|path| path.into_iter().next()).collect()
+    }
+}
+
+/// The variable and the members that an expression is, if it is nothing else: `claims.a["b"]`, and `has(claims.a)`.
+pub fn path_of(expression: &Expr) -> Option<(&str, Vec<&str>)> {
+    match expression {
+        Expr::Ident(name) => Some((name, Vec::new())),
+        Expr::Select(select) => {
+            let (root, mut path) = path_of(&select.operand.expr)?;
+            path.push(&select.field);
+            Some((root, path))
         }
-        members
+        Expr::Call(CallExpr { func_name, args, .. }) if func_name == operators::INDEX => {
+            let [of, index] = args.as_slice() else { return None };
+            let Expr::Literal(LiteralValue::String(name)) = &index.expr else { return None };
+            let (root, mut path) = path_of(&of.expr)?;
+            path.push(name.inner());
+            Some((root, path))
+        }
+        _ => None,
+    }
+}
+
+/// What an expression is made of.
+fn parts_of(expression: &Expr) -> Vec<&Expr> {
+    match expression {
+        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
+        Expr::Call(call) => {
+            call.target.iter().map(|target| &target.expr).chain(call.args.iter().map(|a| &a.expr)).collect()
+        }
+        Expr::Comprehension(all) => {
+            vec![&all.iter_range.expr, &all.accu_init.expr, &all.loop_cond.expr, &all.loop_step.expr, &all.result.expr]
+        }
+        Expr::List(list) => list.elements.iter().map(|element| &element.expr).collect(),
+        Expr::Map(map) => map.entries.iter().flat_map(|entry| parts_of_entry(&entry.expr)).flatten().collect(),
+        Expr::Select(select) => vec![&select.operand.expr],
+        Expr::Struct(of) => of.entries.iter().flat_map(|entry| parts_of_entry(&entry.expr)).flatten().collect(),
+    }
+}
+
+fn parts_of_entry(entry: &EntryExpr) -> [Option<&Expr>; 2] {
+    match entry {
+        EntryExpr::StructField(field) => [Some(&field.value.expr), None],
+        EntryExpr::MapEntry(entry) => [Some(&entry.key.expr), Some(&entry.value.expr)],
     }
 }
 
@@ -157,8 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn what_an_expression_looks_at_is_found_in_its_text() {
-        let expression = Expression::compile(r#"claims.a == "x" || claims["b c"] == claims['d'] && my_claims.e"#);
-        assert_eq!(expression.expect("compiles").members_of("claims"), ["a", "b c", "d"]);
+    fn what_an_expression_looks_at_is_found() {
+        let text = r#"claims.a == "claims.x" || claims["b c"] == claims['d'].e && my_claims.f || has(claims.g)
+                      || claims.list.exists(i, i == claims.h) || {claims.i: [claims.j]}.size() > 0"#;
+        let expression = Expression::compile(text).expect("compiles");
+        let mut members = expression.members_of("claims");
+        members.sort_unstable();
+        assert_eq!(members, ["a", "b c", "d", "g", "h", "i", "j", "list"]);
+        assert!(expression.paths_of("claims").contains(&vec!["d", "e"]));
     }
 }

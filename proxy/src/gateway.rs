@@ -5,17 +5,14 @@
 //! registry, and [`ProxyHttp::response_filter`] looks at what comes back.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use axum::body::Body;
 use berth_config::Upstream;
-use berth_oci::{Error as OciError, ErrorCode};
+use berth_oci::{Error as OciError, ErrorCode, Repository};
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderName, Method, StatusCode,
@@ -35,11 +32,12 @@ use crate::{
     answer::{denied, error_response},
     app::App,
     authorize::{self, Forwarded, Outcome},
-    connections, forward,
+    connections::{self, Connections, InFlight},
+    forward,
+    identity::certificate::ClientCertificate,
     policy::WriteCondition,
     request::RequestInfo,
     site::{self, MAX_FORM_BYTES},
-    tls::ClientCertificate,
 };
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -65,50 +63,25 @@ pub struct Gateway {
     app: Arc<App>,
     site: axum::Router,
     upstream: Upstream,
-    in_flight: InFlight,
-}
-
-/// How many requests are being served.
-#[derive(Clone, Default)]
-pub struct InFlight(Arc<AtomicUsize>);
-
-impl InFlight {
-    /// Whether there is none.
-    pub fn is_idle(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
-
-    fn one(&self) -> Guard {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Guard(Arc::clone(&self.0))
-    }
-}
-
-struct Guard(Arc<AtomicUsize>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    connections: Arc<Connections>,
 }
 
 /// What is known of one request on its way.
 pub struct Context {
     info: RequestInfo,
     began: Instant,
-    /// Whoever sends it, for the log.
-    user: String,
     /// What goes to the registry.
     forwarded: Option<Forwarded>,
     /// A body of ours instead of the registry's.
     replacement: Option<Bytes>,
-    _in_flight: Guard,
+    /// Its connection isn't idle for as long.
+    _in_flight: Option<InFlight>,
 }
 
 impl Gateway {
-    /// The gateway to the registry at `upstream`.
-    pub fn new(app: Arc<App>, upstream: Upstream, in_flight: InFlight) -> Self {
-        Self { site: site::router(Arc::clone(&app)), app, upstream, in_flight }
+    /// The gateway to the registry at `upstream`, for requests on these `connections`.
+    pub fn new(app: Arc<App>, upstream: Upstream, connections: Arc<Connections>) -> Self {
+        Self { site: site::router(Arc::clone(&app)), app, upstream, connections }
     }
 
     /// Hands a request to the site.
@@ -119,6 +92,11 @@ impl Gateway {
             Ok(None) => {
                 let message = format!("a request to this address has at most {MAX_FORM_BYTES} bytes");
                 let error = OciError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, message);
+                return error_response(&error);
+            }
+            Err(error) if *error.etype() == ErrorType::ReadTimedout => {
+                let message = format!("the form took longer than {} s to come", FORM_TIMEOUT.as_secs());
+                let error = OciError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::Unsupported, message);
                 return error_response(&error);
             }
             Err(_) => return error_response(&bad_request("the body could not be read")),
@@ -209,32 +187,30 @@ impl ProxyHttp for Gateway {
         Context {
             info: RequestInfo::new(Uuid::new_v4().simple().to_string()),
             began: Instant::now(),
-            user: "anonymous".to_owned(),
             forwarded: None,
             replacement: None,
-            _in_flight: self.in_flight.one(),
+            _in_flight: None,
         }
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        connections::asked();
+        let peer = session.client_addr().and_then(|address| address.as_inet()).copied();
+        context._in_flight = peer.map(|peer| self.connections.begin_request(peer));
         session.set_read_timeout(Some(SILENCE_TIMEOUT));
         session.set_write_timeout(Some(SILENCE_TIMEOUT));
         if !session.is_process_shutting_down() {
-            session.set_keepalive(Some(connections::IDLE.as_secs()));
+            session.set_keepalive(Some(connections::IDLE_TIMEOUT.as_secs()));
         }
-        let peer = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip());
         let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
         let request = session.req_header();
-        context.info.arrive(peer, &request.headers, &self.app.trusted_proxies);
+        context.info.arrive(peer.map(|peer| peer.ip()), &request.headers, &self.app.trusted_proxies);
         if let Some(tls) = tls {
-            context.info.certificate = tls.extension.get::<ClientCertificate>().map(|shown| shown.0.as_slice().into());
-            context.info.tls = Some(tls.version.as_ref().into());
+            context.info.certificate = tls.extension.get::<Arc<ClientCertificate>>().cloned();
+            context.info.tls = Some(tls.version.trim_start_matches("TLSv").into());
         }
-        let admission =
+        let outcome =
             authorize::authorize(&self.app, &request.method, &request.uri, &request.headers, &context.info).await;
-        context.user = admission.user;
-        let response = match admission.outcome {
+        let response = match outcome {
             Outcome::Forward(forwarded) => {
                 context.forwarded = Some(forwarded);
                 return Ok(false);
@@ -298,7 +274,9 @@ impl ProxyHttp for Gateway {
             response.remove_header(name);
         }
         if let Some(id) = forward::begun_upload(&forwarded.operation, response.status, &response.headers) {
-            self.app.identities.tokens.began_upload(id.as_str(), &forwarded.user);
+            let Forwarded { operation, user, token, .. } = forwarded;
+            let repository = operation.repository().map(Repository::as_str).unwrap_or_default();
+            self.app.identities.tokens.began_upload(id.as_str(), user, repository, token.as_deref());
         }
         if let Some(location) =
             response.headers.get(LOCATION).and_then(|value| forward::location(response.status, value))
@@ -383,14 +361,13 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
-        connections::answered();
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         self.app.metrics.request(status, context.began.elapsed());
         let request = session.req_header();
         tracing::info!(
             request = context.info.id,
             client = context.info.client.map(tracing::field::display),
-            user = context.user,
+            user = context.info.user(),
             method = %request.method,
             path = request.uri.path(),
             status,

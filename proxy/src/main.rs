@@ -13,6 +13,7 @@ mod answer;
 mod app;
 mod authorize;
 mod challenge;
+mod client_authorities;
 mod commands;
 mod config;
 mod connections;
@@ -21,6 +22,7 @@ mod forward;
 mod gateway;
 mod identity;
 mod metrics;
+mod network;
 mod oidc;
 mod pattern;
 mod policy;
@@ -71,10 +73,26 @@ enum Command {
         /// The repository, with :TAG or @DIGEST if it is about one.
         target: String,
     },
+    /// List who holds which user name, or give a name to whoever signs in with it next.
+    People {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+        #[command(subcommand)]
+        action: Option<PeopleAction>,
+    },
     /// Exit with 0 if the proxy of this file serves, and the registry behind it.
     Health {
         /// The configuration file, zot's config.json.
         config: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum PeopleAction {
+    /// End the sessions and API keys of a name's holder, and forget them: whoever signs in with the name next has it.
+    Release {
+        /// The user name.
+        name: String,
     },
 }
 
@@ -84,6 +102,10 @@ fn main() -> ExitCode {
         Command::Verify { config } => commands::verify(&config),
         Command::Can { config, user, groups, action, target } => {
             commands::can(&config, user.as_deref(), groups, &action, &target)
+        }
+        Command::People { config, action } => {
+            let release = action.map(|PeopleAction::Release { name }| name);
+            commands::people(&config, release.as_deref())
         }
         Command::Health { config } => commands::health(&config),
     };

@@ -12,6 +12,9 @@ pub struct Metrics {
     /// Requests, by the first digit of the status; 0 for those that got no answer.
     requests: [AtomicU64; 6],
     milliseconds: AtomicU64,
+    handshakes_failed: AtomicU64,
+    connections_evicted: AtomicU64,
+    connections_refused: AtomicU64,
 }
 
 impl Metrics {
@@ -23,8 +26,23 @@ impl Metrics {
         self.milliseconds.fetch_add(milliseconds, Ordering::Relaxed);
     }
 
-    /// The counters as text.
-    pub fn text(&self) -> String {
+    /// A TLS handshake has failed, or took too long.
+    pub fn handshake_failed(&self) {
+        self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An idle connection was closed to make room.
+    pub fn connection_evicted(&self) {
+        self.connections_evicted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was closed at once, because there was no room.
+    pub fn connection_refused(&self) {
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counters as text, and the providers that renew nobody's sign-in.
+    pub fn text(&self, troubled: &[String]) -> String {
         let mut out = String::from(
             "# HELP berth_requests_total Requests that have ended, by the class of their status.\n\
              # TYPE berth_requests_total counter\n",
@@ -39,6 +57,24 @@ impl Metrics {
             "# HELP berth_request_seconds_total How long they took together.\n\
              # TYPE berth_request_seconds_total counter\nberth_request_seconds_total {seconds}"
         );
+        for (name, help, count) in [
+            ("handshakes_failed", "TLS handshakes that failed or took too long.", &self.handshakes_failed),
+            ("connections_evicted", "Idle connections that were closed to make room.", &self.connections_evicted),
+            ("connections_refused", "Connections that there was no room for.", &self.connections_refused),
+        ] {
+            let count = count.load(Ordering::Relaxed);
+            let _ = writeln!(
+                out,
+                "# HELP berth_{name}_total {help}\n# TYPE berth_{name}_total counter\nberth_{name}_total {count}"
+            );
+        }
+        out.push_str(
+            "# HELP berth_renewals_refused Providers that renew no sign-ins: allow the grant type refresh_token there.\n\
+             # TYPE berth_renewals_refused gauge\n",
+        );
+        for provider in troubled {
+            let _ = writeln!(out, "berth_renewals_refused{{provider=\"{provider}\"}} 1");
+        }
         out
     }
 }

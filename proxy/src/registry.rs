@@ -28,8 +28,8 @@ pub struct RegistryError {
 pub struct Registry {
     http: reqwest::Client,
     upstream: Upstream,
-    /// Whether it decides `If-None-Match: *` and `If-Match: *` of a manifest push itself, as `berth-registry` does.
-    knows_conditions: AtomicBool,
+    /// Whether the log says already that it decides no conditions.
+    warned: AtomicBool,
 }
 
 /// The header of a registry that knows conditions, in its answer to `GET /v2/`.
@@ -52,34 +52,21 @@ impl Registry {
             Upstream::Unix(path) => builder.unix_socket(path.as_path()),
         };
         let http = builder.build().map_err(|e| format!("sidecar.upstream: {e}"))?;
-        Ok(Self { http, upstream: upstream.clone(), knows_conditions: AtomicBool::new(false) })
+        Ok(Self { http, upstream: upstream.clone(), warned: AtomicBool::new(false) })
     }
 
-    /// Finds out whether the registry knows conditions, as soon as it answers.
-    pub async fn learn(&self) {
-        let answer = loop {
-            match self.get("/v2/").await {
-                Ok(answer) => break answer,
-                Err(error) => {
-                    tracing::warn!("{error}; trying again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        };
-        if answer.headers().contains_key(CONDITIONS) {
-            self.knows_conditions.store(true, Ordering::Relaxed);
-        } else {
+    /// Whether it decides `If-None-Match: *` and `If-Match: *` of a manifest push itself, as `berth-registry` does. It is
+    /// asked each time: another one may have taken its place.
+    pub async fn knows_conditions(&self) -> Result<bool, RegistryError> {
+        let knows = self.get("/v2/").await?.headers().contains_key(CONDITIONS);
+        if !self.warned.swap(!knows, Ordering::Relaxed) && !knows {
             tracing::warn!(
                 "the registry at {} decides no conditions: whether a tag exists is looked up before a push, and two \
                  pushes at once may both find that it doesn't",
                 self.upstream
             );
         }
-    }
-
-    /// Whether it decides the conditions of a push itself, as far as is known.
-    pub fn knows_conditions(&self) -> bool {
-        self.knows_conditions.load(Ordering::Relaxed)
+        Ok(knows)
     }
 
     /// Whether a tag exists.

@@ -11,11 +11,7 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{
-    app::App,
-    config::Config,
-    tls::{Certificate, ClientAuthorities},
-};
+use crate::{app::App, client_authorities::ClientAuthorities, config::Config, tls::Certificate};
 
 /// How often the files are looked at.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use http::{
@@ -11,7 +11,12 @@ use http::{
 };
 use ipnet::IpNet;
 
-use crate::{config::ExternalUrl, policy::Circumstances, store::now};
+use crate::{
+    config::ExternalUrl,
+    identity::{ConnectionInfo, certificate::ClientCertificate, token::Push},
+    policy::Circumstances,
+    store::now,
+};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -22,12 +27,14 @@ pub struct RequestInfo {
     pub id: String,
     /// Where it came from.
     pub client: Option<IpAddr>,
-    /// The client certificate that the connection was made with, in DER.
-    pub certificate: Option<Arc<[u8]>>,
-    /// The version of TLS, if the connection is.
+    /// The client certificate that the connection was made with.
+    pub certificate: Option<Arc<ClientCertificate>>,
+    /// The version of TLS as zot writes it (`1.3`), if the connection is.
     pub tls: Option<Arc<str>>,
     forwarded_for: String,
     user_agent: String,
+    /// Whoever sends it, as soon as that is known.
+    user: Arc<OnceLock<String>>,
 }
 
 impl RequestInfo {
@@ -59,6 +66,21 @@ impl RequestInfo {
         }
     }
 
+    /// Notes who sends it, for the log.
+    pub fn identified(&self, user: &str) {
+        let _ = self.user.set(user.to_owned());
+    }
+
+    /// Who sends it, for the log.
+    pub fn user(&self) -> &str {
+        self.user.get().map_or("anonymous", String::as_str)
+    }
+
+    /// Where it comes from, for who looks at its credential.
+    pub fn connection<'a>(&'a self, push: Option<Push<'a>>) -> ConnectionInfo<'a> {
+        ConnectionInfo { client: self.client, certificate: self.certificate.as_deref(), push }
+    }
+
     /// What conditions may look at.
     pub fn circumstances(&self, method: &Method) -> Circumstances {
         Circumstances {
@@ -72,19 +94,23 @@ impl RequestInfo {
     }
 }
 
+/// What a form of any page can send.
+const FORM_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"];
+
 /// Whether a request that changes something comes from a page of ours, or from no browser at all.
 ///
 /// A browser says where a request comes from in `Sec-Fetch-Site`, or at least in `Origin`; a page can't keep it from
-/// doing so.
+/// doing so. What an old browser may send without either is what a form can send (the simple requests of the Fetch
+/// standard, "CORS-safelisted request-header").
 pub fn is_our_own(headers: &HeaderMap, external_url: &ExternalUrl) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     match (text("sec-fetch-site"), text("origin")) {
         (Some(site), _) => matches!(site, "same-origin" | "none"),
         (None, Some(origin)) => url::Url::parse(origin).is_ok_and(|url| url.origin() == external_url.origin()),
         (None, None) => {
-            // A form can't say that it is JSON.
-            let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            content_type.is_none_or(|text| text.starts_with("application/json"))
+            let content_type = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("text/plain"));
+            let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+            !FORM_TYPES.iter().any(|form| essence.eq_ignore_ascii_case(form))
         }
     }
 }
@@ -158,6 +184,8 @@ mod tests {
         assert!(ours(&[FORM, ("sec-fetch-site", "same-origin"), ("origin", "https://registry.company")]));
         assert!(ours(&[FORM, ("origin", "https://registry.company")]));
         assert!(ours(&[("content-type", "application/json")]));
+        // docker's pushes, with a client certificate.
+        assert!(ours(&[]) && ours(&[("content-type", "application/octet-stream")]));
         for foreign in [
             &[FORM, ("sec-fetch-site", "cross-site")][..],
             &[FORM, ("sec-fetch-site", "same-site"), ("origin", "https://registry.company")],
@@ -165,7 +193,8 @@ mod tests {
             &[FORM, ("origin", "http://registry.company")],
             &[FORM, ("origin", "null")],
             &[FORM],
-            &[("content-type", "text/plain")],
+            &[("content-type", "text/plain; charset=utf-8")],
+            &[("content-type", "Multipart/form-data; boundary=x")],
         ] {
             assert!(!ours(foreign), "{foreign:?}");
         }

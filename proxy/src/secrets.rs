@@ -1,7 +1,7 @@
 //! Random values, their hashes, and the key that seals what is stored.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
@@ -12,6 +12,7 @@ use aws_lc_rs::{
     digest, hmac, rand,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::{Serialize, de::DeserializeOwned};
 
 /// The length of a nonce of AES-256-GCM.
 const NONCE: usize = 12;
@@ -55,18 +56,37 @@ impl RootKey {
     /// # Errors
     /// A sentence with the path and the mend.
     pub fn load_or_create(path: &Path) -> Result<Self, String> {
-        let problem = |what: &str| format!("sidecar.secretFile: {} {what}", path.display());
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(mut file) => {
-                let text = BASE64_URL_SAFE_NO_PAD.encode(random_bytes());
-                file.write_all(text.as_bytes())
-                    .and_then(|()| file.sync_all())
-                    .map_err(|e| problem(&format!("can't be written ({e}); make room for it")))?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(problem(&format!("can't be made ({e}); make its folder, writable for this user"))),
+        // Of anything else than that it isn't there, reading says it better.
+        if let Ok(false) = path.try_exists() {
+            Self::create(path)?;
         }
         Self::load(path)
+    }
+
+    /// Makes a key, whole or not at all: of two that start at once, both go on with the first one's.
+    fn create(path: &Path) -> Result<(), String> {
+        let problem = |e: io::Error| {
+            format!(
+                "sidecar.secretFile: {} can't be made ({e}); make its folder, writable for this user",
+                path.display()
+            )
+        };
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}", random_text()));
+        let next = Path::new(&name);
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next).and_then(|mut file| {
+            file.write_all(BASE64_URL_SAFE_NO_PAD.encode(random_bytes()).as_bytes())?;
+            file.sync_all()
+        });
+        let linked = made.and_then(|()| match fs::hard_link(next, path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all()),
+        });
+        let _ = fs::remove_file(next);
+        linked.map_err(problem)
     }
 
     /// Reads the key from `path`.
@@ -143,6 +163,17 @@ impl Sealer {
         Ok(BASE64_URL_SAFE_NO_PAD.encode(out))
     }
 
+    /// Seals a value as JSON; an empty text, which nothing opens, if it can't be.
+    pub fn seal_json(&self, value: &impl Serialize) -> String {
+        let sealed = serde_json::to_vec(value).ok().and_then(|plain| self.seal(&plain).ok());
+        sealed.unwrap_or_default()
+    }
+
+    /// What [`Sealer::seal_json`] sealed; nothing, if we didn't, or not for this purpose.
+    pub fn open_json<T: DeserializeOwned>(&self, sealed: &str) -> Option<T> {
+        serde_json::from_slice(&self.open(sealed).ok()?).ok()
+    }
+
     /// What was sealed.
     ///
     /// # Errors
@@ -171,6 +202,21 @@ mod tests {
         assert_eq!(first, second);
         let mode = std::fs::metadata(&path).expect("the file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn many_that_start_at_once_have_one_key() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("proxy.key");
+        let starts: Vec<_> = (0..20)
+            .map(|_| {
+                let path = path.clone();
+                std::thread::spawn(move || RootKey::load_or_create(&path).expect("a key").derive("x"))
+            })
+            .collect();
+        let keys: std::collections::HashSet<_> = starts.into_iter().map(|start| start.join().expect("ended")).collect();
+        assert_eq!(keys.len(), 1);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 1);
     }
 
     #[test]

@@ -57,16 +57,33 @@ impl Garbage {
     pub const DEFAULT_DELAY: Duration = Duration::from_hours(1);
 }
 
+/// What becomes of zot's `storage.subPaths`, which has other root directories for some repositories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubPaths {
+    /// They are a problem: what lies there would be gone.
+    Refused,
+    /// They are warned of, for who looks what else is to be changed.
+    Ignored,
+}
+
 impl Config {
     /// Reads the file at `path`; gives the warnings beside the settings.
     ///
     /// # Errors
     /// Every problem of the parts that the registry reads.
     pub fn read(path: &Path) -> Result<(Self, Vec<Note>), Problems> {
+        Self::read_with(path, SubPaths::Refused)
+    }
+
+    /// The same, with a choice of what becomes of zot's `storage.subPaths`.
+    ///
+    /// # Errors
+    /// Every problem of the parts that the registry reads.
+    pub fn read_with(path: &Path, sub_paths: SubPaths) -> Result<(Self, Vec<Note>), Problems> {
         let file = File::read(path)?;
         let root = file.root();
-        let upstream = read_upstream(&root.section("sidecar"));
-        let (place, garbage) = read_storage(root.section("storage"));
+        let upstream = Upstream::read(&root.section("sidecar"));
+        let (place, garbage) = read_storage(root.section("storage"), sub_paths);
         let config = Self { upstream, place, garbage, log: Log::read(&root) };
         Ok((config, file.finish()?))
     }
@@ -77,22 +94,7 @@ impl Config {
     }
 }
 
-/// The registry knows no user, so an address that others reach must have been meant.
-fn read_upstream(sidecar: &Section<'_>) -> Upstream {
-    let upstream = Upstream::read(sidecar);
-    if !upstream.is_local() && sidecar.flag("allowRemoteRegistry") != Some(true) {
-        sidecar.problem(
-            "upstream",
-            format!(
-                "{upstream} can be reached by others, and the registry asks nobody who they are; expected a loopback \
-                 address or a unix socket, or \"allowRemoteRegistry\": true beside it if your network keeps others out"
-            ),
-        );
-    }
-    upstream
-}
-
-fn read_storage(storage: Section<'_>) -> (Place, Option<Garbage>) {
+fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Garbage>) {
     let root = storage.text("rootDirectory").unwrap_or("/var/lib/berth/registry");
     if storage.flag("dedupe") == Some(false) {
         storage.warn("dedupe", "is always on: a blob is stored once, and belongs to the repositories that hold it");
@@ -116,7 +118,20 @@ fn read_storage(storage: Section<'_>) -> (Place, Option<Garbage>) {
     }
     storage.ignore("remoteCache", "there is no cache database");
     storage.ignore("cacheDriver", "there is no cache database");
-    storage.ignore("subPaths", "everything is stored under rootDirectory");
+    let there = storage.value("subPaths").and_then(|value| value.as_object()).is_some_and(|paths| !paths.is_empty());
+    match sub_paths {
+        SubPaths::Ignored if there => storage.warn("subPaths", "is not used: everything is stored under rootDirectory"),
+        SubPaths::Refused if there => storage.problem(
+            "subPaths",
+            "is not supported, and without it the repositories that it stores elsewhere would be gone; import each of its \
+             folders (berth-registry import), and take it out",
+        ),
+        _ => {}
+    }
+    for key in ["gcTimeWindow", "gcMaxSchedulerDelay", "fastRestart", "maxRepos"] {
+        storage.ignore(key, "Berth collects garbage beside its other work, and lists repositories without a database");
+    }
+    storage.ignore("redirectBlobURL", "blobs are always served by the registry itself");
     storage.ignore("retention", "nothing is removed by age or count");
     storage.close();
     let place = service.map_or_else(|| Place::Directory(PathBuf::from(root)), Place::Objects);
@@ -171,11 +186,21 @@ fn read_driver(driver: Section<'_>) -> Option<Service> {
             (kind, required("bucket", "the name of the bucket"))
         }
         Some("gcs") => {
-            let kind = Kind::Gcs { key_file: driver.text("keyfile").map(PathBuf::from) };
+            let key_file = driver.text("keyfile").or_else(|| driver.text("credentialsFile"));
+            let kind = Kind::Gcs { key_file: key_file.map(PathBuf::from) };
             (kind, required("bucket", "the name of the bucket"))
         }
         Some("azure") => {
             let account = required("accountname", "the name of the storage account");
+            let credentials = driver.section("credentials");
+            if !matches!(credentials.text("type"), None | Some("shared_key" | "default_credentials")) {
+                credentials.problem(
+                    "type",
+                    "is not read from the file; expected shared_key with accountkey, or default_credentials with \
+                     AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID in the environment",
+                );
+            }
+            credentials.close();
             (Kind::Azure { account, key: text("accountkey") }, required("container", "the name of the container"))
         }
         _ => {
@@ -183,6 +208,9 @@ fn read_driver(driver: Section<'_>) -> Option<Service> {
             return None;
         }
     };
+    for key in ["encrypt", "keyid", "objectacl"] {
+        driver.ignore(key, "it is set on the bucket itself");
+    }
     for key in ["chunksize", "storageclass", "loglevel", "multipartcopychunksize", "v4auth", "useragent"] {
         driver.ignore(key, "it is chosen for you");
     }

@@ -107,6 +107,25 @@ pub async fn import(content: &Content, folder: &Path, name: Option<Repository>) 
     Ok(imported)
 }
 
+/// A layout below a root directory that no registry of ours has written to: the store of zot. It is looked for among a
+/// thousand folders at most.
+pub fn zot_store(root: &Path) -> Option<PathBuf> {
+    if root.join("repositories").is_dir() {
+        return None;
+    }
+    let (mut folders, mut looked_at) = (vec![root.to_owned()], 0);
+    while let Some(folder) = folders.pop().filter(|_| looked_at < 1000) {
+        looked_at += 1;
+        if folder.join("index.json").is_file() && folder.join("oci-layout").is_file() {
+            return Some(folder);
+        }
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.extend(below.take(1000).map(|entry| entry.path()));
+    }
+    None
+}
+
 /// Whatever has an `index.json` beside its `blobs` is a layout; what is below it is none.
 fn find_layouts(folder: &Path, layouts: &mut Vec<PathBuf>) -> Result<(), TransferError> {
     if folder.join("index.json").is_file() {

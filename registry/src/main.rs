@@ -12,12 +12,17 @@ mod progress_bar;
 mod scrub;
 mod storage;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    config::{Config, Garbage, Place},
+    config::{Config, Garbage, Place, SubPaths},
     content::{Content, Mode},
     storage::{Directory, Objects, Storage},
 };
@@ -40,6 +45,9 @@ enum Command {
     Verify {
         /// The configuration file, zot's config.json.
         config: PathBuf,
+        /// Only warn of zot's storage.subPaths, to see what else there is; serving refuses them.
+        #[arg(long)]
+        ignore_sub_paths: bool,
     },
     /// Remove what no manifest names, while no registry runs; a running one does it of itself.
     Gc {
@@ -83,7 +91,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve { config } => serve(config),
-        Command::Verify { config } => verify(config),
+        Command::Verify { config, ignore_sub_paths } => verify(config, ignore_sub_paths),
         Command::Gc { config, dry_run } => gc(config, dry_run),
         Command::Scrub { config } => scrub(config),
         Command::Import { config, folder, repository } => import(config, folder, repository),
@@ -103,12 +111,41 @@ fn main() -> ExitCode {
 async fn serve(path: PathBuf) -> Result<(), String> {
     let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
     config.log.start(&["hyper"], &warnings)?;
+    refuse_zot_store(&config, &path)?;
+    let limit = raise_descriptor_limit();
+    tracing::debug!(limit, "descriptors");
     let content = Arc::new(Content::new(open(&config)?, config.garbage.is_some()));
     if let Some(Garbage { delay, interval }) = config.garbage {
         let content = Arc::clone(&content);
         tokio::spawn(async move { content.keep_collecting(delay, interval).await });
     }
     http::serve(&config.upstream, content).await
+}
+
+/// A store of zot's isn't served as it is, and must not look as if it were empty.
+fn refuse_zot_store(config: &Config, path: &Path) -> Result<(), String> {
+    let Place::Directory(root) = &config.place else { return Ok(()) };
+    let Some(layout) = import_export::zot_store(root) else { return Ok(()) };
+    Err(format!(
+        "storage.rootDirectory: {} holds a store of zot's ({}), which Berth doesn't serve as it is; give Berth an empty \
+         folder there, and bring the store over with: berth-registry import {} {}",
+        root.display(),
+        layout.display(),
+        path.display(),
+        root.display()
+    ))
+}
+
+/// Takes as many descriptors as this process may have; how many those are, if that is known.
+fn raise_descriptor_limit() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of descriptors can't be raised");
+            current
+        }
+    }
 }
 
 /// The storage, for this process to write.
@@ -182,11 +219,13 @@ async fn export(path: PathBuf, repository: String, folder: PathBuf) -> Result<()
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn verify(path: PathBuf) -> Result<(), String> {
-    let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
+async fn verify(path: PathBuf, ignore_sub_paths: bool) -> Result<(), String> {
+    let sub_paths = if ignore_sub_paths { SubPaths::Ignored } else { SubPaths::Refused };
+    let (config, warnings) = Config::read_with(&path, sub_paths).map_err(|problems| problems.to_string())?;
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
+    refuse_zot_store(&config, &path)?;
     open_to_read(&config)?.check().await.map_err(|e| config.place.problem(&e))?;
     println!("{}: the registry can serve this", path.display());
     Ok(())

@@ -81,6 +81,30 @@ impl Image {
     }
 }
 
+/// Writes images for several platforms into the OCI layout at `folder`, as one index under `tag`.
+///
+/// # Panics
+/// If they can't be written.
+pub fn write_index(folder: &Path, tag: &str, images: &[Image]) {
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let platforms = images.iter().zip(["amd64", "arm64", "s390x"]).map(|(image, architecture)| {
+        image.write_layout(folder, architecture);
+        json!({
+            "mediaType": MANIFEST, "digest": digest(&image.manifest), "size": image.manifest.len(),
+            "platform": {"architecture": architecture, "os": "linux"},
+        })
+    });
+    let platforms: Vec<Value> = platforms.collect();
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": platforms}).to_string();
+    fs::write(blob(folder, &digest(index.as_bytes())), &index).expect("a blob");
+    let named = json!({
+        "mediaType": INDEX, "digest": digest(index.as_bytes()), "size": index.len(),
+        "annotations": {"org.opencontainers.image.ref.name": tag},
+    });
+    fs::write(folder.join("index.json"), json!({"schemaVersion": 2, "manifests": [named]}).to_string())
+        .expect("the index");
+}
+
 fn blob(folder: &Path, digest: &str) -> PathBuf {
     folder.join("blobs").join(digest.replace(':', "/"))
 }

@@ -89,7 +89,8 @@ impl Postgres {
         }
     }
 
-    fn psql(&self, database: &str, statement: &str) -> Command {
+    /// The command that runs a statement in a database.
+    pub fn psql(&self, database: &str, statement: &str) -> Command {
         let mut command = Command::new(self.programs.join("psql"));
         command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "berth", "-d", database]);
         command.args(["-v", "ON_ERROR_STOP=1", "-At", "-c", statement]);

@@ -1,5 +1,5 @@
-//! An identity provider that behaves as authentik does, as far as a registry meets it: its addresses and slashes, its
-//! claims, its refresh tokens that are good once, its app passwords, its error bodies.
+//! An identity provider that behaves as authentik 2026.8 does, as far as a registry meets it: its addresses and slashes,
+//! its claims, the grant types that a provider allows, its refresh tokens, its app passwords, its error bodies.
 //!
 //! It is for trying Berth out and for tests. It keeps everything in memory, and everybody's password is their name.
 
@@ -76,6 +76,9 @@ struct Provider {
     state: Mutex<Memory>,
 }
 
+/// What a provider of authentik's must allow for a registry.
+const GRANT_TYPES: [&str; 3] = ["authorization_code", "refresh_token", "client_credentials"];
+
 #[derive(Default)]
 struct Memory {
     /// Browser sessions: cookie to user.
@@ -87,6 +90,14 @@ struct Memory {
     disabled: HashSet<String>,
     /// Groups that were changed.
     groups: HashMap<String, Vec<String>>,
+    /// Subjects that were changed.
+    subjects: HashMap<String, String>,
+    /// The grant types that were taken away.
+    refused_grants: HashSet<String>,
+    /// Whether a refresh token is good once, as those that are near their end.
+    rotates: bool,
+    /// Whether refresh tokens are used, and the answer never comes.
+    hangs: bool,
     /// How often tokens were asked for, by the kind of grant.
     asked: HashMap<String, u64>,
 }
@@ -120,6 +131,10 @@ pub fn router(application: Application) -> Router {
         .route("/if/flow/default-authentication-flow/", get(login_page).post(login))
         .route("/test/disable/{user}", post(disable))
         .route("/test/groups/{user}/{group}", post(regroup))
+        .route("/test/subject/{user}/{subject}", post(rename_subject))
+        .route("/test/grants", post(allow_grants))
+        .route("/test/rotate/{whether}", post(rotate))
+        .route("/test/hang/{whether}", post(hang))
         .route("/test/asked/{grant}", get(asked))
         .route("/test/sign", post(sign_anything))
         .with_state(provider)
@@ -135,8 +150,17 @@ impl Provider {
     }
 
     fn sign(&self, claims: &Value) -> String {
+        self.sign_with(&json!({}), claims)
+    }
+
+    /// Signs with more parameters in the header.
+    fn sign_with(&self, header: &Value, claims: &Value) -> String {
         let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-        let head = encode(&json!({"alg": "RS256", "typ": "JWT", "kid": "stand-in"}));
+        let mut head = json!({"alg": "RS256", "typ": "JWT", "kid": "stand-in"});
+        if let (Some(head), Some(more)) = (head.as_object_mut(), header.as_object()) {
+            head.extend(more.clone());
+        }
+        let head = encode(&head);
         let message = format!("{head}.{}", encode(claims));
         let mut signature = vec![0; self.key.public_modulus_len()];
         let random = rand::SystemRandom::new();
@@ -146,7 +170,9 @@ impl Provider {
 
     /// The claims of a scope, as authentik's default mappings give them.
     fn claims(&self, user: &str, scope: &str) -> Map<String, Value> {
-        let mut claims = Map::from_iter([("sub".to_owned(), json!(hex(user.as_bytes())))]);
+        let subject = self.memory().subjects.get(user).cloned();
+        let subject = subject.unwrap_or_else(|| hex(user.as_bytes()));
+        let mut claims = Map::from_iter([("sub".to_owned(), json!(subject))]);
         let groups = ACCOUNTS.iter().find(|account| account.name == user).map_or(&[][..], |account| account.groups);
         let groups = self.memory().groups.get(user).map_or_else(|| json!(groups), |changed| json!(changed));
         for scope in scope.split(' ') {
@@ -162,7 +188,12 @@ impl Provider {
         claims
     }
 
-    fn answer(&self, grant: &Grant) -> Json<Value> {
+    fn allows(&self, grant: &str) -> bool {
+        GRANT_TYPES.contains(&grant) && !self.memory().refused_grants.contains(grant)
+    }
+
+    /// An answer of the token endpoint. `refresh_token` is given again while it is good for long.
+    fn answer(&self, grant: &Grant, refresh_token: Option<&str>) -> Json<Value> {
         let mut claims = self.claims(&grant.user, &grant.scope);
         let application = &self.application;
         let fixed = json!({
@@ -171,23 +202,22 @@ impl Provider {
             "sid": hex(grant.session.as_bytes()),
         });
         claims.extend(fixed.as_object().cloned().unwrap_or_default());
+        if let Some(nonce) = &grant.nonce {
+            claims.insert("nonce".to_owned(), json!(nonce));
+        }
         let mut access = claims.clone();
         access.insert("azp".to_owned(), json!(application.client_id));
         access.insert("uid".to_owned(), json!(random()));
         let access_token = self.sign(&Value::Object(access));
         let user_info = self.claims(&grant.user, &grant.scope);
         self.memory().access_tokens.insert(access_token.clone(), user_info);
-        let hash = digest::digest(&digest::SHA256, access_token.as_bytes());
-        claims.insert("at_hash".to_owned(), json!(BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..16])));
-        if let Some(nonce) = &grant.nonce {
-            claims.insert("nonce".to_owned(), json!(nonce));
-        }
         let id_token = self.sign(&Value::Object(claims));
         let mut answer = json!({
             "access_token": access_token, "token_type": "Bearer", "scope": grant.scope, "expires_in": LIFETIME,
             "id_token": id_token,
         });
-        if grant.scope.split(' ').any(|scope| scope == "offline_access") {
+        let is_offline = grant.scope.split(' ').any(|scope| scope == "offline_access");
+        if is_offline && refresh_token.is_none() && self.allows("refresh_token") {
             let token = random();
             self.memory().refresh_tokens.insert(token.clone(), grant.clone());
             answer["refresh_token"] = json!(token);
@@ -266,6 +296,15 @@ async fn authorize(State(provider): State<Shared>, headers: HeaderMap, Query(que
         let message = "The request fails due to a missing, invalid, or mismatching redirection URI (redirect_uri).";
         return (StatusCode::BAD_REQUEST, message).into_response();
     }
+    let back = |fields: &[(&str, &str)]| {
+        let mut back = form_urlencoded::Serializer::new(String::new());
+        back.extend_pairs(fields).append_pair("state", &field("state").unwrap_or_default());
+        Redirect::to(&format!("{}?{}", application.redirect_uri, back.finish())).into_response()
+    };
+    if !provider.allows("authorization_code") {
+        let description = "The request is otherwise malformed";
+        return back(&[("error", "invalid_request"), ("error_description", description)]);
+    }
     let session = session(&headers).unwrap_or_default();
     let user = provider.memory().sessions.get(&session).cloned();
     let Some(user) = user else {
@@ -283,9 +322,7 @@ async fn authorize(State(provider): State<Shared>, headers: HeaderMap, Query(que
     };
     let code = random();
     provider.memory().codes.insert(code.clone(), grant);
-    let mut back = form_urlencoded::Serializer::new(String::new());
-    back.append_pair("code", &code).append_pair("state", &field("state").unwrap_or_default());
-    Redirect::to(&format!("{}?{}", application.redirect_uri, back.finish())).into_response()
+    back(&[("code", &code)])
 }
 
 async fn login_page(Query(query): Query<Fields>) -> Html<String> {
@@ -360,6 +397,7 @@ async fn token(State(provider): State<Shared>, headers: HeaderMap, Form(form): F
     }
     let right_secret = secret == application.client_secret;
     match field("grant_type").as_deref() {
+        Some(grant) if GRANT_TYPES.contains(&grant) && !provider.allows(grant) => refused("invalid_grant"),
         Some("authorization_code" | "refresh_token") if !right_secret => refused("invalid_client"),
         Some("authorization_code") => {
             let grant = field("code").and_then(|code| provider.memory().codes.remove(&code));
@@ -369,16 +407,30 @@ async fn token(State(provider): State<Shared>, headers: HeaderMap, Form(form): F
             if field("redirect_uri").as_ref() != Some(&application.redirect_uri) || challenge != grant.challenge {
                 return refused("invalid_grant");
             }
-            provider.answer(&grant).into_response()
+            provider.answer(&grant, None).into_response()
         }
         Some("refresh_token") => {
-            // Good once: it is taken away, and a new one is given.
-            let grant = field("refresh_token").and_then(|token| provider.memory().refresh_tokens.remove(&token));
+            let token = field("refresh_token").unwrap_or_default();
+            let (grant, rotates, hangs) = {
+                let mut memory = provider.memory();
+                // Good once: it is taken away, and a new one is given.
+                let rotates = memory.rotates;
+                let grant = if rotates {
+                    memory.refresh_tokens.remove(&token)
+                } else {
+                    memory.refresh_tokens.get(&token).cloned()
+                };
+                (grant, rotates, memory.hangs)
+            };
+            if hangs {
+                std::future::pending::<()>().await;
+            }
             match grant {
-                Some(grant) if !provider.memory().disabled.contains(&grant.user) => {
-                    provider.answer(&Grant { nonce: None, ..grant }).into_response()
+                Some(grant) => {
+                    let grant = Grant { nonce: None, ..grant };
+                    provider.answer(&grant, (!rotates).then_some(token.as_str())).into_response()
                 }
-                _ => refused("invalid_grant"),
+                None => refused("invalid_grant"),
             }
         }
         Some("client_credentials" | "password") => {
@@ -386,7 +438,7 @@ async fn token(State(provider): State<Shared>, headers: HeaderMap, Form(form): F
             let Some(user) = user else { return refused("invalid_grant") };
             let scope = field("scope").unwrap_or_default();
             let grant = Grant { user, scope, nonce: None, challenge: None, session: random() };
-            provider.answer(&grant).into_response()
+            provider.answer(&grant, None).into_response()
         }
         _ => refused("unsupported_grant_type"),
     }
@@ -417,9 +469,11 @@ async fn userinfo(State(provider): State<Shared>, headers: HeaderMap) -> Respons
     }
 }
 
-/// For tests: from now on the user is deactivated.
+/// For tests: from now on the user is deactivated, and their refresh tokens are gone.
 async fn disable(State(provider): State<Shared>, Path(user): Path<String>) -> StatusCode {
-    provider.memory().disabled.insert(user);
+    let mut memory = provider.memory();
+    memory.refresh_tokens.retain(|_, grant| grant.user != user);
+    memory.disabled.insert(user);
     StatusCode::NO_CONTENT
 }
 
@@ -429,14 +483,39 @@ async fn regroup(State(provider): State<Shared>, Path((user, group)): Path<(Stri
     StatusCode::NO_CONTENT
 }
 
+/// For tests: from now on the user has another subject.
+async fn rename_subject(State(provider): State<Shared>, Path((user, subject)): Path<(String, String)>) -> StatusCode {
+    provider.memory().subjects.insert(user, subject);
+    StatusCode::NO_CONTENT
+}
+
+/// For tests: from now on the provider allows these grant types alone.
+async fn allow_grants(State(provider): State<Shared>, Json(allowed): Json<Vec<String>>) -> StatusCode {
+    let refused = GRANT_TYPES.iter().filter(|grant| !allowed.iter().any(|allowed| allowed == *grant));
+    provider.memory().refused_grants = refused.map(ToString::to_string).collect();
+    StatusCode::NO_CONTENT
+}
+
+/// For tests: whether refresh tokens are good once from now on.
+async fn rotate(State(provider): State<Shared>, Path(whether): Path<bool>) -> StatusCode {
+    provider.memory().rotates = whether;
+    StatusCode::NO_CONTENT
+}
+
+/// For tests: whether renewals are made and never answered from now on.
+async fn hang(State(provider): State<Shared>, Path(whether): Path<bool>) -> StatusCode {
+    provider.memory().hangs = whether;
+    StatusCode::NO_CONTENT
+}
+
 /// For tests: how often tokens were asked for with this kind of grant.
 async fn asked(State(provider): State<Shared>, Path(grant): Path<String>) -> String {
     provider.memory().asked.get(&grant).copied().unwrap_or_default().to_string()
 }
 
 /// For tests: a genuine token with any claims, of an issuer that signs for CI jobs.
-async fn sign_anything(State(provider): State<Shared>, Json(claims): Json<Value>) -> String {
-    provider.sign(&claims)
+async fn sign_anything(State(provider): State<Shared>, Json(wanted): Json<Value>) -> String {
+    provider.sign_with(&wanted["header"], &wanted["claims"])
 }
 
 /// For tests: a token that the stand-in with this issuer signs with these claims, good for an hour unless they say
@@ -444,13 +523,22 @@ async fn sign_anything(State(provider): State<Shared>, Json(claims): Json<Value>
 ///
 /// # Panics
 /// If the stand-in doesn't answer.
-pub async fn signed(issuer: &str, mut claims: Value) -> String {
+pub async fn signed(issuer: &str, claims: Value) -> String {
+    signed_with(issuer, json!({}), claims).await
+}
+
+/// The same with more parameters in the header.
+///
+/// # Panics
+/// If the stand-in doesn't answer.
+pub async fn signed_with(issuer: &str, header: Value, mut claims: Value) -> String {
     for (name, value) in [("iss", json!(issuer)), ("iat", json!(now())), ("exp", json!(now() + 3600))] {
         let claims = claims.as_object_mut().expect("an object");
         claims.entry(name).or_insert(value);
     }
     let origin = url::Url::parse(issuer).expect("a URL").origin().ascii_serialization();
-    let answer = reqwest::Client::new().post(format!("{origin}/test/sign")).json(&claims).send().await;
+    let wanted = json!({"header": header, "claims": claims});
+    let answer = reqwest::Client::new().post(format!("{origin}/test/sign")).json(&wanted).send().await;
     answer.expect("an answer").text().await.expect("a token")
 }
 

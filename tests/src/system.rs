@@ -38,6 +38,8 @@ pub struct Setup {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The PEM file of the authorities of client certificates.
     pub client_authorities: Option<PathBuf>,
+    /// How many descriptors each process may have, if not as many as this one.
+    pub descriptors: Option<u64>,
 }
 
 impl Default for Setup {
@@ -52,6 +54,7 @@ impl Default for Setup {
             issuer: None,
             tls: None,
             client_authorities: None,
+            descriptors: None,
         }
     }
 }
@@ -148,7 +151,9 @@ impl System {
         });
         let text = serde_json::to_string_pretty(&config).expect("the configuration");
         std::fs::write(folder.join("config.json"), text).expect("the configuration file");
-        let (registry, proxy) = (serve("berth-registry", folder), serve("berth-proxy", folder));
+        let descriptors = setup.descriptors;
+        let start = |name| serve_within(name, folder, descriptors);
+        let (registry, proxy) = (start("berth-registry"), start("berth-proxy"));
         let folder = folder.to_owned();
         let mut system =
             Self { folder, url, issuer, upstream, proxy, registry, stand_in, provider_port, _temporary: None };
@@ -197,6 +202,25 @@ impl System {
         url::Url::parse(&self.issuer).expect("a URL").origin().ascii_serialization()
     }
 
+    /// Changes something at the stand-in, at one of its addresses for tests.
+    ///
+    /// # Panics
+    /// If it doesn't answer well.
+    pub async fn at_stand_in(&self, path: &str, body: Value) {
+        let request = reqwest::Client::new().post(format!("{}/test/{path}", self.provider_origin())).json(&body);
+        assert!(request.send().await.expect("an answer").status().is_success(), "{path}");
+    }
+
+    /// Runs SQL on the proxy's database, which is a file; false, having said so, if `sqlite3` isn't there.
+    pub fn sql(&self, sql: &str) -> bool {
+        let Some(sqlite) = crate::tools::find("sqlite3") else { return false };
+        // The proxy may be writing.
+        crate::tools::must(
+            Command::new(sqlite).args(["-cmd", ".timeout 10000"]).arg(self.folder.join("proxy.db")).arg(sql),
+        );
+        true
+    }
+
     /// `localhost:port` of the proxy, as image names have it.
     pub fn authority(&self) -> &str {
         self.url.trim_start_matches("https://").trim_start_matches("http://")
@@ -238,7 +262,7 @@ impl System {
         let mut command = Command::new(program);
         command.arg("serve").arg(&path);
         self.registry = Process::start(&mut command, &self.folder.join("other.log")).expect("a process");
-        self.restart_proxy().await;
+        self.ready().await;
         Some(())
     }
 
@@ -251,6 +275,15 @@ impl System {
 
 fn serve(name: &str, folder: &Path) -> Process {
     serve_with(name, &folder.join("config.json"), &folder.join(format!("{name}.log")))
+}
+
+/// Starts one of the two with at most so many descriptors.
+fn serve_within(name: &str, folder: &Path, descriptors: Option<u64>) -> Process {
+    let Some(descriptors) = descriptors else { return serve(name, folder) };
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" serve \"$1\"")]);
+    command.arg(binary(name)).arg(folder.join("config.json"));
+    Process::start(&mut command, &folder.join(format!("{name}.log"))).expect("a process")
 }
 
 /// Starts `berth-proxy` or `berth-registry` with a configuration file.
@@ -266,9 +299,17 @@ pub fn serve_with(name: &str, config: &Path, log: &Path) -> Process {
 /// # Panics
 /// If it can't be started.
 pub fn stand_in(folder: &Path, port: u16, url: &str) -> Process {
+    stand_in_for(folder, port, url, "oidc")
+}
+
+/// The same for a registry that calls it `provider`.
+///
+/// # Panics
+/// If it can't be started.
+pub fn stand_in_for(folder: &Path, port: u16, url: &str, provider: &str) -> Process {
     let mut command = Command::new(binary("berth-stand-in"));
     command.args(["--client-id", CLIENT_ID, "--client-secret", CLIENT_SECRET, "--port", &port.to_string()]);
-    command.args(["--redirect-uri", &format!("{url}/zot/auth/callback/oidc")]);
+    command.args(["--redirect-uri", &format!("{url}/zot/auth/callback/{provider}")]);
     Process::start(&mut command, &folder.join("stand-in.log")).expect("a process")
 }
 

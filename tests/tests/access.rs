@@ -1,9 +1,12 @@
 //! Who may do what, seen from outside.
 
+use std::process::Command;
+
 use berth_tests::{
     api::{Api, Credential, error_of, header_of, location},
-    images::{Image, digest},
+    images::{self, Image, digest},
     system::{Setup, System, demonstration_rules},
+    tools::{self, run},
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -67,9 +70,15 @@ async fn the_catalogue_pages_correctly_over_what_one_may_read() {
     }
     assert_eq!(pages, [vec!["shared/r0", "shared/r1"], vec!["shared/r2", "shared/r3"], vec!["shared/r4"]]);
     assert_eq!(catalog(&alice, "/v2/_catalog").await.0.len(), 10);
-    // Nobody sees what is public, and nothing says how much else there is.
+    // Nobody sees what is public, and nothing says how much else there is. Without a token clients are asked to sign in, or
+    // they never would, and would hide what is private.
+    let answer = bob.with(Credential::None).get("/v2/_catalog").await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let challenge = header_of(&answer, "www-authenticate");
+    assert!(challenge.ends_with(",scope=\"registry:catalog:*\""), "{challenge}");
     alice.must_push("public/x", "1", &image).await;
-    assert_eq!(catalog(&bob.with(Credential::None), "/v2/_catalog").await, (vec!["public/x".to_owned()], None));
+    let nobody = bob.with(Credential::None).with_token(&["registry:catalog:*"]).await;
+    assert_eq!(catalog(&nobody, "/v2/_catalog").await, (vec!["public/x".to_owned()], None));
 }
 
 #[tokio::test]
@@ -100,12 +109,14 @@ async fn in_front_of_a_registry_that_knows_no_conditions_the_proxy_looks_first_a
     let setup = Setup { access_control: rules, unix_socket: false, ..Setup::default() };
     let mut system = System::start(setup).await;
     let (key, _) = system.signed_in("alice").await.make_key("a").await;
+    let alice = Api::basic(&system.url, "alice", &key);
+    // The one before did, and the proxy isn't told that another has taken its place.
+    alice.must_push("before", "tag", &Image::new(8, 10)).await;
     if system.use_another_registry().await.is_none() {
         return;
     }
-    system.proxy.prints("decides no conditions").await;
-    let alice = Api::basic(&system.url, "alice", &key);
     alice.must_push("r", "tag", &Image::new(8, 10)).await;
+    system.proxy.prints("decides no conditions").await;
     let moved = alice.push("r", "tag", &Image::new(9, 10)).await.unwrap();
     assert_eq!(error_of(moved).await, (403, "DENIED".to_owned()));
     alice.must_push("r", "another", &Image::new(9, 10)).await;
@@ -148,6 +159,129 @@ async fn a_mount_needs_read_on_its_source_and_otherwise_becomes_an_upload() {
     let answer = alice.post(&format!("/v2/mine/blobs/uploads/?mount={layer}&from=secret/app")).await;
     assert_eq!(answer.status(), StatusCode::CREATED);
     assert_eq!(alice.head(&format!("/v2/mine/blobs/{layer}")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_token_mounts_only_from_repositories_that_it_is_for() {
+    let rules = json!({"repositories": {"**": {"policies": [{"users": ["alice"], "actions": ["read", "create"]}]}}});
+    let (_system, alice, _) = people(rules).await;
+    let image = Image::new(6, 1000);
+    alice.must_push("secret/app", "1", &image).await;
+    let layer = digest(&image.layer);
+    let target = format!("/v2/drop/box/blobs/uploads/?mount={layer}&from=secret/app");
+    let small = alice.with_token(&["repository:drop/box:pull,push"]).await;
+    assert_eq!(small.post(&target).await.status(), StatusCode::ACCEPTED);
+    assert_eq!(small.get(&format!("/v2/drop/box/blobs/{layer}")).await.status(), StatusCode::NOT_FOUND);
+    let push_alone = alice.with_token(&["repository:drop/box:pull,push", "repository:secret/app:push"]).await;
+    assert_eq!(push_alone.post(&target).await.status(), StatusCode::ACCEPTED);
+    let both = alice.with_token(&["repository:drop/box:pull,push", "repository:secret/app:pull"]).await;
+    assert_eq!(both.post(&target).await.status(), StatusCode::CREATED);
+    assert_eq!(small.get(&format!("/v2/drop/box/blobs/{layer}")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_source_of_a_mount_is_read_by_its_digest() {
+    let (open, kept) = (Image::new(1, 1000), Image::new(2, 1000));
+    let condition = format!("req.method == 'GET' && req.digest == '{}'", digest(&open.layer));
+    let rules = json!({"repositories": {
+        "source": {"policies": [
+            {"users": ["alice"], "actions": ["read", "create"]},
+            {"users": ["bob"], "actions": ["read"], "conditions": [{"expression": condition}]},
+        ]},
+        "bobs": {"policies": [{"users": ["bob"], "actions": ["read", "create"]}]},
+    }});
+    let (_system, alice, bob) = people(rules).await;
+    for (image, tag) in [(&open, "open"), (&kept, "kept")] {
+        alice.must_push("source", tag, image).await;
+    }
+    for (image, pulled, mounted) in
+        [(&open, StatusCode::OK, StatusCode::CREATED), (&kept, StatusCode::FORBIDDEN, StatusCode::ACCEPTED)]
+    {
+        let layer = digest(&image.layer);
+        assert_eq!(bob.get(&format!("/v2/source/blobs/{layer}")).await.status(), pulled);
+        let target = format!("/v2/bobs/blobs/uploads/?mount={layer}&from=source");
+        assert_eq!(bob.post(&target).await.status(), mounted);
+    }
+}
+
+#[tokio::test]
+async fn the_counters_need_a_credential_that_nothing_narrows() {
+    let rules = json!({"repositories": {}, "metrics": {"users": ["alice"]}});
+    let system = System::start(Setup { access_control: rules, ..Setup::default() }).await;
+    let person = system.signed_in("alice").await;
+    let (key, _) = person.make_key("a").await;
+    let scoped = person.http.post(format!("{}/zot/auth/apikey", system.url));
+    let scoped = scoped.json(&json!({"label": "x", "scopes": ["read", "team/**"]})).send().await.unwrap();
+    let scoped: Value = scoped.json().await.unwrap();
+    let alice = Api::basic(&system.url, "alice", &key);
+    assert_eq!(alice.get("/metrics").await.status(), StatusCode::OK);
+    let token = alice.with_token(&["repository:a:pull"]).await;
+    let narrow = alice.with(Credential::Bearer(scoped["apiKey"].as_str().unwrap().to_owned()));
+    for narrowed in [token, narrow] {
+        assert_eq!(error_of(narrowed.get("/metrics").await).await, (403, "DENIED".to_owned()));
+    }
+}
+
+/// The JSON of the section "Conditions" of the documentation, and the expressions of its table.
+fn documented_conditions() -> (Value, Vec<String>) {
+    let text = include_str!("../../docs/configuration.md");
+    let section = text.split("### Conditions").nth(1).unwrap().split("\n## ").next().unwrap();
+    let block = section.split("```json").nth(1).unwrap().split("```").next().unwrap();
+    let policies: Value = serde_json::from_str(&format!("{{{block}}}")).unwrap();
+    let table = section.split("| expression | lets push |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let expressions = table.lines().filter_map(|line| line.split('`').nth(1)).map(|text| text.replace("\\|", "|"));
+    (policies["policies"].clone(), expressions.collect())
+}
+
+#[tokio::test]
+async fn the_documented_conditions_let_real_pushes_through() {
+    let Some(skopeo) = tools::find("skopeo") else { return };
+    let (policies, expressions) = documented_conditions();
+    let with = |expression: &String| {
+        json!([
+            {"groups": ["dev"], "actions": ["read"]},
+            {"groups": ["dev"], "actions": ["create", "update"], "conditions": [{"expression": expression}]},
+        ])
+    };
+    let mut cases = vec![(policies, "dev-1")];
+    assert_eq!(expressions.len(), 3, "{expressions:?}");
+    cases.extend(expressions.iter().map(with).zip(["1", "v1.0", ""]));
+    let mut repositories = serde_json::Map::new();
+    for (i, (policies, _)) in cases.iter().enumerate() {
+        repositories.insert(format!("r{i}"), json!({"policies": policies}));
+    }
+    let (system, alice, _) = people(json!({"repositories": repositories})).await;
+    let Credential::Basic(_, key) = alice.credential() else { panic!("alice shows a key") };
+    let folder = tempfile::tempdir().unwrap();
+    let platforms = [Image::new(1, 100), Image::new(2, 100)];
+    images::write_index(folder.path(), "multi", &platforms);
+    for (i, (_, tag)) in cases.iter().enumerate() {
+        let copy = |tag: &str| {
+            let mut command = Command::new(&skopeo);
+            command.args(["copy", "--all", "--dest-tls-verify=false", "--dest-creds", &format!("alice:{key}")]);
+            command.arg(format!("oci:{}:multi", folder.path().display()));
+            command.arg(format!("docker://{}/r{i}:{tag}", system.authority()));
+            run(&mut command)
+        };
+        // By digest alone, as what is attached to an image is pushed.
+        let attached = Image::new(3, 100);
+        alice.must_push(&format!("r{i}"), &digest(&attached.manifest), &attached).await;
+        if !tag.is_empty() {
+            let pushed = copy(tag);
+            assert!(pushed.success, "r{i}:{tag}: {}", pushed.printed);
+            // Each of several tags is judged.
+            let two = format!("{}?tag={tag}&tag=latest", digest(&attached.manifest));
+            let answer = alice.push_manifest(&format!("r{i}"), &two, &attached.manifest).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN, "r{i}");
+        }
+        let refused = copy("latest");
+        assert!(!refused.success && refused.printed.contains("denied"), "r{i}: {}", refused.printed);
+        if i == 0 {
+            assert!(refused.printed.contains("dev pushes dev-… only"), "{}", refused.printed);
+        }
+    }
+    // The log names the rule and the request.
+    system.proxy.prints("policies[1]: req.tag == '' || req.tag.startsWith('dev-') does not hold").await;
 }
 
 #[tokio::test]

@@ -86,3 +86,31 @@ async fn an_authority_that_is_withdrawn_lets_nobody_in_any_more() {
     wait_for("the new authority", async || ask(&others).await.then_some(())).await;
     assert!(!ask(&clients).await);
 }
+
+#[tokio::test]
+async fn another_site_s_page_can_t_use_the_certificate_of_a_browser() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, clients) = (Authority::new(), Authority::new());
+    let system = system(folder.path(), &server, &clients, json!({})).await;
+    let alice = client(Some(clients.certify(&[], "alice", None)));
+    let upload = |path: &str| alice.post(format!("{}{path}", system.url)).header("content-length", "0");
+    let path = "/v2/r/blobs/uploads/";
+    // docker pushes so, and nothing says that a page does.
+    assert_eq!(upload(path).send().await.unwrap().status(), StatusCode::ACCEPTED);
+    for (name, value) in [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("content-type", "text/plain"),
+    ] {
+        let answer = upload(path).header(name, value).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{name}: {value}");
+        let form = [("grant_type", "password")];
+        let token = alice.post(format!("{}/zot/auth/token", system.url)).header(name, value);
+        let token = if name == "content-type" { token.body("grant_type=password") } else { token.form(&form) };
+        assert_eq!(token.send().await.unwrap().status(), StatusCode::FORBIDDEN, "{name}: {value}");
+    }
+    let ours = upload(path).header("origin", &system.url).header("sec-fetch-site", "same-origin");
+    assert_eq!(ours.send().await.unwrap().status(), StatusCode::ACCEPTED);
+}

@@ -1,14 +1,15 @@
 //! Every way to prove who one is, side by side.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use berth_tests::{
     api::{Api, Credential, error_of, header_of},
+    certified::Provider,
     images::Image,
+    person::Person,
     process::{Process, free_port, wait_for},
-    stand_in::{access_token, signed},
+    stand_in::{access_token, signed, signed_with},
     system::{CLIENT_ID, Setup, System, answers, demonstration_rules, stand_in},
-    tools::{self, must},
 };
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -33,7 +34,7 @@ async fn an_app_password_works_as_the_password_of_docker_login() {
     robot.must_push("ci/app", "1", &Image::new(1, 1000)).await;
     let token = robot.with_token(&["repository:ci/app:pull,push", "repository:shared/x:push"]).await;
     token.must_push("ci/app", "2", &Image::new(2, 1000)).await;
-    assert_eq!(token.get("/v2/shared/x/manifests/1").await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(token.get("/v2/shared/x/manifests/1").await.status(), StatusCode::FORBIDDEN);
     // No longer than the answer of authentik is believed.
     let answer: Value = robot.ask_token(&[]).await.json().await.unwrap();
     assert!((60..=300).contains(&answer["expires_in"].as_i64().unwrap()), "{answer}");
@@ -41,7 +42,11 @@ async fn an_app_password_works_as_the_password_of_docker_login() {
     for (user, password) in [("ci-robot", "wrong"), ("alice", "ci-robot-app-password"), ("ci-robot", "")] {
         let wrong = Api::basic(&system.url, user, password).get("/v2/").await;
         assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED, "{user}");
-        assert!(message(wrong).await.contains("nor an app password of this user"));
+        let message = message(wrong).await;
+        assert!(
+            message.contains("the user name or the password is wrong") && message.contains("client_credentials"),
+            "{message}"
+        );
     }
 }
 
@@ -107,7 +112,8 @@ async fn authentik_s_tokens_work_as_bearer_and_as_password_with_any_user_name() 
 
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let alice = |more: Value| {
-        let mut claims = json!({"aud": CLIENT_ID, "sub": "1", "preferred_username": "alice"});
+        let mut claims =
+            json!({"aud": CLIENT_ID, "azp": CLIENT_ID, "uid": "x", "sub": "1", "preferred_username": "alice"});
         claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         claims
     };
@@ -118,7 +124,10 @@ async fn authentik_s_tokens_work_as_bearer_and_as_password_with_any_user_name() 
         (alice(json!({"nbf": now + 1000})), "not valid yet"),
         (alice(json!({"iss": "https://evil.example/"})), "neither a provider of this registry"),
         (alice(json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}})), "logout token"),
-        (json!({"aud": CLIENT_ID, "sub": "1"}), "claimMapping.username"),
+        (json!({"aud": CLIENT_ID, "azp": CLIENT_ID, "uid": "x", "sub": "1"}), "claimMapping.username"),
+        // What stands in the logout URL.
+        (json!({"aud": CLIENT_ID, "sub": "1", "preferred_username": "alice"}), "can't be told from an ID token"),
+        (alice(json!({"at_hash": "x"})), "can't be told from an ID token"),
     ] {
         let jwt = signed(&system.issuer, claims.clone()).await;
         for api in [Api::new(&system.url, Credential::Bearer(jwt.clone())), Api::basic(&system.url, "alice", &jwt)] {
@@ -130,6 +139,101 @@ async fn authentik_s_tokens_work_as_bearer_and_as_password_with_any_user_name() 
             assert!(message.contains(expected), "{claims}: {message}");
         }
     }
+}
+
+/// The ID token that stands in the address of the provider's page for signing out.
+async fn id_token_of(person: &Person, system: &System) -> String {
+    let answer = person.http.post(format!("{}/zot/auth/logout", system.url)).send().await.unwrap();
+    let end: Value = answer.json().await.unwrap();
+    let end = url::Url::parse(end["endSessionUrl"].as_str().unwrap()).unwrap();
+    end.query_pairs().find(|(name, _)| name == "id_token_hint").unwrap().1.into_owned()
+}
+
+async fn opens_nothing(system: &System, token: &str) {
+    let by_password = Api::basic(&system.url, "alice", token);
+    for api in [Api::new(&system.url, Credential::Bearer(token.to_owned())), by_password.clone()] {
+        let answer = api.get("/v2/").await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        let message = message(answer).await;
+        assert!(message.contains("can't be told from an ID token") && message.contains("use an API key"), "{message}");
+        assert_eq!(api.post("/v2/r/blobs/uploads/").await.status(), StatusCode::UNAUTHORIZED);
+    }
+    let bought = by_password.get("/zot/auth/token?service=x&offline_token=true").await;
+    assert_eq!(bought.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_id_token_of_a_sign_in_opens_nothing() {
+    let system = System::start(Setup::default()).await;
+    let alice = system.signed_in("alice").await;
+    opens_nothing(&system, &id_token_of(&alice, &system).await).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let url = format!("http://localhost:{port}");
+    let Some(provider) = Provider::start(free_port(), &url, folder.path(), &[]).await else { return };
+    let setup = Setup { issuer: Some(provider.issuer.clone()), ..Setup::default() };
+    let system = System::start_in(folder.path(), port, setup).await;
+    let alice = Person::new(&system.url);
+    let form = alice.get("/zot/auth/login").await;
+    let fields = [("username", "alice"), ("password", "alice")];
+    alice.http.post(form.url().clone()).form(&fields).send().await.unwrap();
+    opens_nothing(&system, &id_token_of(&alice, &system).await).await;
+}
+
+#[tokio::test]
+async fn of_a_provider_only_what_is_positively_an_access_token_is_taken() {
+    let system = System::start(Setup::default()).await;
+    let claims = |more: Value| {
+        let mut claims = json!({"aud": CLIENT_ID, "sub": "1", "preferred_username": "carol"});
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        claims
+    };
+    for (who, header, more, is_taken) in [
+        ("authentik, access", json!({}), json!({"azp": CLIENT_ID, "uid": "x", "nonce": "n"}), true),
+        ("authentik, ID", json!({}), json!({"nonce": "n"}), false),
+        ("authentik before 2026.8, ID", json!({}), json!({"azp": CLIENT_ID, "uid": "x", "at_hash": "h"}), false),
+        ("dex, both", json!({}), json!({"at_hash": "h", "c_hash": "c", "email": "c@x", "email_verified": true}), false),
+        ("oidc-provider, ID", json!({}), json!({"at_hash": "h", "auth_time": 1}), false),
+        ("oidc-provider, JWT access", json!({"typ": "at+jwt"}), json!({"client_id": CLIENT_ID, "jti": "x"}), true),
+        ("Keycloak, access", json!({}), json!({"typ": "Bearer", "azp": CLIENT_ID}), true),
+        ("Keycloak, ID", json!({}), json!({"typ": "ID", "azp": CLIENT_ID}), false),
+        ("Keycloak, refresh", json!({}), json!({"typ": "Refresh", "azp": CLIENT_ID}), false),
+    ] {
+        let token = signed_with(&system.issuer, header, claims(more)).await;
+        if is_taken {
+            let api = Api::new(&system.url, Credential::Bearer(token));
+            assert_eq!(api.get("/v2/").await.status(), StatusCode::OK, "{who}");
+            // And buys nothing that outlives it.
+            let bought: Value = api.get("/zot/auth/token?service=x&offline_token=true").await.json().await.unwrap();
+            assert!(bought.get("refresh_token").is_none(), "{who}");
+        } else {
+            opens_nothing(&system, &token).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_jwt_calls_critical_must_be_understood_and_its_times_may_be_fractions() {
+    let system = System::start(Setup::default()).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let claims = |more: Value| {
+        let mut claims =
+            json!({"aud": CLIENT_ID, "azp": CLIENT_ID, "uid": "x", "sub": "1", "preferred_username": "carol"});
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        claims
+    };
+    let asked = async |header: Value, more: Value| {
+        let token = signed_with(&system.issuer, header, claims(more)).await;
+        Api::new(&system.url, Credential::Bearer(token)).get("/v2/").await
+    };
+    let critical = asked(json!({"crit": ["b64"], "b64": true}), json!({})).await;
+    assert_eq!(critical.status(), StatusCode::UNAUTHORIZED);
+    assert!(message(critical).await.contains("crit"));
+    let times = json!({"exp": now + 100.5, "nbf": now - 0.5, "iat": now - 0.25});
+    assert_eq!(asked(json!({}), times).await.status(), StatusCode::OK);
+    let over = asked(json!({}), json!({"exp": now - 100.5})).await;
+    assert!(message(over).await.contains("expired"));
 }
 
 /// A system that takes the tokens of a CI service, and that service.
@@ -278,11 +382,7 @@ async fn a_password_file_is_read_again_when_it_changes() {
     assert_eq!(token.get("/v2/r/manifests/1").await.status(), StatusCode::UNAUTHORIZED);
     // A file that is none is refused whole.
     fs::write(&path, "dave:plain").unwrap();
-    wait_for("the refusal", async || {
-        let printed = system.proxy.printed();
-        (printed.contains("line 1 is no bcrypt hash") && printed.contains("what was goes on")).then_some(())
-    })
-    .await;
+    system.proxy.prints("what was goes on").await;
     assert_eq!(wrong.get("/v2/").await.status(), StatusCode::OK);
 }
 
@@ -372,90 +472,55 @@ async fn ten_thousand_bad_logins_are_limited_and_lock_out_nobody_who_has_a_key()
     assert_eq!(Api::basic(&system.url, "ci-robot", &jwt).get("/v2/").await.status(), StatusCode::OK);
 }
 
-/// Makes claims due to be renewed, as if a quarter of an hour were over; whether that can be done here.
-fn grow_old(system: &System) -> bool {
-    let Some(sqlite) = tools::find("sqlite3") else { return false };
-    let database = system.folder.join("proxy.db");
-    let statement =
-        "PRAGMA busy_timeout = 5000; UPDATE sessions SET renewed_at = renewed_at - 1000 WHERE renewed_at > 0";
-    must(Command::new(sqlite).arg(database).arg(statement));
-    true
+#[tokio::test]
+async fn a_wrong_password_and_an_unknown_user_are_answered_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("htpasswd");
+    fs::write(&path, format!("dave:{}\n", bcrypt::hash("right", 5).unwrap())).unwrap();
+    let auth = json!({"htpasswd": {"path": path}});
+    let mut system = System::start(Setup { auth, ..Setup::default() }).await;
+    for with_provider in [true, false] {
+        if !with_provider {
+            system.configure(|config| drop(config["http"]["auth"].as_object_mut().unwrap().remove("openid")));
+            system.restart_proxy().await;
+        }
+        let mut messages = Vec::new();
+        for user in ["dave", "nobody"] {
+            let began = std::time::Instant::now();
+            let answer = Api::basic(&system.url, user, "wrong").get("/v2/").await;
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{user}");
+            // However long it takes to find out.
+            assert!(began.elapsed() >= std::time::Duration::from_secs(1), "{user}: {:?}", began.elapsed());
+            messages.push(message(answer).await);
+        }
+        assert_eq!(messages[0], messages[1]);
+    }
+    assert_eq!(Api::basic(&system.url, "dave", "right").get("/v2/").await.status(), StatusCode::OK);
 }
 
-#[tokio::test]
-async fn claims_are_renewed_and_keys_follow_them() {
-    let rules = json!({"repositories": {"**": {"policies": [
-        {"groups": ["dev", "ops"], "actions": ["read", "create", "update"]},
-    ]}}});
-    let provider = json!({"scopes": ["openid", "profile", "email", "offline_access"]});
-    let system = System::start(Setup { access_control: rules, provider, ..Setup::default() }).await;
-    let origin = system.provider_origin();
-    let alice = system.signed_in("alice").await;
-    let (key, _) = alice.make_key("a").await;
-    let api = Api::basic(&system.url, "alice", &key);
-    api.must_push("r", "1", &Image::new(1, 100)).await;
-    let http = reqwest::Client::new();
-    let renewals = async || {
-        let asked = reqwest::get(format!("{origin}/test/asked/refresh_token")).await.unwrap();
-        asked.text().await.unwrap()
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_made_no_mistake_never_waits_for_those_who_guess_at_their_name() {
+    let system = demonstration().await;
+    let from = |address: &str| {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        reqwest::Client::builder().local_address(address).build().unwrap()
     };
-
-    http.post(format!("{origin}/test/groups/alice/guests")).send().await.unwrap();
-    assert_eq!(api.get("/v2/r/manifests/1").await.status(), StatusCode::OK);
-    if !grow_old(&system) {
-        return;
-    }
-    wait_for("the new groups", async || {
-        (api.get("/v2/r/manifests/1").await.status() == StatusCode::FORBIDDEN).then_some(())
+    let ask = async |client: &reqwest::Client, password: &str| {
+        let request = client.get(format!("{}/v2/", system.url)).basic_auth("ci-robot", Some(password));
+        request.send().await.unwrap().status()
+    };
+    // Two attackers, until both have to wait.
+    let attackers = [from("127.0.0.3"), from("127.0.0.4")];
+    wait_for("the attackers to be limited", async || {
+        let guesses = (0..8).flat_map(|i| attackers.iter().map(move |attacker| (attacker, format!("guess {i}"))));
+        let guesses = guesses.map(|(attacker, guess)| async move { ask(attacker, &guess).await });
+        let answers = futures_util::future::join_all(guesses).await;
+        answers.iter().filter(|status| **status == StatusCode::TOO_MANY_REQUESTS).count().checked_sub(12)
     })
     .await;
-    assert!(alice.get("/").await.text().await.unwrap().contains("Your groups: guests"));
-    assert_eq!(renewals().await, "1");
-    http.post(format!("{origin}/test/groups/alice/ops")).send().await.unwrap();
-    grow_old(&system);
-    wait_for("the next groups", async || (api.get("/v2/r/manifests/1").await.status() == StatusCode::OK).then_some(()))
-        .await;
-
-    // Gone at authentik: the session ends, and the key waits until they sign in again.
-    http.post(format!("{origin}/test/disable/alice")).send().await.unwrap();
-    grow_old(&system);
-    wait_for("the end", async || (api.get("/v2/").await.status() == StatusCode::UNAUTHORIZED).then_some(())).await;
-    assert!(message(api.get("/v2/").await).await.contains("does not know the owner of this API key any more"));
-    assert!(alice.get("/").await.text().await.unwrap().contains("Your session has ended"));
-}
-
-#[tokio::test]
-async fn a_provider_that_is_away_ends_no_session() {
-    let provider = json!({"scopes": ["openid", "profile", "email", "offline_access"]});
-    let mut system = System::start(Setup { provider, ..Setup::default() }).await;
-    let alice = system.signed_in("alice").await;
-    system.stand_in.as_mut().unwrap().kill();
-    if !grow_old(&system) {
-        return;
-    }
-    system.proxy.prints("claims can't be renewed now; they stay as they are").await;
-    assert!(alice.get("/").await.text().await.unwrap().contains("Signed in as alice"));
-}
-
-#[tokio::test]
-async fn keys_follow_their_owner_after_the_owner_has_signed_out() {
-    let provider = json!({"scopes": ["openid", "profile", "email", "offline_access"]});
-    let system = System::start(Setup { provider, ..Setup::default() }).await;
-    let alice = system.signed_in("alice").await;
-    let (key, _) = alice.make_key("a").await;
-    let api = Api::basic(&system.url, "alice", &key);
-    let out = alice.http.post(format!("{}/zot/auth/logout", system.url)).header("content-type", "application/json");
-    assert_eq!(out.send().await.unwrap().status(), StatusCode::OK);
-    assert!(!alice.get("/").await.text().await.unwrap().contains("Signed in as"));
-    assert_eq!(api.get("/v2/").await.status(), StatusCode::OK);
-    let disable = format!("{}/test/disable/alice", system.provider_origin());
-    reqwest::Client::new().post(disable).send().await.unwrap();
-    if !grow_old(&system) {
-        return;
-    }
-    wait_for("the end of the key", async || (api.get("/v2/").await.status() == StatusCode::UNAUTHORIZED).then_some(()))
-        .await;
-    assert!(message(api.get("/v2/").await).await.contains("does not know the owner of this API key any more"));
+    assert_eq!(ask(&attackers[0], "ci-robot-app-password").await, StatusCode::TOO_MANY_REQUESTS);
+    // The owner, who has made no mistake, is let in at once.
+    assert_eq!(ask(&from("127.0.0.2"), "ci-robot-app-password").await, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -16,8 +15,8 @@ use berth_tests::{
     api::{Api, Credential, error_of, header_of},
     images::{Image, digest},
     person::Person,
-    process::{Process, wait_for},
-    system::{Setup, System, binary, demonstration_rules},
+    process::wait_for,
+    system::{Setup, System, demonstration_rules},
 };
 use reqwest::{Client, StatusCode, header, redirect::Policy};
 use serde_json::{Value, json};
@@ -514,27 +513,36 @@ async fn a_connection_that_says_nothing_or_a_little_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_connections_than_there_is_room_for_are_closed_and_the_others_are_served() {
-    let mut system = System::start(Setup::default()).await;
-    system.proxy.kill();
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 240; exec \"$0\" serve \"$1\""]).arg(binary("berth-proxy")).arg(system.config());
-    system.proxy = Process::start(&mut command, &system.folder.join("limited.log")).unwrap();
-    system.ready().await;
+async fn for_more_connections_than_there_is_room_for_room_is_made() {
+    let mut system = System::start(Setup { descriptors: Some(240), ..Setup::default() }).await;
     let mut open = Vec::new();
     for _ in 0..150 {
         let mut stream = TcpStream::connect(system.authority()).await.unwrap();
         let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nX-Slow:").await;
         open.push(stream);
     }
-    system.proxy.prints("there are too many connections").await;
-    assert!(!system.proxy.has_ended());
-    drop(open);
-    wait_for("room", async || {
-        let answer = Client::new().get(format!("{}/livez", system.url)).send().await.ok()?;
-        answer.status().is_success().then_some(())
-    })
-    .await;
+    system.proxy.prints("an idle connection was closed to make room").await;
+    let answer = Client::new().get(format!("{}/livez", system.url)).send().await.unwrap();
+    assert!(answer.status().is_success() && !system.proxy.has_ended());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_may_be_bounded_and_the_proxies_in_front_are_not() {
+    for (trusted, is_bounded) in [("10.0.0.1", true), ("127.0.0.1", false)] {
+        let sidecar = json!({"connectionsPerAddress": 8, "trustedProxies": [trusted]});
+        let system = System::start(Setup { sidecar, ..Setup::default() }).await;
+        let mut open = Vec::new();
+        for _ in 0..12 {
+            let mut stream = TcpStream::connect(system.authority()).await.unwrap();
+            stream.write_all(b"GET /livez HTTP/1.1\r\nX-Slow:").await.unwrap();
+            open.push(stream);
+        }
+        let first = open.remove(0);
+        let mut byte = [0];
+        let mut first = first;
+        let closed = tokio::time::timeout(Duration::from_secs(3), first.read(&mut byte)).await;
+        assert_eq!(closed.is_ok(), is_bounded, "{trusted}");
+    }
 }
 
 #[tokio::test]
@@ -615,4 +623,54 @@ async fn a_pull_writes_nothing_into_the_database() {
     }
     assert_eq!(before, written());
     assert_eq!(error_of(api.get("/v2/r/manifests/none").await).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_form_that_never_comes_is_told_so() {
+    let system = System::start(Setup::default()).await;
+    let mut stream = TcpStream::connect(system.authority()).await.unwrap();
+    let request = "POST /zot/auth/token HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_mins(1), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(status(&String::from_utf8_lossy(&answer)), 408);
+}
+
+#[tokio::test]
+async fn strangers_learn_nothing_from_readyz() {
+    let mut system = System::start(Setup::default()).await;
+    system.registry.kill();
+    let answer = reqwest::get(format!("{}/readyz", system.url)).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let text = answer.text().await.unwrap();
+    assert_eq!(text, "the registry does not answer; the log says why\n");
+    system.proxy.prints(&system.upstream).await;
+}
+
+#[tokio::test]
+async fn what_the_database_holds_is_its_owner_s_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut system = System::start(Setup::default()).await;
+    let rights = |name: &str| std::fs::metadata(system.folder.join(name)).map(|file| file.permissions().mode() & 0o777);
+    for name in ["proxy.db", "proxy.db-wal", "proxy.db-shm", "proxy.key"] {
+        assert_eq!(rights(name).unwrap(), 0o600, "{name}");
+    }
+    // Also one that was made with other rights before.
+    let path = system.folder.join("proxy.db");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    system.restart_proxy().await;
+    assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn no_line_of_the_log_moves_a_terminal_or_turns_its_text_around() {
+    let system = System::start(Setup::default()).await;
+    let provider = "%E2%80%AEtoor%C2%9B31m%1B%5B2J%0A";
+    let url = format!("{}/zot/auth/backchannel-logout/{provider}", system.url);
+    Client::new().post(url).form(&[("logout_token", "x")]).send().await.unwrap();
+    system.proxy.prints("a logout token was refused").await;
+    let printed = system.proxy.printed();
+    assert!(printed.contains("toor"), "{printed}");
+    let invisible = printed.chars().find(|c| c.is_control() && *c != '\n' || ('\u{202a}'..='\u{202e}').contains(c));
+    assert_eq!(invisible, None, "{printed}");
 }

@@ -126,7 +126,7 @@ async fn the_rules_can_be_asked_and_say_which_one_decides() {
         (&["--user", "dave", "update", "team/x:latest"], false, "req.tag != 'latest' does not hold"),
         (&["--user", "root", "delete", "team/x"], true, "http.accessControl.adminPolicy"),
         (&["read", "public/x"], true, "public/*.anonymousPolicy"),
-        (&["read", "elsewhere"], false, "no pattern of http.accessControl.repositories matches elsewhere"),
+        (&["read", "elsewhere"], false, "no pattern of http.accessControl.repositories matches"),
         (&["--user", "x", "pull", "a"], false, "pull is not an action"),
         (&["--user", "x", "read", "A"], false, "A: "),
     ] {

@@ -103,10 +103,12 @@ async fn a_refresh_token_is_used_by_one_replica_and_once() {
     let Some(replicas) = Replicas::start().await else { return };
     let (system, origin) = (&replicas.system, replicas.system.provider_origin());
     let alice = system.signed_in("alice").await;
+    // Near their end refresh tokens are good once.
+    system.at_stand_in("rotate/true", json!({})).await;
     let http = reqwest::Client::new();
     for round in 1..=2 {
         http.post(format!("{origin}/test/groups/alice/round-{round}")).send().await.unwrap();
-        replicas.postgres.sql("berth", "UPDATE sessions SET renewed_at = renewed_at - 1000");
+        replicas.postgres.sql("berth", "UPDATE people SET renew_after = 0, renewed_at = renewed_at - 1000");
         let groups = format!("Your groups: round-{round}");
         for url in [&system.url, &replicas.second_url] {
             wait_for("the new groups", async || {
@@ -114,14 +116,13 @@ async fn a_refresh_token_is_used_by_one_replica_and_once() {
             })
             .await;
         }
-        // The stand-in, like authentik, takes each refresh token once.
         let asked = reqwest::get(format!("{origin}/test/asked/refresh_token")).await.unwrap().text().await.unwrap();
         assert_eq!(asked, round.to_string());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_replicas_that_start_at_once_make_one_schema() {
+async fn two_replicas_that_start_at_once_make_one_schema_and_one_secret() {
     let Some(mut replicas) = Replicas::start().await else { return };
     replicas.second.kill();
     replicas.system.proxy.kill();
@@ -131,6 +132,7 @@ async fn two_replicas_that_start_at_once_make_one_schema() {
         let url = replicas.postgres.url(&database);
         replicas.system.configure(|config| config["sidecar"]["database"] = json!(url));
         let folder = replicas.folder.path();
+        std::fs::remove_file(folder.join("secret")).unwrap();
         let first = serve_with("berth-proxy", &replicas.system.config(), &folder.join("first.log"));
         let (_second, second_url) = second(&replicas.system, folder);
         for url in [&replicas.system.url, &second_url] {
@@ -138,6 +140,32 @@ async fn two_replicas_that_start_at_once_make_one_schema() {
         }
         assert!(!first.printed().contains("panicked"), "{}", first.printed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_does_not_answer_is_as_good_as_away() {
+    let Some(replicas) = Replicas::start().await else { return };
+    let alice = replicas.system.signed_in("alice").await;
+    let (key, _) = alice.make_key("known").await;
+    let (another, _) = alice.make_key("never used before").await;
+    let api = Api::basic(&replicas.system.url, "alice", &key);
+    assert_eq!(api.get("/v2/").await.status(), StatusCode::OK);
+    let locked = "BEGIN; LOCK TABLE api_keys, people, sessions IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)";
+    let mut psql = replicas.postgres.psql("berth", locked);
+    let _lock = Process::start(&mut psql, &replicas.folder.path().join("psql.log")).unwrap();
+    let unknown = Api::basic(&replicas.system.url, "alice", &another);
+    let locks = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted";
+    wait_for("the lock", async || (replicas.postgres.sql("postgres", locks).trim() >= "3").then_some(())).await;
+    let began = Instant::now();
+    let answer = unknown.get("/v2/").await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(error_of(answer).await, (503, "UNAVAILABLE".to_owned()));
+    // Who is known goes on, for longer than anything is fresh.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(8) {
+        assert_eq!(api.get("/v2/").await.status(), StatusCode::OK);
+    }
+    replicas.system.proxy.prints("it takes longer than 2 s to answer").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -85,8 +85,12 @@ async fn a_sign_in_returns_only_to_where_it_may() {
         "http:evil.example",
         "javascript:alert(1)",
         "http://user@evil.example",
+        // It has the origin of what is inside.
+        "blob:REGISTRY/x",
+        "filesystem:REGISTRY/x",
     ] {
-        let answer = no_redirects().get(format!("{}/zot/auth/login?callback_ui={evil}", system.url)).send().await;
+        let target = evil.replace("REGISTRY", &system.url);
+        let answer = no_redirects().get(format!("{}/zot/auth/login?callback_ui={target}", system.url)).send().await;
         let answer = answer.unwrap();
         let status = answer.status();
         assert!(
@@ -104,8 +108,8 @@ async fn a_sign_in_returns_only_to_where_it_may() {
 
 #[tokio::test]
 async fn a_refused_sign_in_shows_its_reason_and_logs_the_same() {
-    // Without the scopes no claim names anybody, neither in the ID token nor at userinfo.
-    let system = System::start(Setup { provider: json!({"scopes": ["openid"]}), ..Setup::default() }).await;
+    // Without the scope no claim names anybody, neither in the ID token nor at userinfo; the e-mail address is no name.
+    let system = System::start(Setup { provider: json!({"scopes": ["openid", "email"]}), ..Setup::default() }).await;
     let answer = Person::new(&system.url).sign_in("alice", "alice").await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     let page = answer.text().await.unwrap();
@@ -114,6 +118,23 @@ async fn a_refused_sign_in_shows_its_reason_and_logs_the_same() {
     let log = system.proxy.printed();
     let line = log.lines().find(|line| line.contains(id) && line.contains("a sign-in was refused"));
     assert!(line.is_some_and(|line| line.contains("preferred_username")), "{log}");
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_allow_the_grant_is_told_what_to_allow() {
+    let system = System::start(Setup::default()).await;
+    system.at_stand_in("grants", json!([])).await;
+    let refused = Person::new(&system.url).get("/zot/auth/login").await;
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    let page = refused.text().await.unwrap();
+    assert!(page.contains("allow the grant type authorization_code at the provider"), "{page}");
+    assert!(page.contains("The request is otherwise malformed"), "{page}");
+    let robot = Api::basic(&system.url, "ci-robot", "ci-robot-app-password").get("/v2/").await;
+    assert_eq!(robot.status(), StatusCode::UNAUTHORIZED);
+    let body: Value = robot.json().await.unwrap();
+    assert!(body["errors"][0]["message"].as_str().unwrap().contains("client_credentials"), "{body}");
+    system.at_stand_in("grants", json!(["authorization_code"])).await;
+    system.signed_in("alice").await;
 }
 
 #[tokio::test]
@@ -206,6 +227,47 @@ async fn api_keys_have_zot_s_shape_and_belong_to_their_owner() {
     assert_eq!(alice.revoke_key(id).await, StatusCode::NOT_FOUND);
     let nobody = reqwest::get(&address).await.unwrap();
     assert_eq!(error_of(nobody).await, (401, "UNAUTHORIZED".to_owned()));
+}
+
+#[tokio::test]
+async fn a_person_has_two_hundred_keys_at_most() {
+    let system = System::start(Setup::default()).await;
+    let alice = system.signed_in("alice").await;
+    alice.make_key("first").await;
+    let copies = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 199)
+                  INSERT INTO api_keys (id, key_hash, provider, subject, label, user_agent, scopes, created_at)
+                  SELECT 'id' || i, 'hash' || i, provider, subject, 'copy', '', '[]', created_at FROM api_keys, n";
+    if !system.sql(copies) {
+        return;
+    }
+    let made = alice.http.post(format!("{}/zot/auth/apikey", system.url)).json(&json!({"label": "x"})).send().await;
+    assert_eq!(error_of(made.unwrap()).await, (403, "DENIED".to_owned()));
+    let form = alice.http.post(format!("{}/keys", system.url)).header("origin", &system.url);
+    let page = form.form(&[("label", "x"), ("days", "1")]).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("No key was made") && page.contains("you have 200 API keys"), "{page}");
+    assert_eq!(alice.revoke_key("id1").await, StatusCode::OK);
+    alice.make_key("again").await;
+}
+
+#[tokio::test]
+async fn every_line_of_a_page_s_request_names_its_user() {
+    let system = System::start(Setup::default()).await;
+    let alice = system.signed_in("alice").await;
+    let (_, id) = alice.make_key("x").await;
+    alice.revoke_key(&id).await;
+    alice.http.post(format!("{}/zot/auth/logout", system.url)).send().await.unwrap();
+    for line in ["signed in", "an API key was made", "an API key was revoked", "signed out"] {
+        system.proxy.prints(line).await;
+        let printed = system.proxy.printed();
+        let line = printed.lines().find(|printed| printed.contains(line)).unwrap();
+        assert!(line.contains("user=\"alice\"") && line.contains("request="), "{line}");
+    }
+    system.proxy.prints("path=\"/zot/auth/logout\"").await;
+    let printed = system.proxy.printed();
+    for path in ["/zot/auth/apikey", "/zot/auth/logout"] {
+        let lines = printed.lines().filter(|line| line.contains(&format!("path=\"{path}\"")));
+        lines.for_each(|line| assert!(line.contains("user=\"alice\""), "{line}"));
+    }
 }
 
 #[tokio::test]

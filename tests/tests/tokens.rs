@@ -2,11 +2,12 @@
 
 use berth_tests::{
     api::{Api, Credential, error_of, header_of},
-    images::Image,
+    images::{Image, digest},
+    process::wait_for,
     system::{Setup, System, demonstration_rules},
 };
 use reqwest::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 async fn demonstration() -> (System, Api, Api) {
     let setup = Setup { access_control: demonstration_rules(), ..Setup::default() };
@@ -52,15 +53,19 @@ async fn the_error_in_the_challenge_says_whether_another_token_helps() {
     let made_up = alice.with(Credential::Bearer("made.up.token".to_owned())).get("/v2/").await;
     assert_eq!(made_up.status(), StatusCode::UNAUTHORIZED);
     assert!(header_of(&made_up, "www-authenticate").ends_with(",error=\"invalid_token\""));
-    let small = bob.with_token(&["repository:shared/x:pull"]).await.post("/v2/shared/x/blobs/uploads/").await;
+    let small = alice.with_token(&["repository:shared/x:pull"]).await.post("/v2/shared/x/blobs/uploads/").await;
     assert_eq!(small.status(), StatusCode::UNAUTHORIZED);
     let challenge = header_of(&small, "www-authenticate");
     assert!(
         challenge.ends_with(",scope=\"repository:shared/x:pull,push\",error=\"insufficient_scope\""),
         "{challenge}"
     );
-    // Basic and sessions can't ask for another token.
-    assert_eq!(error_of(bob.post("/v2/shared/x/blobs/uploads/").await).await, (403, "DENIED".to_owned()));
+    // No token helps whom the rules don't let: with every credential, and to HEAD too.
+    let token = bob.with_token(&["repository:shared/x:pull"]).await;
+    for bob in [&bob, &token] {
+        assert_eq!(error_of(bob.post("/v2/shared/x/blobs/uploads/").await).await, (403, "DENIED".to_owned()));
+        assert_eq!(bob.head("/v2/private/x/manifests/1").await.status(), StatusCode::FORBIDDEN);
+    }
     // Two credentials: which one would count?
     let request = alice.request(Method::GET, "/v2/").header("authorization", "Bearer x");
     assert_eq!(request.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
@@ -147,4 +152,39 @@ async fn a_refusal_comes_before_the_body_is_read() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("onnection: close"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_push_goes_on_to_its_manifest_when_its_token_has_run_out() {
+    let sidecar = json!({"tokenLifetime": "1s"});
+    let system = System::start(Setup { sidecar, ..Setup::default() }).await;
+    let person = system.signed_in("alice").await;
+    let (key, id) = person.make_key("a").await;
+    let alice = Api::basic(&system.url, "alice", &key);
+    let image = Image::new(1, 100_000);
+    alice.push_blob("a/b", &image.config).await.unwrap();
+    let scopes = ["repository:a/b:pull,push,delete", "repository:other:pull,push"];
+    let (token, bystander) = (alice.with_token(&scopes).await, alice.with_token(&scopes).await);
+    let upload = token.start_upload("a/b").await;
+    wait_for("the end of the token", async || {
+        (token.get("/v2/a/b/tags/list").await.status() == StatusCode::UNAUTHORIZED).then_some(())
+    })
+    .await;
+    let and = if upload.contains('?') { '&' } else { '?' };
+    let end = format!("{upload}{and}digest={}", digest(&image.layer));
+    let ended = token.request(Method::PUT, &end).body(image.layer.clone()).send().await.unwrap();
+    assert_eq!(ended.status(), StatusCode::CREATED);
+    // Nobody else's token, nowhere else, and nothing else.
+    for (api, repository) in [(&bystander, "a/b"), (&token, "other")] {
+        let answer = api.push_manifest(repository, "1", &image.manifest).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{repository}");
+    }
+    assert_eq!(token.delete("/v2/a/b/manifests/1").await.status(), StatusCode::UNAUTHORIZED);
+    let pushed = token.push_manifest("a/b", "1", &image.manifest).await.unwrap();
+    assert_eq!(pushed.status(), StatusCode::CREATED);
+    assert_eq!(alice.get("/v2/a/b/manifests/1").await.status(), StatusCode::OK);
+    // What it was made of is asked for all the same.
+    person.revoke_key(&id).await;
+    let revoked = token.push_manifest("a/b", "2", &image.manifest).await.unwrap();
+    assert_eq!(revoked.status(), StatusCode::UNAUTHORIZED);
 }

@@ -8,7 +8,7 @@ use crate::{
     action::{Action, Actions},
     expression::Expression,
     pattern::Pattern,
-    policy::{Condition, MetricsPolicy, Policy, RepositoryRules, Rules},
+    policy::{Condition, MetricsPolicy, Policy, RepositoryRules, Rules, condition},
 };
 
 /// Reads the section. Without it, whoever is signed in may do everything.
@@ -62,6 +62,11 @@ fn read_condition(section: Section<'_>) -> Option<Condition> {
     };
     // Without it the policy would grant more than its writer meant; but then the file is refused.
     let expression = compiled.map_err(|problem| section.problem("expression", problem));
+    for path in expression.iter().flat_map(|expression| expression.paths_of("req")) {
+        if let Some(problem) = condition::unknown_field(&path) {
+            section.problem("expression", problem);
+        }
+    }
     section.close();
     Some(Condition { expression: expression.ok()?, message })
 }

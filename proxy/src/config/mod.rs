@@ -1,6 +1,7 @@
 //! What the proxy reads of the configuration file: `http`, `accessControl` (zot's) and `sidecar` (ours).
 
 mod access;
+mod extensions;
 mod provider;
 mod trust_roots;
 mod workloads;
@@ -19,6 +20,7 @@ use crate::{
     identity::{
         certificate::NameAttribute,
         htpasswd::{self, PasswordFile},
+        token::DEFAULT_LIFETIME,
         workload::Rule,
     },
     oidc::ProviderConfig,
@@ -45,6 +47,8 @@ pub struct Config {
     pub watched: Vec<PathBuf>,
     /// Proxies in front of this one, whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// How many connections one address may have at once, if that is bounded.
+    pub connections_per_address: Option<usize>,
     /// Other origins that a sign-in may return to.
     pub callback_origins: Vec<url::Origin>,
     /// Whether people may make API keys.
@@ -55,6 +59,8 @@ pub struct Config {
     pub rules: Rules,
     /// Where the registry is.
     pub upstream: Upstream,
+    /// Where the counters are, beside `/metrics`.
+    pub metrics_path: String,
     /// What is remembered.
     pub state: State,
     /// What to log, and where to.
@@ -82,6 +88,10 @@ pub struct State {
     pub session_idle: Duration,
     /// A session ends after so long in any case.
     pub session_absolute: Duration,
+    /// Somebody whose provider can't be asked about them any more is suspended after so long.
+    pub session_grace: Duration,
+    /// A token of the token service lives so long.
+    pub token_lifetime: Duration,
     /// A job's refresh token ends after so long.
     pub refresh_token_lifetime: Duration,
 }
@@ -151,6 +161,10 @@ impl Config {
         let upstream = Upstream::read(&sidecar);
         let state = read_state(&sidecar);
         let trusted_proxies = read_trusted_proxies(&sidecar);
+        let connections_per_address = sidecar.number("connectionsPerAddress").and_then(|n| usize::try_from(n).ok());
+        if connections_per_address.is_some_and(|most| most < 8) {
+            sidecar.problem("connectionsPerAddress", "is too few for one browser; expected 8 at least, or nothing");
+        }
         sidecar.close();
         let listen = SocketAddr::new(read_address(&http), http.port("port").unwrap_or(8080));
         let external_url = read_external_url(&http);
@@ -184,10 +198,11 @@ impl Config {
         watched.extend(workloads.iter().filter_map(|rule| rule.issuer.authority.file().map(Path::to_owned)));
         let certificates = tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some());
         let nobody = providers.is_empty() && workloads.is_empty() && passwords.is_none() && !certificates;
-        read_other_auth(auth, &http, nobody);
-
         let rules = access::read(http.section("accessControl"));
+        // A registry for everybody needs nobody to sign in.
+        read_other_auth(auth, &http, nobody && !rules.has_anonymous());
         read_other_http(http);
+        let metrics_path = extensions::read(root.section("extensions"));
         read_other_root(root);
         let config = Self {
             listen,
@@ -199,11 +214,13 @@ impl Config {
             certificate_names,
             watched,
             trusted_proxies,
+            connections_per_address,
             callback_origins,
             api_keys,
             secure_cookies,
             rules,
             upstream,
+            metrics_path,
             state,
             log,
         };
@@ -298,14 +315,26 @@ fn read_state(sidecar: &Section<'_>) -> State {
     if absolute < idle {
         session.problem("absolute", "is shorter than session.idle; expected something longer, such as \"24h\"");
     }
+    let session_grace = session.duration("grace").unwrap_or(Duration::from_hours(24));
     session.close();
+    let token_lifetime = sidecar.duration("tokenLifetime").unwrap_or(DEFAULT_LIFETIME);
+    if token_lifetime > DEFAULT_LIFETIME || token_lifetime < Duration::from_secs(1) {
+        sidecar.problem("tokenLifetime", "is not possible; expected a quarter of an hour at most, such as \"15m\"");
+    }
     let refresh_token_lifetime = sidecar.duration("refreshTokenLifetime").unwrap_or(Duration::from_hours(1));
     if refresh_token_lifetime > Duration::from_hours(24) {
         sidecar.problem("refreshTokenLifetime", "is too long; expected a day at most, such as \"1h\"");
     }
-    sidecar.not_ours("allowRemoteRegistry");
     let (session_idle, session_absolute) = (idle, absolute);
-    State { database: database.to_owned(), secret_file, session_idle, session_absolute, refresh_token_lifetime }
+    State {
+        database: database.to_owned(),
+        secret_file,
+        session_idle,
+        session_absolute,
+        session_grace,
+        token_lifetime,
+        refresh_token_lifetime,
+    }
 }
 
 /// `sidecar.trustedProxies`: nobody, unless they are named.
@@ -341,7 +370,10 @@ fn read_passwords(section: Section<'_>, watched: &mut Vec<PathBuf>) -> Option<Pa
             .map_err(|e| format!("{} can't be read ({e}); make it readable for this user", path.display()))
             .and_then(|text| htpasswd::parse(&text).map_err(|e| format!("{}: {e}", path.display()))),
     };
-    let users = read.map_err(|problem| section.problem("path", problem)).unwrap_or_default();
+    let (users, left_out) = read.map_err(|problem| section.problem("path", problem)).unwrap_or_default();
+    for line in left_out {
+        section.warn("path", line);
+    }
     watched.extend(path);
     section.close();
     Some(users)
@@ -382,7 +414,8 @@ fn read_other_auth(auth: Section<'_>, http: &Section<'_>, no_provider: bool) {
     if no_provider {
         http.problem(
             "auth",
-            "signs nobody in; expected http.auth.openid.providers.oidc with the issuer of your authentik application",
+            "signs nobody in; expected http.auth.openid.providers.oidc with the issuer of your authentik application, or an \
+             anonymousPolicy in http.accessControl for a registry that is for everybody",
         );
     }
     auth.close();
@@ -393,6 +426,9 @@ fn read_other_http(http: Section<'_>) {
     http.ignore("allowOrigin", "browsers of other origins are not let in");
     http.ignore("ratelimit", "there is no limit by method");
     http.ignore("compat", "Docker's manifests are always accepted");
+    for key in ["readTimeout", "writeTimeout"] {
+        http.ignore(key, "a request may take as long as it goes on; one that is silent for two minutes ends");
+    }
     http.close();
 }
 
@@ -401,7 +437,6 @@ fn read_other_root(root: Section<'_>) {
         root.not_ours(key);
     }
     root.ignore("distSpecVersion", "the newest one is served");
-    root.ignore("extensions", "Berth has no extensions");
     root.ignore("scheduler", "there is nothing to schedule");
     root.ignore("cluster", "replicas share a database and an object store");
     root.close();

@@ -57,7 +57,8 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
     let path = section.path_of("").trim_end_matches('.').to_owned();
     let issuer = IssuerConfig { issuer: issuer?, authority, any_issuer };
     let rule = Rule { path, issuer, audiences, variables, validations, username, groups };
-    if let Some(problem) = rule.lets_everybody_in() {
+    let any_owner = section.flag("anyOwner").unwrap_or(false);
+    if let Some(problem) = rule.lets_everybody_in().filter(|_| !any_owner) {
         section.problem("claimMapping.validations", problem);
     }
     section.close();

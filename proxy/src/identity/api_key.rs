@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{AuthMethod, Identity, Refusal, api_key_scopes::KeyScopes, credential_cache::CredentialCache};
+use super::{AuthMethod, Identity, Refusal, Rejection, api_key_scopes::KeyScopes, credential_cache::CredentialCache};
 use crate::{
     secrets,
-    store::{ApiKey, NewKey, Store, StoreError, Usage},
+    store::{ApiKey, NewKey, PersonId, Store, StoreError, Usage},
 };
 
 /// What every key begins with, as zot's do.
 const PREFIX: &str = "zak_";
+
+/// How many keys one person may have.
+pub const MAX_KEYS: i64 = 200;
 
 /// Whether a text looks like a key.
 pub fn is_key(text: &str) -> bool {
@@ -36,7 +39,7 @@ struct Known {
 
 impl From<ApiKey> for Known {
     fn from(key: ApiKey) -> Self {
-        let mut identity = Identity::new(key.user.clone(), AuthMethod::ApiKey(key.id.clone()));
+        let mut identity = Identity::of_person(key.user.clone(), AuthMethod::ApiKey(key.id.clone()));
         let scopes = KeyScopes::parse(&key.scopes);
         let unreadable = scopes.is_err();
         identity.scopes = scopes.ok().flatten();
@@ -66,67 +69,70 @@ impl Keys {
     pub async fn find(&self, user: Option<&str>, key: &str) -> Result<Arc<Identity>, Refusal> {
         // What can't be one isn't looked for.
         if key.len() != PREFIX.len() + secrets::TEXT_LEN {
-            return Err(Refusal::UnknownKey);
+            return Err(Rejection::UnknownKey.into());
         }
         let hash = secrets::hash(key);
         let load = async { Ok(self.store.key_by_hash(&hash).await?.map(Known::from)) };
-        let known = self.by_hash.get(&hash, load).await?.ok_or(Refusal::UnknownKey)?;
+        let known = self.by_hash.get(&hash, load).await?.ok_or(Rejection::UnknownKey)?;
         if user.is_some_and(|user| !user.eq_ignore_ascii_case(&known.identity.user)) {
-            return Err(Refusal::OthersKey);
+            return Err(Rejection::OthersKey.into());
         }
         self.good(&known)
     }
 
-    /// The owner of the key of this id; `None` if it is gone.
-    pub async fn find_by_id(&self, id: &str) -> Result<Option<Arc<Identity>>, Refusal> {
+    /// The owner of the key of this id.
+    pub async fn find_by_id(&self, id: &str) -> Result<Arc<Identity>, Refusal> {
         let load = async { Ok(self.store.key_by_id(id).await?.map(Known::from)) };
-        let known = self.by_id.get(id, load).await?;
-        known.map(|known| self.good(&known)).transpose()
+        let known = self.by_id.get(id, load).await?.ok_or(Rejection::OrphanToken)?;
+        self.good(&known)
     }
 
     fn good(&self, known: &Known) -> Result<Arc<Identity>, Refusal> {
         if known.key.is_expired() {
-            return Err(Refusal::ExpiredKey);
+            return Err(Rejection::ExpiredKey.into());
         }
         if known.unreadable {
             tracing::error!(key = known.key.id, "the scopes of an API key can't be read");
-            return Err(Refusal::UnreadableKey);
-        }
-        if known.key.suspended {
-            return Err(Refusal::Suspended);
+            return Err(Rejection::UnreadableKey.into());
         }
         self.usage.key(&known.key.id);
         Ok(Arc::clone(&known.identity))
     }
 
-    /// Makes a key for `user`. The text is given here, and never again.
-    pub async fn create(&self, user: &str, wanted: &WantedKey<'_>) -> Result<(String, ApiKey), StoreError> {
+    /// Makes a key for somebody; nothing, if they have [`MAX_KEYS`] already. The text is given here, and never again.
+    pub async fn create(
+        &self,
+        owner: &PersonId,
+        wanted: &WantedKey<'_>,
+    ) -> Result<Option<(String, ApiKey)>, StoreError> {
         let text = format!("{PREFIX}{}", secrets::random_text());
         let (id, key_hash) = (Uuid::new_v4().to_string(), secrets::hash(&text));
         let new = NewKey {
             id: &id,
             key_hash: &key_hash,
-            user_name: user,
+            owner,
             label: wanted.label,
             user_agent: wanted.user_agent,
             expires_at: wanted.expires_at,
             scopes: wanted.scopes,
         };
-        self.store.create_key(&new).await?;
+        if !self.store.create_key(&new, MAX_KEYS).await? {
+            return Ok(None);
+        }
         // Somebody may have guessed at it before it was.
         self.by_hash.forget(&key_hash).await;
         let key = self.store.key_by_id(&id).await?.ok_or_else(|| StoreError::from(sqlx::Error::RowNotFound))?;
-        Ok((text, key))
+        Ok(Some((text, key)))
     }
 
     /// Somebody's keys.
-    pub async fn of(&self, user: &str) -> Result<Vec<ApiKey>, StoreError> {
-        self.store.keys_of(user).await
+    pub async fn of(&self, owner: &PersonId) -> Result<Vec<ApiKey>, StoreError> {
+        self.store.keys_of(owner).await
     }
 
-    /// Revokes a key of this user; whether there was one. It stops here at once.
-    pub async fn revoke(&self, user: &str, id: &str) -> Result<bool, StoreError> {
-        let Some(hash) = self.store.delete_key(user, id).await? else { return Ok(false) };
+    /// Revokes a key of this person; whether there was one. It stops here at once.
+    pub async fn revoke(&self, owner: &PersonId, id: &str) -> Result<bool, StoreError> {
+        let Some(hash) = self.store.delete_key(owner, id).await? else { return Ok(false) };
         self.by_hash.forget(&hash).await;
         self.by_id.forget(id).await;
         Ok(true)
@@ -149,29 +155,29 @@ mod tests {
     #[tokio::test]
     async fn a_key_stops_when_it_is_revoked() {
         let (_folder, store) = for_test().await;
-        let user = User {
-            name: "alice@company".to_owned(),
-            provider: "oidc".to_owned(),
-            subject: "1".to_owned(),
-            groups: Vec::new(),
-            claims: Map::new(),
-        };
-        store.put_user(&user).await.expect("stored");
+        let id = PersonId { provider: "oidc".to_owned(), subject: "1".to_owned() };
+        let (name, groups, claims) = ("alice@company".to_owned(), Vec::new(), Map::new());
+        let alice = User { id, name, groups, claims };
+        store.sign_in(&alice, None).await.expect("signed in");
         let keys = Keys::new(store.clone(), Arc::default());
-        let wanted = |expires_at| WantedKey { label: "ci", user_agent: "test", expires_at, scopes: &[] };
-        let (text, key) = keys.create(&user.name, &wanted(None)).await.expect("a key");
+        let make = async |expires_at| {
+            let wanted = WantedKey { label: "ci", user_agent: "test", expires_at, scopes: &[] };
+            keys.create(&alice.id, &wanted).await.expect("stored").expect("a key")
+        };
+        let rejected = |found: Result<Arc<Identity>, Refusal>| match found {
+            Err(Refusal::Rejected(rejection)) => rejection,
+            other => panic!("{other:?}"),
+        };
+        let (text, key) = make(None).await;
         assert!(keys.find(Some("Alice@company"), &text).await.is_ok());
-        assert!(matches!(keys.find(Some("bob"), &text).await, Err(Refusal::OthersKey)));
-        assert!(keys.find_by_id(&key.id).await.expect("read").is_some());
-        store.suspend(&user.name).await.expect("suspended");
-        keys.refresh();
-        assert!(matches!(keys.find(None, &text).await, Err(Refusal::Suspended)));
-        assert!(!keys.revoke("bob", &key.id).await.expect("asked"));
-        assert!(keys.revoke(&user.name, &key.id).await.expect("revoked"));
-        assert!(matches!(keys.find(None, &text).await, Err(Refusal::UnknownKey)));
-        assert!(keys.find_by_id(&key.id).await.expect("read").is_none());
-        store.put_user(&user).await.expect("stored");
-        let (text, _) = keys.create(&user.name, &wanted(Some(1))).await.expect("a key");
-        assert!(matches!(keys.find(None, &text).await, Err(Refusal::ExpiredKey)));
+        assert!(matches!(rejected(keys.find(Some("bob"), &text).await), Rejection::OthersKey));
+        assert!(keys.find_by_id(&key.id).await.is_ok());
+        let bob = PersonId { subject: "2".to_owned(), ..alice.id.clone() };
+        assert!(!keys.revoke(&bob, &key.id).await.expect("asked"));
+        assert!(keys.revoke(&alice.id, &key.id).await.expect("revoked"));
+        assert!(matches!(rejected(keys.find(None, &text).await), Rejection::UnknownKey));
+        assert!(matches!(rejected(keys.find_by_id(&key.id).await), Rejection::OrphanToken));
+        let (text, _) = make(Some(1)).await;
+        assert!(matches!(rejected(keys.find(None, &text).await), Rejection::ExpiredKey));
     }
 }

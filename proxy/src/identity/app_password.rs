@@ -8,9 +8,9 @@ use std::{sync::Arc, time::Duration};
 
 use moka::{Expiry, future::Cache};
 
-use super::{AuthMethod, Identity, Refusal, limits::Checking};
+use super::{AuthMethod, Identity, Refusal, Rejection, limits::Checking};
 use crate::{
-    oidc::{ExchangeError, Provider, user_of},
+    oidc::{ExchangeError, Provider},
     secrets::Mac,
     store::now,
 };
@@ -19,7 +19,7 @@ use crate::{
 const MAX_YES_LIFETIME: Duration = Duration::from_mins(5);
 const NO_LIFETIME: Duration = Duration::from_secs(10);
 
-type Answer = Result<Arc<Identity>, Arc<Refusal>>;
+type Answer = Result<Arc<Identity>, Refusal>;
 
 /// App passwords that were exchanged lately.
 pub struct AppPasswords {
@@ -33,11 +33,10 @@ impl Expiry<[u8; 32], Answer> for Lifetime {
     fn expire_after_create(&self, _: &[u8; 32], answer: &Answer, _: std::time::Instant) -> Option<Duration> {
         Some(match answer {
             Ok(identity) => identity.remembered_for(MAX_YES_LIFETIME),
-            // Nobody could tell: the next one asks again.
-            Err(refusal) if refusal.is_indeterminate() || matches!(**refusal, Refusal::Limited(_)) => {
-                Duration::from_secs(1)
-            }
-            Err(_) => NO_LIFETIME,
+            Err(Refusal::Rejected(_)) => NO_LIFETIME,
+            // Nobody could tell, or nobody was asked: the next one asks again.
+            Err(Refusal::Unavailable(_)) => Duration::from_secs(1),
+            Err(Refusal::Throttled(_)) => Duration::ZERO,
         })
     }
 }
@@ -60,31 +59,35 @@ impl AppPasswords {
         user: &str,
         password: &str,
         may_try: impl FnOnce() -> Result<Checking<'a>, Refusal>,
-    ) -> Result<Arc<Identity>, Arc<Refusal>> {
+    ) -> Result<Arc<Identity>, Refusal> {
         let ask = async {
-            let _checking = may_try().map_err(Arc::new)?;
-            let mut refusal = Refusal::NotAPassword;
+            // What one client has to wait for says nothing to another.
+            let _checking = may_try()?;
+            let mut refusal = Refusal::from(Rejection::WrongPassword);
             for provider in providers {
                 match exchange(provider, user, password).await {
-                    Ok(identity) => return Ok(Arc::new(identity)),
-                    Err(Refusal::NotAPassword) => {}
+                    Ok(identity) => return Ok(Ok(Arc::new(identity))),
+                    Err(Refusal::Rejected(Rejection::WrongPassword)) => {}
                     Err(other) => refusal = other,
                 }
             }
-            Err(Arc::new(refusal))
+            Ok(Err(refusal))
         };
-        self.known.get_with(self.mac.of(&[user, password]), ask).await
+        self.known
+            .try_get_with(self.mac.of(&[user, password]), ask)
+            .await
+            .unwrap_or_else(|refusal: Arc<Refusal>| Err(Refusal::clone(&refusal)))
     }
 }
 
 async fn exchange(provider: &Provider, user: &str, password: &str) -> Result<Identity, Refusal> {
     let (claims, seconds) = provider.exchange_app_password(user, password).await.map_err(|error| match error {
-        ExchangeError::Refused => Refusal::NotAPassword,
-        ExchangeError::Unavailable(error) => Refusal::Unavailable(error.to_string()),
-        ExchangeError::Token(error) => Refusal::Jwt(error),
+        ExchangeError::Refused => Rejection::WrongPassword.into(),
+        ExchangeError::Unavailable(error) => Refusal::from(error),
+        ExchangeError::Token(error) => error.into(),
     })?;
-    let user = user_of(&provider.config, claims).map_err(|error| Refusal::Unnamed(error.to_string()))?;
-    let mut identity = Identity::new(user, AuthMethod::AppPassword);
-    identity.good_until = Some(now() + i64::try_from(seconds.min(MAX_YES_LIFETIME.as_secs())).unwrap_or_default());
-    Ok(identity)
+    let user = provider.user_of(claims).map_err(|claim| Rejection::NoName(claim.0))?;
+    let lifetime = i64::try_from(seconds.min(MAX_YES_LIFETIME.as_secs())).unwrap_or_default();
+    let identity = Identity::of_person(user, AuthMethod::AppPassword);
+    Ok(Identity { vouched_at: now(), good_until: Some(now() + lifetime), ..identity })
 }

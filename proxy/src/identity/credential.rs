@@ -7,6 +7,8 @@ use http::{
     header::{AUTHORIZATION, COOKIE},
 };
 
+use super::api_key;
+
 /// A credential as it came; nothing of it was checked. It has no `Debug`, so that it can't be logged.
 pub enum Credential {
     /// There is none.
@@ -22,6 +24,27 @@ pub enum Credential {
     },
     /// `Authorization: Bearer` (RFC 6750).
     Bearer(String),
+    /// A job's refresh token, in a form of the token service.
+    RefreshToken(String),
+}
+
+impl Credential {
+    /// The user whose secret somebody would guess at with this: only a password can be guessed.
+    pub fn guessed_user(&self) -> Option<&str> {
+        match self {
+            Self::Basic { user, password } if !api_key::is_key(password) => Some(user),
+            Self::Basic { .. } | Self::None | Self::Session(_) | Self::Bearer(_) | Self::RefreshToken(_) => None,
+        }
+    }
+
+    /// Whether a browser shows it of itself, whoever wrote the page that makes the request.
+    pub fn is_ambient(&self, certificate: bool) -> bool {
+        match self {
+            Self::Session(_) => true,
+            Self::None => certificate,
+            Self::Basic { .. } | Self::Bearer(_) | Self::RefreshToken(_) => false,
+        }
+    }
 }
 
 /// Headers that are no credential.
@@ -97,6 +120,7 @@ mod tests {
             Credential::Session(id) => format!("session {id}"),
             Credential::Basic { user, password } => format!("basic {user} {password}"),
             Credential::Bearer(token) => format!("bearer {token}"),
+            Credential::RefreshToken(token) => format!("refresh {token}"),
         })
     }
 

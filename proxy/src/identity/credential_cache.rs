@@ -17,7 +17,7 @@ use super::Refusal;
 use crate::store::{StoreError, now};
 
 /// How long a credential that ended on another replica may still be taken here.
-const FRESH_LIFETIME: Duration = Duration::from_secs(5);
+const FRESH_LIFETIME: Duration = Duration::from_secs(4);
 
 /// How long what is known is good while the database is away.
 const OUTAGE_LIFETIME: Duration = Duration::from_mins(10);
@@ -76,7 +76,7 @@ impl<T: Clone + Send + Sync + 'static> CredentialCache<T> {
                 }
                 None => {
                     tracing::error!(%error, "a credential can't be checked");
-                    Err(Refusal::Store(StoreError::from(sqlx::Error::Protocol(error.to_string()))))
+                    Err(Refusal::from(&*error))
                 }
             }
         })

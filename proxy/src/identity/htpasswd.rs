@@ -9,7 +9,7 @@ use moka::future::Cache;
 use serde_json::Map;
 use tokio::sync::Semaphore;
 
-use super::{AuthMethod, Identity, Refusal, limits::Checking};
+use super::{AuthMethod, Identity, Refusal, Rejection, limits::Checking};
 use crate::secrets::{Mac, hex};
 
 /// How long an answer is remembered.
@@ -21,12 +21,14 @@ const BCRYPT_CONCURRENCY: usize = 2;
 /// The users of the file, and their hashes.
 pub type PasswordFile = HashMap<String, String>;
 
-/// Reads a password file.
+/// Reads a password file; beside its users, what is said of the lines that were left out: those whose hash is another than
+/// bcrypt, which zot takes in part.
 ///
 /// # Errors
-/// The line that isn't one, with its mend; nothing of the line itself.
-pub fn parse(text: &str) -> Result<PasswordFile, String> {
+/// The line that isn't one, with its mend; nothing of the line itself. Also if no line is left.
+pub fn parse(text: &str) -> Result<(PasswordFile, Vec<String>), String> {
     let mut users = PasswordFile::new();
+    let mut left_out = Vec::new();
     for (i, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -34,14 +36,19 @@ pub fn parse(text: &str) -> Result<PasswordFile, String> {
         }
         let wrong = |what: &str| format!("line {} {what}; expected user:$2y$…, as `htpasswd -B` writes it", i + 1);
         let (user, hash) = line.split_once(':').ok_or_else(|| wrong("has no colon"))?;
-        if hash.parse::<bcrypt::HashParts>().is_err() {
-            return Err(wrong("is no bcrypt hash"));
-        }
-        if user.is_empty() || users.insert(user.to_owned(), hash.to_owned()).is_some() {
+        if user.is_empty() || users.contains_key(user) {
             return Err(wrong("names nobody, or somebody who is named already"));
         }
+        if hash.parse::<bcrypt::HashParts>().is_err() {
+            left_out.push(wrong("is no bcrypt hash, and was left out"));
+            continue;
+        }
+        users.insert(user.to_owned(), hash.to_owned());
     }
-    Ok(users)
+    match left_out.first() {
+        Some(first) if users.is_empty() => Err(first.clone()),
+        _ => Ok((users, left_out)),
+    }
 }
 
 /// The passwords of a file.
@@ -71,14 +78,17 @@ impl Passwords {
         right.then(|| Arc::new(self.identity(user, hash)))
     }
 
-    /// The user, if this is their password.
+    /// The user, if this is their password. Somebody who isn't in the file is refused after the same work.
     pub async fn find<'a>(
         &self,
         user: &str,
         password: &str,
         may_try: impl FnOnce() -> Result<Checking<'a>, Refusal>,
-    ) -> Result<Arc<Identity>, Arc<Refusal>> {
-        let Some(hash) = self.users.get(user) else { return Err(Arc::new(Refusal::WrongPassword)) };
+    ) -> Result<Arc<Identity>, Refusal> {
+        let known = self.users.get(user);
+        let Some(hash) = known.or_else(|| self.users.values().next()) else {
+            return Err(Rejection::WrongPassword.into());
+        };
         let check = async {
             let _checking = may_try()?;
             // Closed never.
@@ -87,10 +97,11 @@ impl Passwords {
             let check = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false));
             Ok::<_, Refusal>(check.await.unwrap_or(false))
         };
-        if !self.right.try_get_with(self.mac.of(&[user, password, hash]), check).await? {
-            return Err(Arc::new(Refusal::WrongPassword));
+        let right = self.right.try_get_with(self.mac.of(&[user, password, hash]), check).await;
+        match (right.map_err(|refusal| Refusal::clone(&refusal))?, known) {
+            (true, Some(hash)) => Ok(Arc::new(self.identity(user, hash))),
+            _ => Err(Rejection::WrongPassword.into()),
         }
-        Ok(Arc::new(self.identity(user, hash)))
     }
 
     /// The user, if their password is still the one of this fingerprint.
@@ -100,8 +111,8 @@ impl Passwords {
     }
 
     fn identity(&self, user: &str, hash: &str) -> Identity {
-        let via = AuthMethod::Password(self.fingerprint(user, hash));
-        Identity::without_provider(user.to_owned(), Vec::new(), Map::new(), via)
+        let method = AuthMethod::Password(self.fingerprint(user, hash));
+        Identity::without_person(user.to_owned(), Vec::new(), Map::new(), method)
     }
 
     /// Changes with the password, and says nothing of it.
@@ -118,7 +129,12 @@ mod tests {
     #[test]
     fn a_line_that_is_none_is_named_without_its_content() {
         let good = bcrypt::hash("secret", 4).expect("a hash");
-        assert_eq!(parse(&format!("# people\n\nalice:{good}\nbob:{good}\n")).expect("a file").len(), 2);
+        let (users, left_out) = parse(&format!("# people\n\nalice:{good}\nbob:{good}\n")).expect("a file");
+        assert_eq!((users.len(), left_out.len()), (2, 0));
+        // zot takes SHA-crypt, too; whoever has that gets a new password, and the others aren't shut out for it.
+        let (users, left_out) = parse(&format!("alice:{good}\nbob:$6$salt$hash\ncarol:plain")).expect("a file");
+        assert_eq!((users.len(), left_out.len()), (1, 2));
+        assert!(left_out[0].starts_with("line 2 is no bcrypt hash") && !left_out[1].contains("plain"), "{left_out:?}");
         for (text, expected) in [
             ("alice", "line 1 has no colon"),
             ("alice:plain", "line 1 is no bcrypt hash"),
@@ -145,9 +161,9 @@ mod tests {
         let alice = find("alice", "one").await.expect("right");
         for (user, password) in [("alice", "two"), ("bob", "one")] {
             let refusal = find(user, password).await.expect_err("wrong");
-            assert!(matches!(*refusal, Refusal::WrongPassword));
+            assert!(matches!(refusal, Refusal::Rejected(Rejection::WrongPassword)));
         }
-        let AuthMethod::Password(fingerprint) = &alice.via else { panic!("{:?}", alice.via) };
+        let AuthMethod::Password(fingerprint) = &alice.method else { panic!("{:?}", alice.method) };
         assert!(before.find_by_fingerprint("alice", fingerprint).is_some());
         assert!(passwords("two").find_by_fingerprint("alice", fingerprint).is_none());
     }

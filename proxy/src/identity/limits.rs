@@ -19,13 +19,21 @@ use governor::{
 use moka::sync::Cache;
 
 use super::Refusal;
+use crate::network::Network;
 
-/// Failures that one address may make at once, and how many more each minute. One typing mistake is two failures:
-/// containerd and buildx try POST and then GET.
-const PER_CLIENT: (u32, u32) = (60, 30);
+/// Failures that one address may make at once. One typing mistake is two failures: containerd and buildx try POST and then
+/// GET.
+const CLIENT_BURST: u32 = 60;
 
-/// The same for one user name.
-const PER_USER: (u32, u32) = (40, 20);
+/// And how many more each minute.
+const CLIENT_FAILURES_PER_MINUTE: u32 = 30;
+
+/// The same for one user name, of all addresses that have failed.
+const USER_BURST: u32 = 40;
+const USER_FAILURES_PER_MINUTE: u32 = 20;
+
+/// For how long an address that has failed waits with the others who guess at a user's password.
+const SUSPICION_LIFETIME: Duration = Duration::from_mins(15);
 
 /// From so many names and addresses on, those that are quiet are forgotten.
 const MAX_QUIET_ENTRIES: usize = 10_000;
@@ -36,6 +44,9 @@ type Counter = RateLimiter<String, DashMapStateStore<String>, DefaultClock>;
 pub struct Limits {
     clients: Counter,
     users: Counter,
+    /// Addresses that have failed lately. Only they wait for what others guess at the same user's password: somebody who
+    /// has made no mistake is never shut out by those who have.
+    suspects: Cache<String, ()>,
     /// Who has to wait.
     waiting: Cache<String, std::time::Instant>,
     /// How many passwords are being checked, of each client and user: they can't all be let in before the first fails.
@@ -66,20 +77,13 @@ impl Drop for Checking<'_> {
     }
 }
 
-fn counter((burst, per_minute): (u32, u32)) -> Counter {
+fn counter(burst: u32, per_minute: u32) -> Counter {
     let number = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
     RateLimiter::dashmap(Quota::per_minute(number(per_minute)).allow_burst(number(burst)))
 }
 
-/// An address as it is counted: of IPv6, the network that one customer has.
 fn client_key(client: IpAddr) -> String {
-    match client.to_canonical() {
-        IpAddr::V4(address) => format!("client {address}"),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("client {a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
+    format!("client {}", Network::of(client))
 }
 
 fn user_key(user: &str) -> String {
@@ -91,8 +95,9 @@ impl Limits {
     /// Nobody has failed yet.
     pub fn new() -> Self {
         Self {
-            clients: counter(PER_CLIENT),
-            users: counter(PER_USER),
+            clients: counter(CLIENT_BURST, CLIENT_FAILURES_PER_MINUTE),
+            users: counter(USER_BURST, USER_FAILURES_PER_MINUTE),
+            suspects: Cache::builder().max_capacity(100_000).time_to_live(SUSPICION_LIFETIME).build(),
             waiting: Cache::builder().max_capacity(100_000).time_to_live(Duration::from_mins(5)).build(),
             checking: Mutex::default(),
             clock: DefaultClock::default(),
@@ -102,13 +107,21 @@ impl Limits {
     /// Lets somebody try a password, for as long as the answer is kept.
     ///
     /// # Errors
-    /// [`Refusal::Limited`]
+    /// [`Refusal::Throttled`]
     pub fn may_try(&self, client: Option<IpAddr>, user: &str) -> Result<Checking<'_>, Refusal> {
-        let keys: Vec<String> = client.map(client_key).into_iter().chain([user_key(user)]).collect();
-        self.must_wait(&keys)?;
+        let client = client.map(client_key);
+        let is_suspect = client.as_ref().is_none_or(|client| self.suspects.contains_key(client));
+        let keys: Vec<String> = client.into_iter().chain(is_suspect.then(|| user_key(user))).collect();
+        for key in &keys {
+            let until = self.waiting.get(key);
+            let left = until.map(|until| until.saturating_duration_since(std::time::Instant::now()));
+            if let Some(left) = left.filter(|left| !left.is_zero()) {
+                return Err(Refusal::Throttled(left));
+            }
+        }
         let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.iter().any(|key| checking.get(key).is_some_and(|count| *count >= MAX_CONCURRENT_CHECKS)) {
-            return Err(Refusal::Limited(Duration::from_secs(1)));
+            return Err(Refusal::Throttled(Duration::from_secs(1)));
         }
         for key in &keys {
             *checking.entry(key.clone()).or_default() += 1;
@@ -116,23 +129,14 @@ impl Limits {
         Ok(Checking { limits: self, keys })
     }
 
-    fn must_wait(&self, keys: &[String]) -> Result<(), Refusal> {
-        for key in keys {
-            if let Some(until) = self.waiting.get(key) {
-                let left = until.saturating_duration_since(std::time::Instant::now());
-                if !left.is_zero() {
-                    return Err(Refusal::Limited(left));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Somebody has failed; the refusal that they get: `refusal`, until they have failed too often.
     pub fn failed(&self, client: Option<IpAddr>, user: Option<&str>, refusal: Refusal) -> Refusal {
-        let counted = [(&self.clients, client.map(client_key)), (&self.users, user.map(user_key))];
+        let client = client.map(client_key);
+        if let Some(client) = &client {
+            self.suspects.insert(client.clone(), ());
+        }
         let mut longest = None;
-        for (counter, key) in counted {
+        for (counter, key) in [(&self.clients, client), (&self.users, user.map(user_key))] {
             let Some(key) = key else { continue };
             if let Err(until) = counter.check_key(&key) {
                 let wait = until.wait_time_from(self.clock.now());
@@ -143,24 +147,28 @@ impl Limits {
                 counter.retain_recent();
             }
         }
-        longest.map_or(refusal, Refusal::Limited)
+        longest.map_or(refusal, Refusal::Throttled)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Rejection;
+
+    fn fail(limits: &Limits, client: IpAddr, user: &str) -> Refusal {
+        limits.failed(Some(client), Some(user), Rejection::WrongPassword.into())
+    }
 
     #[test]
     fn who_fails_too_often_waits_and_nobody_else_does() {
         let limits = Limits::new();
-        let (client, other): (IpAddr, IpAddr) =
-            ("192.0.2.1".parse().expect("an address"), "192.0.2.2".parse().expect("one"));
+        let (client, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let mut refused = 0;
         for i in 0..1000 {
             let user = format!("user{i}");
             if limits.may_try(Some(client), &user).is_err()
-                || matches!(limits.failed(Some(client), Some(&user), Refusal::WrongPassword), Refusal::Limited(_))
+                || matches!(fail(&limits, client, &user), Refusal::Throttled(_))
             {
                 refused += 1;
             }
@@ -168,12 +176,20 @@ mod tests {
         assert!(refused >= 1000 - 62, "{refused}");
         assert!(limits.may_try(Some(client), "alice").is_err());
         assert!(limits.may_try(Some(other), "alice").is_ok());
-        // One name, from everywhere.
+        // One name, from everywhere: whoever guesses waits, and its owner, who doesn't, never.
         for i in 0..100 {
-            let client = IpAddr::from([198, 51, 100, i]);
-            limits.failed(Some(client), Some("alice"), Refusal::WrongPassword);
+            fail(&limits, IpAddr::from([198, 51, 100, i]), "alice");
         }
-        assert!(limits.may_try(Some(other), "Alice").is_err());
+        assert!(limits.may_try(Some(IpAddr::from([198, 51, 100, 1])), "Alice").is_err());
+        assert!(limits.may_try(Some(other), "Alice").is_ok());
+        assert!(limits.may_try(Some(other), "bob").is_ok());
+        let _guesses: Vec<_> = (0..MAX_CONCURRENT_CHECKS)
+            .map(|i| {
+                let guesser = IpAddr::from([203, 0, 113, u8::try_from(i).unwrap_or_default()]);
+                fail(&limits, guesser, "bob");
+                limits.may_try(Some(guesser), "bob").expect("room")
+            })
+            .collect();
         assert!(limits.may_try(Some(other), "bob").is_ok());
     }
 
@@ -182,19 +198,11 @@ mod tests {
         let limits = Limits::new();
         let mut checking: Vec<_> =
             (0..MAX_CONCURRENT_CHECKS).map(|_| limits.may_try(None, "alice").expect("room")).collect();
-        assert!(matches!(limits.may_try(None, "alice"), Err(Refusal::Limited(_))));
+        assert!(matches!(limits.may_try(None, "alice"), Err(Refusal::Throttled(_))));
         assert!(limits.may_try(None, "bob").is_ok());
         checking.pop();
         assert!(limits.may_try(None, "alice").is_ok());
         checking.clear();
         assert!(limits.checking.lock().expect("unpoisoned").is_empty());
-    }
-
-    #[test]
-    fn a_network_of_ipv6_is_one_client() {
-        let key = |text: &str| client_key(text.parse().expect("an address"));
-        assert_eq!(key("2001:db8:1:2:3::4"), key("2001:db8:1:2:ffff::1"));
-        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
-        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
     }
 }

@@ -14,8 +14,12 @@ pub mod credential_cache;
 pub mod htpasswd;
 pub mod limits;
 pub mod refresh_token;
+pub mod refusal;
+pub mod renewal;
 pub mod scope;
 pub mod session;
+pub mod shared_issuer;
+pub mod standing;
 pub mod token;
 pub mod verifiers;
 pub mod workload;
@@ -24,21 +28,30 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 pub use self::{
-    api_key::Keys, credential::Credential, refresh_token::RefreshTokens, session::Sessions, token::Tokens,
+    api_key::Keys,
+    credential::Credential,
+    refresh_token::RefreshTokens,
+    refusal::{Refusal, Rejection},
+    renewal::Renewals,
+    session::Sessions,
+    standing::Standings,
+    token::Tokens,
     verifiers::Verifiers,
 };
 use self::{
     api_key_scopes::KeyScopes,
+    certificate::ClientCertificate,
     limits::Limits,
     scope::Access,
-    token::{Origin, VerifiedToken},
+    token::{Origin, Push, VerifiedToken},
 };
-use crate::{
-    oidc::jwt::JwtError,
-    store::{RefreshToken, StoreError, User, now},
-};
+use crate::store::{PersonId, RefreshToken, User, now};
+
+/// How long it takes to refuse a password, whoever's it is said to be and wherever it was looked for.
+const WRONG_PASSWORD_TIME: Duration = Duration::from_secs(1);
 
 /// Somebody who proved who they are.
 #[derive(Clone, Debug)]
@@ -50,12 +63,14 @@ pub struct Identity {
     /// Every claim.
     pub claims: Map<String, Value>,
     /// How they proved it.
-    pub via: AuthMethod,
-    /// The provider that vouched for them, if it was one.
-    pub provider: Option<String>,
+    pub method: AuthMethod,
+    /// Which person it is, if a provider that signs people in has vouched for them.
+    pub person: Option<PersonId>,
+    /// When it has, in seconds since 1970, if that was after their last sign-in here.
+    pub vouched_at: i64,
     /// What their API key is for, if it isn't for everything that they may do.
     pub scopes: Option<Arc<KeyScopes>>,
-    /// When the proof ends, in seconds since 1970, if it ends by itself.
+    /// When the proof ends, in seconds since 1970; never, if it doesn't end by itself.
     pub good_until: Option<i64>,
 }
 
@@ -67,7 +82,7 @@ pub enum AuthMethod {
     Session(String),
     /// An API key, by its id.
     ApiKey(String),
-    /// A token of the provider that signs people in.
+    /// An access token of the provider that signs people in.
     ProviderToken,
     /// An app password of authentik.
     AppPassword,
@@ -77,30 +92,31 @@ pub enum AuthMethod {
     RefreshToken(String),
     /// A password of the password file, by its fingerprint.
     Password(String),
-    /// A client certificate.
-    Certificate,
+    /// A client certificate, by the fingerprint of the authorities that it was checked with.
+    Certificate(String),
 }
 
 impl Identity {
-    fn new(user: User, via: AuthMethod) -> Self {
-        let User { name, groups, claims, provider, .. } = user;
-        Self { provider: Some(provider), ..Self::without_provider(name, groups, claims, via) }
+    /// Somebody whom a provider has signed in.
+    fn of_person(user: User, method: AuthMethod) -> Self {
+        let User { id, name, groups, claims } = user;
+        Self { person: Some(id), ..Self::without_person(name, groups, claims, method) }
     }
 
     /// Somebody whom no provider has signed in, whose proof doesn't end by itself.
-    fn without_provider(user: String, groups: Vec<String>, claims: Map<String, Value>, via: AuthMethod) -> Self {
-        Self { user, groups, claims, via, provider: None, scopes: None, good_until: None }
+    fn without_person(user: String, groups: Vec<String>, claims: Map<String, Value>, method: AuthMethod) -> Self {
+        Self { user, groups, claims, method, person: None, vouched_at: 0, scopes: None, good_until: None }
     }
 
-    /// For how long the proof may be remembered, and no longer than `at_most`: it is good until it says so.
+    /// For how long the proof may be remembered: `at_most`, and not after its end.
     fn remembered_for(&self, at_most: Duration) -> Duration {
-        let left = self.good_until.unwrap_or_default().saturating_sub(now());
-        Duration::from_secs(u64::try_from(left).unwrap_or_default()).min(at_most)
+        let left = |until: i64| Duration::from_secs(u64::try_from(until.saturating_sub(now())).unwrap_or_default());
+        self.good_until.map_or(at_most, |until| left(until).min(at_most))
     }
 
     /// Somebody for a test of the rules, or for a question about them.
     pub fn named(user: &str, groups: Vec<String>) -> Self {
-        Self::without_provider(user.to_owned(), groups, Map::new(), AuthMethod::ApiKey(String::new()))
+        Self::without_person(user.to_owned(), groups, Map::new(), AuthMethod::ApiKey(String::new()))
     }
 
     /// Somebody for a test of the rules.
@@ -124,13 +140,42 @@ pub struct Caller {
 pub enum Grant {
     /// As far as its owner may go. Nobody was asked for by a token.
     Everything,
-    /// As far as a token's scope.
-    Token(Arc<[Access]>),
+    /// As far as the scope of one of our tokens.
+    Token {
+        /// The token's own name.
+        id: String,
+        /// What it was made for.
+        access: Arc<[Access]>,
+    },
+}
+
+impl Grant {
+    /// Whether it goes so far.
+    pub fn covers(&self, needed: &Access) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Token { access, .. } => access.iter().any(|own| own.covers(needed)),
+        }
+    }
+
+    /// The name of the token, if it is one's.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::Everything => None,
+            Self::Token { id, .. } => Some(id),
+        }
+    }
 }
 
 impl Caller {
     /// A request without any credential.
     pub const ANONYMOUS: Self = Self { identity: None, grant: Grant::Everything };
+
+    /// Whether the credential goes as far as its owner: neither a token's grant nor an API key's scopes narrow it.
+    pub fn is_unrestricted(&self) -> bool {
+        matches!(self.grant, Grant::Everything)
+            && self.identity.as_ref().is_none_or(|identity| identity.scopes.is_none())
+    }
 
     /// The name for the log.
     pub fn name(&self) -> &str {
@@ -143,138 +188,10 @@ impl Caller {
 pub struct ConnectionInfo<'a> {
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// The client certificate that the connection was made with, in DER.
-    pub certificate: Option<&'a [u8]>,
-    /// The upload that the request is about: a token that ran out in the middle of a long push is still taken for it.
-    pub upload: Option<&'a str>,
-}
-
-/// Why a credential isn't taken. The sentence goes to the log and to the client; it holds nothing of the credential.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// There is no such key.
-    #[error("this API key does not exist or was revoked; make a new one on the registry's page")]
-    UnknownKey,
-    /// It has expired.
-    #[error("this API key has expired; make a new one on the registry's page")]
-    ExpiredKey,
-    /// Another user's key.
-    #[error("this API key belongs to another user name than the one given; the registry's page shows yours")]
-    OthersKey,
-    /// Nobody vouches for its owner any more.
-    #[error("the provider that signed its owner in is not one of this registry's any more")]
-    UnknownProvider,
-    /// They are switched off.
-    #[error("API keys are switched off here (http.auth.apikey)")]
-    KeysOff,
-    /// Its owner is gone.
-    #[error("the identity provider does not know the owner of this API key any more; sign in again in a browser")]
-    Suspended,
-    /// There is no such session.
-    #[error("the session has ended; sign in again")]
-    UnknownSession,
-    /// A bearer token that isn't ours.
-    #[error("the bearer token is not one of this registry's")]
-    NotAToken,
-    /// A token whose time is over.
-    #[error("the token has expired")]
-    ExpiredToken,
-    /// A token whose credential is gone.
-    #[error("the credential that this token was made of was revoked or has expired")]
-    OrphanToken,
-    /// A refresh token that is none.
-    #[error("this refresh token does not exist, was revoked or has expired; log in again")]
-    UnknownRefreshToken,
-    /// No registry token is made of that.
-    #[error("a token is made of a user name and a password: an API key, an app password or a JWT")]
-    NoTokenOfThis,
-    /// A JWT of somebody we don't know.
-    #[error(
-        "the token is of the issuer {0:?}, which is neither a provider of this registry nor in http.auth.bearer.oidc"
-    )]
-    UnknownIssuer(String),
-    /// A JWT that isn't good.
-    #[error(transparent)]
-    Jwt(#[from] JwtError),
-    /// A good JWT that no rule takes.
-    #[error("no rule takes this token; {0}")]
-    NoRule(String),
-    /// Good, but without the claim that names people.
-    #[error(
-        "the token has no '{0}' claim, which names people here (claimMapping.username), and userinfo does not say it either; \
-         ask for a token with the scope that has it"
-    )]
-    NoName(String),
-    /// Good, but it names nobody.
-    #[error("{0}")]
-    Unnamed(String),
-    /// Neither a key nor an app password.
-    #[error(
-        "the password is neither an API key (they begin with zak_; make one on the registry's page in a browser), nor a \
-         token, nor an app password of this user at the identity provider"
-    )]
-    NotAPassword,
-    /// Not the one in the password file.
-    #[error("the user name or the password is wrong")]
-    WrongPassword,
-    /// What it is for can't be read any more.
-    #[error("the scopes of this API key can't be read; make a new one on the registry's page")]
-    UnreadableKey,
-    /// A certificate without a name.
-    #[error("the client certificate names nobody, by the attributes in http.auth.mtls.identityAttributes")]
-    UnnamedCertificate,
-    /// Too many failures.
-    #[error("there were too many failed sign-ins; try again in {} s", .0.as_secs() + 1)]
-    Limited(Duration),
-    /// Not a refusal: nobody knows.
-    #[error("the credential can't be checked now: {0}")]
-    Unavailable(String),
-    /// Not a refusal: nobody knows.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What several requests waited for.
-    #[error(transparent)]
-    Shared(Arc<Refusal>),
-}
-
-impl Refusal {
-    /// Whether the credential may be good all the same.
-    pub fn is_indeterminate(&self) -> bool {
-        match self {
-            Self::Store(_) | Self::Unavailable(_) => true,
-            Self::Shared(refusal) => refusal.is_indeterminate(),
-            _ => false,
-        }
-    }
-
-    /// For how long nobody looks at what this client or user shows.
-    pub fn must_wait(&self) -> Option<Duration> {
-        match self {
-            Self::Limited(wait) => Some(*wait),
-            Self::Shared(refusal) => refusal.must_wait(),
-            _ => None,
-        }
-    }
-
-    /// Whether somebody may have tried out what they don't know. What was genuine once is no guess.
-    fn is_guess(&self) -> bool {
-        match self {
-            Self::UnknownKey
-            | Self::OthersKey
-            | Self::NotAToken
-            | Self::UnknownRefreshToken
-            | Self::NotAPassword
-            | Self::WrongPassword => true,
-            Self::Shared(refusal) => refusal.is_guess(),
-            _ => false,
-        }
-    }
-}
-
-/// Somebody whose provider is still configured.
-fn vouched_for(verifiers: &Verifiers, identity: Arc<Identity>) -> Result<Arc<Identity>, Refusal> {
-    let known = |id: &String| verifiers.providers.iter().any(|provider| provider.config.id == *id);
-    if identity.provider.as_ref().is_none_or(known) { Ok(identity) } else { Err(Refusal::UnknownProvider) }
+    /// The client certificate that the connection was made with.
+    pub certificate: Option<&'a ClientCertificate>,
+    /// The push that the request is a part of: a token that ran out in the middle of a long one is still taken for it.
+    pub push: Option<Push<'a>>,
 }
 
 /// Turns credentials into callers.
@@ -287,6 +204,10 @@ pub struct Identities {
     pub tokens: Tokens,
     /// What jobs go on with.
     pub refresh_tokens: RefreshTokens,
+    /// Whether people are still vouched for.
+    pub standings: Standings,
+    /// Asks their providers that.
+    pub renewals: Renewals,
     /// Whether API keys are taken, and people may make them.
     pub api_keys: bool,
     /// Failures.
@@ -296,7 +217,8 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// Who shows this credential.
+    /// Who shows this credential, if somebody still vouches for them. Every credential comes through here, and every
+    /// failure is counted here.
     ///
     /// # Errors
     /// [`Refusal`] if the credential is wrong, or if that can't be found out now.
@@ -306,22 +228,43 @@ impl Identities {
         credential: &Credential,
         from: &ConnectionInfo<'_>,
     ) -> Result<Caller, Refusal> {
-        let everything = |identity| Caller { identity: Some(identity), grant: Grant::Everything };
-        let found = match credential {
+        let identified = async {
+            let caller = self.resolve(verifiers, credential, from).await?;
+            let Some(identity) = caller.identity else { return Ok(caller) };
+            let identity = self.standings.vouch(verifiers, identity).await?;
+            Ok(Caller { identity: Some(identity), ..caller })
+        };
+        identified.await.map_err(|refusal: Refusal| match refusal.is_guess() {
+            true => self.limits.failed(from.client, credential.guessed_user(), refusal),
+            false => refusal,
+        })
+    }
+
+    /// Whose credential this is.
+    async fn resolve(
+        &self,
+        verifiers: &Verifiers,
+        credential: &Credential,
+        from: &ConnectionInfo<'_>,
+    ) -> Result<Caller, Refusal> {
+        let identity = match credential {
             Credential::None => match from.certificate {
                 None => return Ok(Caller::ANONYMOUS),
-                Some(der) => certificate::holder(der, &self.certificate_names).map(everything),
+                Some(shown) => certificate::holder(shown, verifiers, &self.certificate_names)?,
             },
-            Credential::Session(id) => {
-                let found = self.sessions.find(id).await.and_then(|identity| vouched_for(verifiers, identity));
-                return found.map(everything);
+            Credential::Session(id) => self.sessions.find(id).await?,
+            Credential::Basic { user, password } => self.by_password(verifiers, user, password, from).await?,
+            Credential::Bearer(text) if api_key::is_key(text) => self.by_key(None, text).await?,
+            Credential::Bearer(text) => match Verifiers::issuer_of(text) {
+                Some(issuer) if issuer != self.tokens.issuer() => verifiers.by_jwt(&issuer, text).await?,
+                _ => return self.by_own_token(verifiers, text, from).await,
+            },
+            Credential::RefreshToken(text) => {
+                let token = self.refresh_tokens.find(text).await?;
+                self.of_refresh_token(verifiers, &token)?
             }
-            Credential::Basic { user, password } => {
-                return self.by_password(verifiers, user, password, from).await.map(everything);
-            }
-            Credential::Bearer(text) => self.by_bearer(verifiers, text, from).await,
         };
-        found.map_err(|refusal| self.count(refusal, from.client, None))
+        Ok(Caller { identity: Some(identity), grant: Grant::Everything })
     }
 
     /// Whoever has this user name and password, whichever kind of password it is.
@@ -333,9 +276,7 @@ impl Identities {
         from: &ConnectionInfo<'_>,
     ) -> Result<Arc<Identity>, Refusal> {
         if api_key::is_key(password) {
-            // Who guesses at keys guesses at no user's.
-            let found = self.by_key(verifiers, Some(user), password).await;
-            return found.map_err(|refusal| self.count(refusal, from.client, None));
+            return self.by_key(Some(user), password).await;
         }
         if let Some(issuer) = Verifiers::issuer_of(password) {
             return verifiers.by_jwt(&issuer, password).await;
@@ -344,42 +285,34 @@ impl Identities {
         if let Some(known) = verifiers.known_password(user, password).await {
             return Ok(known);
         }
-        let may_try = || self.limits.may_try(from.client, user);
-        let found = verifiers.by_password(user, password, may_try).await;
-        found.map_err(|refusal| self.count(refusal, from.client, Some(user)))
+        let asked_at = Instant::now();
+        let found = verifiers.by_password(user, password, || self.limits.may_try(from.client, user)).await;
+        if let Err(Refusal::Rejected(_)) = &found {
+            // However long it took to find out: the time says no more than the answer.
+            tokio::time::sleep_until(asked_at + WRONG_PASSWORD_TIME).await;
+        }
+        found
     }
 
-    async fn by_key(&self, verifiers: &Verifiers, user: Option<&str>, text: &str) -> Result<Arc<Identity>, Refusal> {
+    async fn by_key(&self, user: Option<&str>, text: &str) -> Result<Arc<Identity>, Refusal> {
         if !self.api_keys {
-            return Err(Refusal::KeysOff);
+            return Err(Rejection::KeysOff.into());
         }
-        self.keys.find(user, text).await.and_then(|identity| vouched_for(verifiers, identity))
+        self.keys.find(user, text).await
     }
 
-    async fn by_bearer(&self, verifiers: &Verifiers, text: &str, from: &ConnectionInfo<'_>) -> Result<Caller, Refusal> {
-        let everything = |identity| Caller { identity: Some(identity), grant: Grant::Everything };
-        if api_key::is_key(text) {
-            return self.by_key(verifiers, None, text).await.map(everything);
-        }
-        match Verifiers::issuer_of(text) {
-            Some(issuer) if issuer != self.tokens.issuer() => verifiers.by_jwt(&issuer, text).await.map(everything),
-            _ => {
-                let verified = self.tokens.verify(text, from.upload)?;
-                self.owner_of(verifiers, verified).await
-            }
-        }
-    }
-
-    /// A token is good as long as the credential that it was made of.
-    async fn owner_of(&self, verifiers: &Verifiers, verified: VerifiedToken) -> Result<Caller, Refusal> {
-        let VerifiedToken { user, origin, access } = verified;
+    /// One of our own tokens is good as long as the credential that it was made of.
+    async fn by_own_token(
+        &self,
+        verifiers: &Verifiers,
+        text: &str,
+        from: &ConnectionInfo<'_>,
+    ) -> Result<Caller, Refusal> {
+        let VerifiedToken { id: token, user, origin, access } = self.tokens.verify(text, from.push)?;
         let identity = match origin {
             Origin::Nobody => None,
-            Origin::Key(_) if !self.api_keys => return Err(Refusal::KeysOff),
-            Origin::Key(id) => {
-                let found = self.keys.find_by_id(&id).await?.ok_or(Refusal::OrphanToken)?;
-                Some(vouched_for(verifiers, found)?)
-            }
+            Origin::Key(_) if !self.api_keys => return Err(Rejection::KeysOff.into()),
+            Origin::Key(id) => Some(self.keys.find_by_id(&id).await?),
             Origin::RefreshToken(id) => {
                 let token = self.refresh_tokens.find_by_id(&id).await?;
                 Some(self.of_refresh_token(verifiers, &token)?)
@@ -387,32 +320,26 @@ impl Identities {
             Origin::Password(fingerprint) => {
                 let passwords = verifiers.passwords.as_ref();
                 let found = passwords.and_then(|passwords| passwords.find_by_fingerprint(&user, &fingerprint));
-                Some(found.ok_or(Refusal::OrphanToken)?)
+                Some(found.ok_or(Rejection::OrphanToken)?)
             }
-            // By the rules of now.
-            Origin::SelfContained { via: AuthMethod::Workload(issuer), claims, .. } => {
-                Some(Arc::new(verifiers.by_claims(&issuer, &claims)?))
-            }
-            Origin::SelfContained { via, groups, claims } => {
-                Some(Arc::new(Identity::without_provider(user, groups, claims, via)))
-            }
+            Origin::Workload { issuer, claims } => Some(Arc::new(verifiers.workloads.apply(&issuer, &claims)?)),
+            Origin::SelfContained(contained) => Some(Arc::new(contained.identity(user))),
         };
-        Ok(Caller { identity, grant: Grant::Token(access.into()) })
+        Ok(Caller { identity, grant: Grant::Token { id: token, access: access.into() } })
     }
 
     /// Whose refresh token this is, by the rules of now.
-    ///
-    /// # Errors
-    /// [`Refusal`] if they don't take the claims any more that it was made of.
-    pub fn of_refresh_token(&self, verifiers: &Verifiers, token: &RefreshToken) -> Result<Arc<Identity>, Refusal> {
-        let mut identity = verifiers.by_claims(&token.issuer, &token.claims)?;
-        identity.via = AuthMethod::RefreshToken(token.id.clone());
+    fn of_refresh_token(&self, verifiers: &Verifiers, token: &RefreshToken) -> Result<Arc<Identity>, Refusal> {
+        let mut identity = verifiers.workloads.apply(&token.issuer, &token.claims)?;
+        identity.method = AuthMethod::RefreshToken(token.id.clone());
         identity.good_until = Some(token.expires_at);
         Ok(Arc::new(identity))
     }
 
-    /// Counts a failure, if it may have been a guess.
-    pub fn count(&self, refusal: Refusal, client: Option<IpAddr>, user: Option<&str>) -> Refusal {
-        if refusal.is_guess() { self.limits.failed(client, user, refusal) } else { refusal }
+    /// Looks up again what is remembered, because something of somebody has changed.
+    pub fn refresh(&self) {
+        self.keys.refresh();
+        self.sessions.refresh();
+        self.standings.refresh();
     }
 }

@@ -5,7 +5,7 @@
 
 use uuid::Uuid;
 
-use super::{Refusal, credential_cache::CredentialCache};
+use super::{Refusal, Rejection, credential_cache::CredentialCache};
 use crate::{
     secrets,
     store::{RefreshToken, Store, StoreError, now},
@@ -48,13 +48,13 @@ impl RefreshTokens {
     /// The one with this text. It is asked for seldom, and so of the database.
     pub async fn find(&self, text: &str) -> Result<RefreshToken, Refusal> {
         let found = self.store.refresh_token_by_hash(&secrets::hash(text)).await?;
-        found.filter(|token| token.expires_at > now()).ok_or(Refusal::UnknownRefreshToken)
+        found.filter(|token| token.expires_at > now()).ok_or_else(|| Rejection::UnknownRefreshToken.into())
     }
 
     /// The one of this id.
     pub async fn find_by_id(&self, id: &str) -> Result<RefreshToken, Refusal> {
         let found = self.by_id.get(id, self.store.refresh_token_by_id(id)).await?;
-        found.filter(|token| token.expires_at > now()).ok_or(Refusal::OrphanToken)
+        found.filter(|token| token.expires_at > now()).ok_or_else(|| Rejection::OrphanToken.into())
     }
 
     /// Revokes one, and with it the tokens that were made of it; whether there was one.

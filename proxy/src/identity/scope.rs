@@ -26,13 +26,20 @@ impl Access {
         Some(Self { kind, name: name.to_owned(), actions })
     }
 
+    /// To pull from a repository.
+    pub fn pull(repository: &Repository) -> Self {
+        Self::of(repository, &["pull"])
+    }
+
+    fn of(repository: &Repository, actions: &[&str]) -> Self {
+        let actions = actions.iter().map(ToString::to_string).collect();
+        Self { kind: "repository".to_owned(), name: repository.to_string(), actions }
+    }
+
     /// What a request needs; `None` if any good token will do.
     pub fn needed(operation: &Operation) -> Option<Self> {
         use Operation as Op;
-        let of = |repository: &Repository, actions: &[&str]| {
-            let actions = actions.iter().map(ToString::to_string).collect();
-            Some(Self { kind: "repository".to_owned(), name: repository.to_string(), actions })
-        };
+        let of = |repository, actions| Some(Self::of(repository, actions));
         match operation {
             Op::Ping => None,
             Op::ListRepositories(_) => {
@@ -43,7 +50,7 @@ impl Access {
             | Op::PullManifest { repository, .. }
             | Op::HeadBlob { repository, .. }
             | Op::PullBlob { repository, .. }
-            | Op::ListReferrers { repository, .. } => of(repository, &["pull"]),
+            | Op::ListReferrers { repository, .. } => Some(Self::pull(repository)),
             Op::DeleteManifest { repository, .. } | Op::DeleteBlob { repository, .. } => of(repository, &["delete"]),
             Op::PushManifest { repository, .. }
             | Op::StartUpload { repository, .. }

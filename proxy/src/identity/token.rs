@@ -10,11 +10,14 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{AuthMethod, Identity, Refusal, scope::Access};
-use crate::{secrets::RootKey, store::now};
+use super::{AuthMethod, Identity, Refusal, Rejection, scope::Access};
+use crate::{
+    secrets::{self, RootKey},
+    store::{PersonId, now},
+};
 
-/// How long a token lives at most.
-const MAX_LIFETIME_SECONDS: i64 = 15 * 60;
+/// How long a token lives, unless it is configured.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_mins(15);
 
 /// How long it lives at least: docker takes less for a mistake.
 const MIN_LIFETIME_SECONDS: i64 = 60;
@@ -22,12 +25,17 @@ const MIN_LIFETIME_SECONDS: i64 = 60;
 /// By how much clocks may differ, in seconds.
 const LEEWAY_SECONDS: i64 = 60;
 
-/// How long a push may go on with the token that it began with.
-const MAX_PUSH_DURATION: Duration = Duration::from_hours(24);
+/// How long an upload may go on with the token that it began with.
+const MAX_UPLOAD_DURATION: Duration = Duration::from_hours(24);
+
+/// For how long a token that has run out is taken for the manifest that ends a push that it began. crane would repeat the
+/// manifest with an empty body, and fail.
+const MAX_MANIFEST_DELAY: Duration = Duration::from_hours(1);
 
 /// What a token says (RFC 7519; `access` as in the registry token specification).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Claims {
+    jti: String,
     iss: String,
     aud: String,
     sub: String,
@@ -50,33 +58,53 @@ pub enum Origin {
     RefreshToken(String),
     /// A password of the password file, by its fingerprint.
     Password(String),
-    /// Something that can't be revoked here and lives no longer than the token: it said this of its owner.
-    SelfContained {
-        /// What it was.
-        via: AuthMethod,
-        /// The groups, by the claims.
-        groups: Vec<String>,
+    /// A JWT of a workload: its rules are asked about its claims at each use.
+    Workload {
+        /// Its issuer.
+        issuer: String,
         /// Every claim.
         claims: Map<String, Value>,
     },
+    /// Something that isn't stored here: the token carries what it said of its owner.
+    SelfContained(Contained),
+}
+
+/// What a token carries of its owner, who is not asked for it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Contained {
+    method: AuthMethod,
+    person: Option<PersonId>,
+    vouched_at: i64,
+    groups: Vec<String>,
+    claims: Map<String, Value>,
+}
+
+impl Contained {
+    /// The owner, called `user`.
+    pub fn identity(self, user: String) -> Identity {
+        let Self { method, person, vouched_at, groups, claims } = self;
+        Identity { person, vouched_at, ..Identity::without_person(user, groups, claims, method) }
+    }
 }
 
 impl Origin {
     /// The credential that somebody has shown; none, if no token is made of it.
     pub fn of(identity: &Identity) -> Option<Self> {
-        Some(match &identity.via {
+        Some(match &identity.method {
             AuthMethod::Session(_) => return None,
             AuthMethod::ApiKey(id) => Self::Key(id.clone()),
             AuthMethod::RefreshToken(id) => Self::RefreshToken(id.clone()),
             AuthMethod::Password(fingerprint) => Self::Password(fingerprint.clone()),
-            via @ (AuthMethod::ProviderToken
-            | AuthMethod::AppPassword
-            | AuthMethod::Workload(_)
-            | AuthMethod::Certificate) => Self::SelfContained {
-                via: via.clone(),
-                groups: identity.groups.clone(),
-                claims: identity.claims.clone(),
-            },
+            AuthMethod::Workload(issuer) => Self::Workload { issuer: issuer.clone(), claims: identity.claims.clone() },
+            AuthMethod::ProviderToken | AuthMethod::AppPassword | AuthMethod::Certificate(_) => {
+                Self::SelfContained(Contained {
+                    method: identity.method.clone(),
+                    person: identity.person.clone(),
+                    vouched_at: identity.vouched_at,
+                    groups: identity.groups.clone(),
+                    claims: identity.claims.clone(),
+                })
+            }
         })
     }
 }
@@ -84,12 +112,23 @@ impl Origin {
 /// A genuine token.
 #[derive(Clone, Debug)]
 pub struct VerifiedToken {
+    /// Its own name.
+    pub id: String,
     /// Whose it is; empty for an anonymous token.
     pub user: String,
     /// What it was made of.
     pub origin: Origin,
     /// What it was made for.
     pub access: Vec<Access>,
+}
+
+/// What a request has to do with a push that goes on for long.
+#[derive(Clone, Copy, Debug)]
+pub enum Push<'a> {
+    /// It is about this upload.
+    Upload(&'a str),
+    /// It pushes a manifest to this repository.
+    Manifest(&'a str),
 }
 
 /// Makes tokens, and knows them again.
@@ -99,28 +138,39 @@ pub struct Tokens {
     validation: Validation,
     issuer: String,
     service: String,
+    /// How long a token lives, in seconds.
+    lifetime: i64,
+    /// By how much clocks may differ, in seconds.
+    leeway: i64,
     /// Uploads that are going on, who began each, and when.
     uploads: Cache<String, (String, i64)>,
+    /// The tokens that have begun uploads, and in which repositories.
+    pushes: Cache<(String, String), ()>,
 }
 
 impl Tokens {
-    /// Tokens of the registry `service`, whose address is `issuer`.
-    pub fn new(root: &RootKey, issuer: String, service: String) -> Self {
+    /// Tokens of the registry `service`, whose address is `issuer`, that live so long.
+    pub fn new(root: &RootKey, issuer: String, service: String, lifetime: Duration) -> Self {
         let key = root.derive("registry tokens");
+        let lifetime = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+        let leeway = LEEWAY_SECONDS.min(lifetime);
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[&issuer]);
         validation.set_audience(&[&service]);
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud"]);
         validation.validate_nbf = true;
         validation.validate_exp = false; // Looked at below: a push that began in time may end.
-        validation.leeway = LEEWAY_SECONDS.unsigned_abs();
+        validation.leeway = leeway.unsigned_abs();
         Self {
             sign: EncodingKey::from_secret(&key),
             check: DecodingKey::from_secret(&key),
             validation,
             issuer,
             service,
-            uploads: Cache::builder().max_capacity(100_000).time_to_live(MAX_PUSH_DURATION).build(),
+            lifetime,
+            leeway,
+            uploads: Cache::builder().max_capacity(100_000).time_to_live(MAX_UPLOAD_DURATION).build(),
+            pushes: Cache::builder().max_capacity(100_000).time_to_live(MAX_UPLOAD_DURATION).build(),
         }
     }
 
@@ -138,16 +188,16 @@ impl Tokens {
     /// longer than the credential, but a minute.
     ///
     /// # Errors
-    /// [`Refusal::NoTokenOfThis`] if no token is made of this credential.
+    /// [`Rejection::NoTokenOfThis`] if no token is made of this credential.
     pub fn mint(&self, identity: Option<&Identity>, access: Vec<Access>) -> Result<(String, i64), Refusal> {
         let origin = match identity {
             None => Origin::Nobody,
-            Some(identity) => Origin::of(identity).ok_or(Refusal::NoTokenOfThis)?,
+            Some(identity) => Origin::of(identity).ok_or(Rejection::NoTokenOfThis)?,
         };
-        let left =
-            identity.and_then(|identity| identity.good_until).map_or(MAX_LIFETIME_SECONDS, |until| until - now());
-        let lifetime = left.clamp(MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS);
+        let left = identity.and_then(|identity| identity.good_until).map_or(self.lifetime, |until| until - now());
+        let lifetime = left.max(MIN_LIFETIME_SECONDS).min(self.lifetime);
         let claims = Claims {
+            jti: secrets::random_text(),
             iss: self.issuer.clone(),
             aud: self.service.clone(),
             sub: identity.map(|identity| identity.user.clone()).unwrap_or_default(),
@@ -159,35 +209,50 @@ impl Tokens {
         };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.sign).map_err(|error| {
             tracing::error!(%error, "a token can't be written");
-            Refusal::NoTokenOfThis
+            Rejection::NoTokenOfThis
         })?;
         Ok((token, lifetime))
     }
 
-    /// Reads a token; one that has run out only for the `upload` that its own subject began.
-    pub fn verify(&self, token: &str, upload: Option<&str>) -> Result<VerifiedToken, Refusal> {
+    /// Reads a token; one that has run out only for the upload that its own subject began, and for the manifest that ends
+    /// a push that it began itself.
+    pub fn verify(&self, token: &str, push: Option<Push<'_>>) -> Result<VerifiedToken, Refusal> {
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.check, &self.validation);
         let claims = decoded.map_err(|error| {
             match error.kind() {
                 ErrorKind::InvalidSignature | ErrorKind::InvalidToken => {}
                 kind => tracing::debug!(?kind, "a token was refused"),
             }
-            Refusal::NotAToken
+            Rejection::NotAToken
         })?;
         let claims = claims.claims;
-        let in_time = claims.exp + LEEWAY_SECONDS > now();
-        // One that was good when the upload began, and not any old one.
-        let fits = |(user, at): (String, i64)| user == claims.sub && claims.exp + LEEWAY_SECONDS > at;
-        let begun = || upload.and_then(|id| self.uploads.get(id)).is_some_and(fits);
+        let good_until = claims.exp + self.leeway;
+        let in_time = good_until > now();
+        let begun = || match push {
+            // A token that was good when the upload began, and not any old one.
+            Some(Push::Upload(id)) => {
+                self.uploads.get(id).is_some_and(|(user, at)| user == claims.sub && good_until > at)
+            }
+            Some(Push::Manifest(repository)) => {
+                let delay = u64::try_from(now().saturating_sub(claims.exp)).unwrap_or_default();
+                delay <= MAX_MANIFEST_DELAY.as_secs()
+                    && self.pushes.contains_key(&(claims.jti.clone(), repository.to_owned()))
+            }
+            None => false,
+        };
         if in_time || begun() {
-            return Ok(VerifiedToken { user: claims.sub, origin: claims.of, access: claims.access });
+            let Claims { jti: id, sub: user, of: origin, access, .. } = claims;
+            return Ok(VerifiedToken { id, user, origin, access });
         }
-        Err(Refusal::ExpiredToken)
+        Err(Rejection::ExpiredToken.into())
     }
 
-    /// Remembers that `user` began the upload `id`.
-    pub fn began_upload(&self, id: &str, user: &str) {
+    /// Remembers that `user` began the upload `id` in a repository, with this token if it was one.
+    pub fn began_upload(&self, id: &str, user: &str, repository: &str, token: Option<&str>) {
         self.uploads.insert(id.to_owned(), (user.to_owned(), now()));
+        if let Some(token) = token {
+            self.pushes.insert((token.to_owned(), repository.to_owned()), ());
+        }
     }
 }
 
@@ -198,15 +263,22 @@ mod tests {
     fn tokens() -> (tempfile::TempDir, Tokens) {
         let folder = tempfile::tempdir().expect("a folder");
         let root = RootKey::load_or_create(&folder.path().join("k")).expect("a key");
-        (folder, Tokens::new(&root, "https://r".to_owned(), "r".to_owned()))
+        (folder, Tokens::new(&root, "https://r".to_owned(), "r".to_owned(), DEFAULT_LIFETIME))
     }
 
-    fn expired(tokens: &Tokens, user: &str) -> String {
+    fn expired(tokens: &Tokens, user: &str, ago: i64) -> String {
         let (service, iss) = (tokens.service.clone(), tokens.issuer.clone());
-        let (iat, exp) = (now() - 10_000, now() - 9_000);
-        let of = Origin::Key("key".to_owned());
-        let claims = Claims { iss, aud: service, sub: user.to_owned(), iat, nbf: iat, exp, of, access: Vec::new() };
+        let (iat, exp) = (now() - ago - 900, now() - ago);
+        let (jti, of, access) = ("j".to_owned(), Origin::Key("key".to_owned()), Vec::new());
+        let claims = Claims { jti, iss, aud: service, sub: user.to_owned(), iat, nbf: iat, exp, of, access };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &tokens.sign).expect("a token")
+    }
+
+    fn rejection(verified: Result<VerifiedToken, Refusal>) -> Rejection {
+        match verified {
+            Err(Refusal::Rejected(rejection)) => rejection,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -214,26 +286,25 @@ mod tests {
         let (_folder, tokens) = tokens();
         let access = vec![Access::parse("repository:a:pull").expect("a scope")];
         let mut alice = Identity::for_test("alice", &["dev"]);
-        for (via, expected) in [
-            (AuthMethod::ApiKey("key".to_owned()), Origin::Key("key".to_owned())),
-            (AuthMethod::RefreshToken("r".to_owned()), Origin::RefreshToken("r".to_owned())),
-            (
-                AuthMethod::AppPassword,
-                Origin::SelfContained {
-                    via: AuthMethod::AppPassword,
-                    groups: vec!["dev".to_owned()],
-                    claims: Map::new(),
-                },
-            ),
+        for (method, expected) in [
+            (AuthMethod::ApiKey("key".to_owned()), Some(Origin::Key("key".to_owned()))),
+            (AuthMethod::RefreshToken("r".to_owned()), Some(Origin::RefreshToken("r".to_owned()))),
+            (AuthMethod::AppPassword, None),
         ] {
-            alice.via = via;
+            alice.method = method;
             let (token, lifetime) = tokens.mint(Some(&alice), access.clone()).expect("a token");
             let verified = tokens.verify(&token, None).expect("genuine");
-            assert_eq!((verified.user.as_str(), verified.origin, &verified.access), ("alice", expected, &access));
-            assert_eq!(lifetime, 900);
+            assert_eq!((verified.user.as_str(), &verified.access, lifetime), ("alice", &access, 900));
+            match (verified.origin, expected) {
+                (Origin::SelfContained(contained), None) => {
+                    let identity = contained.identity("alice".to_owned());
+                    assert_eq!((identity.groups, identity.method), (alice.groups.clone(), alice.method.clone()));
+                }
+                (origin, expected) => assert_eq!(Some(origin), expected),
+            }
         }
-        alice.via = AuthMethod::Session("s".to_owned());
-        assert!(matches!(tokens.mint(Some(&alice), access), Err(Refusal::NoTokenOfThis)));
+        alice.method = AuthMethod::Session("s".to_owned());
+        assert!(matches!(tokens.mint(Some(&alice), access), Err(Refusal::Rejected(Rejection::NoTokenOfThis))));
     }
 
     #[test]
@@ -248,28 +319,35 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_token_ends_only_the_upload_that_its_subject_began() {
+    fn an_expired_token_ends_only_what_it_began() {
         let (_folder, tokens) = tokens();
         // Begun while the token was good, by another one, and when it had expired already.
-        tokens.uploads.insert("mine".to_owned(), ("alice".to_owned(), now() - 9_500));
-        tokens.uploads.insert("other".to_owned(), ("bob".to_owned(), now() - 9_500));
-        tokens.began_upload("later", "alice");
-        let token = expired(&tokens, "alice");
-        assert!(tokens.verify(&token, Some("mine")).is_ok());
-        for upload in [None, Some("other"), Some("later"), Some("unknown")] {
-            assert!(matches!(tokens.verify(&token, upload), Err(Refusal::ExpiredToken)), "{upload:?}");
+        tokens.uploads.insert("mine".to_owned(), ("alice".to_owned(), now() - 1_000));
+        tokens.uploads.insert("other".to_owned(), ("bob".to_owned(), now() - 1_000));
+        tokens.began_upload("later", "alice", "a/b", Some("another token"));
+        let token = expired(&tokens, "alice", 900);
+        assert!(tokens.verify(&token, Some(Push::Upload("mine"))).is_ok());
+        let manifest = Some(Push::Manifest("a/b"));
+        for push in [None, Some(Push::Upload("other")), Some(Push::Upload("later")), Some(Push::Upload("?")), manifest]
+        {
+            assert!(matches!(rejection(tokens.verify(&token, push)), Rejection::ExpiredToken), "{push:?}");
         }
+        // The manifest that ends the push, there and for an hour.
+        tokens.began_upload("x", "alice", "a/b", Some("j"));
+        assert!(tokens.verify(&token, manifest).is_ok());
+        assert!(tokens.verify(&token, Some(Push::Manifest("a/c"))).is_err());
+        assert!(tokens.verify(&expired(&tokens, "alice", 3_700), manifest).is_err());
     }
 
     #[test]
     fn a_token_of_another_key_or_algorithm_is_none() {
         let ((_a, ours), (_b, theirs)) = (tokens(), tokens());
         let (token, _) = theirs.mint(None, Vec::new()).expect("a token");
-        assert!(matches!(ours.verify(&token, None), Err(Refusal::NotAToken)));
         // {"alg":"none","typ":"JWT"}
         let payload = token.split('.').nth(1).expect("a payload");
         let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
-        assert!(matches!(ours.verify(&none, None), Err(Refusal::NotAToken)));
-        assert!(matches!(ours.verify("", None), Err(Refusal::NotAToken)));
+        for token in [token.as_str(), &none, ""] {
+            assert!(matches!(rejection(ours.verify(token, None)), Rejection::NotAToken));
+        }
     }
 }

@@ -9,14 +9,14 @@ use std::{
 use moka::{Expiry, future::Cache};
 
 use super::{
-    AuthMethod, Identity, Refusal, app_password::AppPasswords, htpasswd::Passwords, limits::Checking,
+    AuthMethod, Identity, Refusal, Rejection, app_password::AppPasswords, htpasswd::Passwords, limits::Checking,
     workload::Workloads,
 };
 use crate::{
+    client_authorities::ClientAuthorities,
     oidc::{
         Provider,
-        jwt::{Claims, claimed_issuer},
-        user_of,
+        jwt::{claimed_issuer, numeric_date},
     },
     secrets,
 };
@@ -32,6 +32,8 @@ pub struct Verifiers {
     pub workloads: Workloads,
     /// The password file, if there is one.
     pub passwords: Option<Passwords>,
+    /// The authorities of client certificates, if there are any.
+    pub client_authorities: Option<Arc<ClientAuthorities>>,
     app_passwords: AppPasswords,
     /// By the hash of the token.
     verified: Cache<String, Arc<Identity>>,
@@ -51,10 +53,29 @@ impl Verifiers {
         providers: Vec<Arc<Provider>>,
         workloads: Workloads,
         passwords: Option<Passwords>,
+        client_authorities: Option<Arc<ClientAuthorities>>,
         app_passwords: AppPasswords,
     ) -> Self {
         let verified = Cache::builder().max_capacity(10_000).expire_after(Lifetime).build();
-        Self { providers, workloads, passwords, app_passwords, verified }
+        Self { providers, workloads, passwords, client_authorities, app_passwords, verified }
+    }
+
+    /// The provider of this key.
+    pub fn provider(&self, id: &str) -> Option<&Arc<Provider>> {
+        self.providers.iter().find(|provider| provider.config.id == id)
+    }
+
+    /// Whether nobody can sign in, whatever they have.
+    pub fn is_nobody(&self) -> bool {
+        self.providers.is_empty()
+            && self.workloads.is_empty()
+            && self.passwords.is_none()
+            && self.client_authorities.is_none()
+    }
+
+    /// Whether a certificate that was checked with the authorities of this fingerprint needs no other check now.
+    pub fn trusts_certificates_of(&self, fingerprint: &str) -> bool {
+        self.client_authorities.as_ref().is_some_and(|authorities| *authorities.fingerprint() == *fingerprint)
     }
 
     /// Whoever brings this JWT of `issuer`, which is what it says of itself.
@@ -76,24 +97,20 @@ impl Verifiers {
         self.providers.iter().find(|provider| provider.config.issuer == issuer)
     }
 
-    /// Authentik's access or ID token.
+    /// An access token of a provider that signs people in. Its ID token says who has signed in, to us, and opens nothing.
     async fn of_provider(&self, provider: &Provider, token: &str) -> Result<Identity, Refusal> {
-        let unavailable = |error: crate::oidc::SignInError| Refusal::Unavailable(error.to_string());
-        let claims = provider.verify(token).await.map_err(unavailable)??;
-        // An ID token opens no userinfo; then what is missing stays so.
+        let claims = provider.verify_access_token(token).await??;
         let claims = match provider.completed(claims.clone(), token).await {
             Ok(completed) => completed,
+            // What is missing stays so.
             Err(_) => claims,
         };
-        named(provider, claims)
-    }
-
-    /// Whoever had a JWT of `issuer` with these claims, which was genuine then, by the rules of now.
-    pub fn by_claims(&self, issuer: &str, claims: &Claims) -> Result<Identity, Refusal> {
-        match self.provider_of(issuer) {
-            Some(provider) => named(provider, claims.clone()),
-            None => self.workloads.apply(issuer, claims),
-        }
+        let time = |name| claims.get(name).and_then(numeric_date);
+        let (good_until, vouched_at) = (time("exp"), time("iat").unwrap_or_default());
+        // It must name people as a sign-in does: whoever asks for a token chooses its scopes, and may not become somebody
+        // else by leaving one out.
+        let user = provider.user_of(claims).map_err(|claim| Rejection::NoName(claim.0))?;
+        Ok(Identity { good_until, vouched_at, ..Identity::of_person(user, AuthMethod::ProviderToken) })
     }
 
     /// Whoever has this name and password, if that was found out lately.
@@ -112,29 +129,16 @@ impl Verifiers {
         password: &str,
         may_try: impl FnOnce() -> Result<Checking<'a>, Refusal>,
     ) -> Result<Arc<Identity>, Refusal> {
-        let passwords = self.passwords.as_ref().filter(|passwords| passwords.knows(user));
-        let found = match passwords {
+        // Whoever can't be anybody at a provider is looked for in the file alone, and found out to be nobody there.
+        let passwords = self.passwords.as_ref();
+        match passwords.filter(|passwords| passwords.knows(user) || self.providers.is_empty()) {
             Some(passwords) => passwords.find(user, password, may_try).await,
             None => self.app_passwords.find(&self.providers, user, password, may_try).await,
-        };
-        found.map_err(Refusal::Shared)
+        }
     }
 
     /// Whose JWT a text is, by what it says of itself; nothing if it is no JWT.
     pub fn issuer_of(text: &str) -> Option<String> {
         claimed_issuer(text)
     }
-}
-
-/// Whoever a token of a provider names. It must name them as a sign-in does: whoever asks for a token chooses its scopes,
-/// and may not become somebody else by leaving one out.
-fn named(provider: &Provider, claims: Claims) -> Result<Identity, Refusal> {
-    let claim = &provider.config.username_claim;
-    let has = claims.get(claim).and_then(serde_json::Value::as_str).is_some_and(|name| !name.is_empty());
-    if !has {
-        return Err(Refusal::NoName(claim.clone()));
-    }
-    let good_until = claims.get("exp").and_then(serde_json::Value::as_i64);
-    let user = user_of(&provider.config, claims).map_err(|error| Refusal::Unnamed(error.to_string()))?;
-    Ok(Identity { good_until, ..Identity::new(user, AuthMethod::ProviderToken) })
 }

@@ -5,7 +5,7 @@ use openidconnect::core::CoreIdToken;
 use serde_json::{Map, Value};
 
 use super::{Provider, ProviderConfig, SignInError, discovery::Discovered};
-use crate::store::User;
+use crate::store::{PersonId, User};
 
 /// Every claim of an ID token that has been checked.
 pub fn claims_of(id_token: &CoreIdToken) -> Result<Map<String, Value>, SignInError> {
@@ -16,6 +16,14 @@ pub fn claims_of(id_token: &CoreIdToken) -> Result<Map<String, Value>, SignInErr
 }
 
 impl Provider {
+    /// The person that checked claims speak of.
+    ///
+    /// # Errors
+    /// [`NoName`]
+    pub fn user_of(&self, claims: Map<String, Value>) -> Result<User, NoName> {
+        user_of(&self.config, claims)
+    }
+
     /// The claims of a token, completed with those that the provider has.
     ///
     /// # Errors
@@ -75,18 +83,25 @@ fn unusable(cause: &str) -> SignInError {
     SignInError::Exchange(format!("its userinfo endpoint {cause}"))
 }
 
-/// The person that checked claims speak of.
-pub fn user_of(config: &ProviderConfig, claims: Map<String, Value>) -> Result<User, SignInError> {
+/// Nobody is named: the claim that is missing.
+#[derive(Debug)]
+pub struct NoName(pub String);
+
+/// The person that checked claims speak of. No other claim stands in for the one that is configured: whoever could do
+/// without it would be called by what they may choose themselves.
+///
+/// # Errors
+/// [`NoName`]
+pub fn user_of(config: &ProviderConfig, claims: Map<String, Value>) -> Result<User, NoName> {
     let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let name = text(&config.username_claim).or_else(|| text("email")).map(str::to_owned);
-    let name = name.ok_or_else(|| SignInError::NoUserName(config.username_claim.clone()))?;
+    let required = |claim: &str| text(claim).map(str::to_owned).ok_or_else(|| NoName(claim.to_owned()));
+    let (name, subject) = (required(&config.username_claim)?, required("sub")?);
     let groups = match claims.get(&config.groups_claim) {
         Some(Value::String(one)) => vec![one.clone()],
         Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         _ => Vec::new(),
     };
-    let subject = text("sub").unwrap_or_default().to_owned();
-    Ok(User { name, provider: config.id.clone(), subject, groups, claims })
+    Ok(User { id: PersonId { provider: config.id.clone(), subject }, name, groups, claims })
 }
 
 #[cfg(test)]
@@ -95,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    fn user(claims: Value, username: &str) -> Result<User, SignInError> {
+    fn user(claims: Value, username: &str) -> Result<User, NoName> {
         let config = ProviderConfig {
             id: "oidc".to_owned(),
             name: "OIDC".to_owned(),
@@ -112,11 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn the_name_is_the_configured_claim_or_the_e_mail() {
-        let claims = json!({"email": "a@b", "preferred_username": "alice", "nickname": ""});
+    fn the_name_is_the_configured_claim_and_no_other() {
+        let claims = json!({"sub": "1", "email": "a@b", "preferred_username": "alice", "nickname": ""});
         assert_eq!(user(claims.clone(), "preferred_username").expect("a user").name, "alice");
-        assert_eq!(user(claims, "nickname").expect("a user").name, "a@b");
-        assert!(matches!(user(json!({"sub": "1"}), "email"), Err(SignInError::NoUserName(_))));
+        for claim in ["nickname", "upn"] {
+            assert_eq!(user(claims.clone(), claim).expect_err("nobody").0, claim);
+        }
+        assert_eq!(user(json!({"email": "a@b"}), "email").expect_err("nobody").0, "sub");
     }
 
     #[test]
@@ -127,7 +144,10 @@ mod tests {
             (json!({"a": 1}), vec![]),
             (json!(null), vec![]),
         ] {
-            assert_eq!(user(json!({"email": "x", "groups": groups}), "email").expect("a user").groups, expected);
+            assert_eq!(
+                user(json!({"sub": "1", "email": "x", "groups": groups}), "email").expect("a user").groups,
+                expected
+            );
         }
     }
 }

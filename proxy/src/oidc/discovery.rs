@@ -186,22 +186,37 @@ impl Provider {
         Ok(discovered)
     }
 
-    /// The claims of an access or ID token of this provider that somebody brings.
+    /// The claims of an access token of this provider that somebody brings.
     ///
     /// # Errors
-    /// [`JwtError`] if it isn't good; [`SignInError`] if nothing is known of the provider's keys yet.
-    pub async fn verify(&self, token: &str) -> Result<Result<Claims, JwtError>, SignInError> {
+    /// [`JwtError`] if it isn't good, or isn't positively an access token; [`SignInError`] if nothing is known of the
+    /// provider's keys yet.
+    pub async fn verify_access_token(&self, token: &str) -> Result<Result<Claims, JwtError>, SignInError> {
+        let claims = self.with_keys(|keys| keys.verify_access_token(token, &self.expected())).await?;
+        Ok(claims.and_then(|claims| self.for_us(claims)))
+    }
+
+    /// The claims of a token that this provider itself has given us.
+    ///
+    /// # Errors
+    /// As [`Provider::verify_access_token`].
+    pub(super) async fn verify(&self, token: &str) -> Result<Result<Claims, JwtError>, SignInError> {
         let claims = self.with_keys(|keys| keys.verify(token, &self.expected())).await?;
-        Ok(claims.and_then(|claims| match claims.get("azp").and_then(|azp| azp.as_str()) {
+        Ok(claims.and_then(|claims| self.for_us(claims)))
+    }
+
+    /// The claims of a token that was made for us alone.
+    fn for_us(&self, claims: Claims) -> Result<Claims, JwtError> {
+        match claims.get("azp").and_then(|azp| azp.as_str()) {
             Some(azp) if azp != self.config.client_id => Err(JwtError::Audience),
             _ => Ok(claims),
-        }))
+        }
     }
 
     /// The claims of a logout token of this provider.
     ///
     /// # Errors
-    /// As [`Provider::verify`].
+    /// As [`Provider::verify_access_token`].
     pub async fn verify_logout(&self, token: &str) -> Result<Result<Claims, JwtError>, SignInError> {
         self.with_keys(|keys| keys.verify_logout(token, &self.expected())).await
     }

@@ -53,6 +53,16 @@ pub enum JwtError {
     /// It says of itself that it isn't for signing in.
     #[error("the token is a logout token, which signs nobody in")]
     NotForSigningIn,
+    /// It asks for something that we don't know to be looked at.
+    #[error("the token's header has critical parameters (crit) that are not known here")]
+    Critical,
+    /// It is an ID token, or may be one.
+    #[error(
+        "the token can't be told from an ID token, which says to a registry who has signed in and opens nothing; show an \
+         access token: one of authentik (with the claims azp and uid), one with the header typ at+jwt (RFC 9068), or one \
+         with the claim typ Bearer (Keycloak). Where the provider's access tokens look like its ID tokens, use an API key"
+    )]
+    NotAnAccessToken,
 }
 
 impl JwtError {
@@ -112,6 +122,20 @@ impl JwtKeys {
     /// # Errors
     /// [`JwtError`]
     pub fn verify(&self, token: &str, expected: &Expected<'_>) -> Result<Claims, JwtError> {
+        self.verify_with_type(token, expected).map(|(claims, _)| claims)
+    }
+
+    /// The claims of an access token: one that is positively known to be one.
+    ///
+    /// # Errors
+    /// [`JwtError`]; [`JwtError::NotAnAccessToken`] for an ID token and for what can't be told from one.
+    pub fn verify_access_token(&self, token: &str, expected: &Expected<'_>) -> Result<Claims, JwtError> {
+        let (claims, typ) = self.verify_with_type(token, expected)?;
+        if is_access_token(typ.as_deref(), &claims) { Ok(claims) } else { Err(JwtError::NotAnAccessToken) }
+    }
+
+    /// The claims of a token that signs somebody in, and the `typ` of its header.
+    fn verify_with_type(&self, token: &str, expected: &Expected<'_>) -> Result<(Claims, Option<String>), JwtError> {
         let header = decode_header(token).map_err(|_| JwtError::Signature)?;
         if !self.algorithms.is_empty() && self.algorithms.iter().all(|algorithm| is_symmetric(*algorithm)) {
             return Err(JwtError::NoSigningKey);
@@ -119,12 +143,12 @@ impl JwtKeys {
         if is_symmetric(header.alg) {
             return Err(JwtError::Algorithm);
         }
-        let logs_out = header.typ.is_some_and(|typ| typ.eq_ignore_ascii_case("logout+jwt"));
+        let logs_out = header.typ.as_ref().is_some_and(|typ| typ.eq_ignore_ascii_case("logout+jwt"));
         let claims = self.check(token, expected, true)?;
         if logs_out || claims.contains_key("events") {
             return Err(JwtError::NotForSigningIn);
         }
-        Ok(claims)
+        Ok((claims, header.typ))
     }
 
     /// The claims of a logout token, which need not expire and may be signed with the client secret, since the issuer
@@ -141,12 +165,16 @@ impl JwtKeys {
         if !self.algorithms.contains(&header.alg) {
             return Err(JwtError::Algorithm);
         }
+        // RFC 7515, section 4.1.11: what must be understood and isn't makes the token invalid.
+        if has_critical_parameters(token) {
+            return Err(JwtError::Critical);
+        }
         let mut validation = Validation::new(header.alg);
-        validation.leeway = LEEWAY_SECONDS.unsigned_abs();
-        validation.validate_nbf = true;
+        // Times are looked at below: they may be fractions (RFC 7519, section 2).
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
         validation.set_audience(expected.audiences);
-        let mut required = vec!["iss", "aud"];
-        required.extend(must_expire.then_some("exp"));
+        let required = ["iss", "aud"];
         validation.set_required_spec_claims(&required);
         if let Some(issuer) = expected.issuer {
             validation.set_issuer(&[issuer]);
@@ -159,11 +187,21 @@ impl JwtKeys {
             }
         }
         let claims = outcome?.claims;
-        match claims.get("iat").map(Value::as_i64) {
-            Some(Some(at)) if at > now() + LEEWAY_SECONDS => Err(JwtError::Early),
-            Some(None) => Err(JwtError::Claims),
-            _ => Ok(claims),
+        let time = |name| match claims.get(name) {
+            None => Ok(None),
+            Some(value) => numeric_date(value).map(Some).ok_or(JwtError::Claims),
+        };
+        let (expires, not_before, issued) = (time("exp")?, time("nbf")?, time("iat")?);
+        match (expires, must_expire) {
+            (None, true) => return Err(JwtError::Claims),
+            (Some(at), _) if at + LEEWAY_SECONDS <= now() => return Err(JwtError::Expired),
+            _ => {}
         }
+        let is_early = |at: Option<i64>| at.is_some_and(|at| at > now() + LEEWAY_SECONDS);
+        if is_early(not_before) || is_early(issued) {
+            return Err(JwtError::Early);
+        }
+        Ok(claims)
     }
 
     /// The keys that may have made a signature: the one of this id, or of an id-less token any that fits.
@@ -177,14 +215,51 @@ impl JwtKeys {
     }
 }
 
+/// A time in a token, which may be a fraction (RFC 7519, section 2), in whole seconds; nothing if it is none, or too far
+/// away to be reckoned with.
+pub fn numeric_date(value: &Value) -> Option<i64> {
+    const FAR: f64 = 1e12;
+    let seconds = value.as_f64().filter(|seconds| seconds.abs() < FAR)?;
+    #[allow(clippy::cast_possible_truncation)]
+    Some(seconds.floor() as i64)
+}
+
+/// Whether a token is positively an access token. An ID token speaks to whoever has signed somebody in, stands in
+/// addresses and logs, and may not open anything; but to a verifier it looks much the same.
+///
+/// - RFC 9068, section 2.1: the header's `typ` is `at+jwt`.
+/// - Keycloak: the claim `typ` is `Bearer`, and `ID` in ID tokens.
+/// - authentik: access tokens have `azp` and `uid`. Its ID tokens have neither; those of before 2026.8 have `at_hash`.
+///
+/// Dex gives both kinds the same claims, `at_hash` too: they can't be told apart.
+fn is_access_token(typ: Option<&str>, claims: &Claims) -> bool {
+    if typ.is_some_and(|typ| matches!(typ.to_ascii_lowercase().as_str(), "at+jwt" | "application/at+jwt")) {
+        return true;
+    }
+    // OpenID Connect Core, sections 3.1.3.6 and 3.3.2.11: only ID tokens have these.
+    if claims.contains_key("at_hash") || claims.contains_key("c_hash") {
+        return false;
+    }
+    match claims.get("typ") {
+        Some(typ) => typ == "Bearer",
+        None => ["azp", "uid"].iter().all(|name| claims.get(*name).is_some_and(Value::is_string)),
+    }
+}
+
+/// Whether a token's header has `crit`.
+fn has_critical_parameters(token: &str) -> bool {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    let header = token.split('.').next().and_then(|header| BASE64_URL_SAFE_NO_PAD.decode(header).ok());
+    let header = header.and_then(|header| serde_json::from_slice::<Map<String, Value>>(&header).ok());
+    header.is_none_or(|header| header.contains_key("crit"))
+}
+
 fn is_symmetric(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
 }
 
 fn reason(kind: &ErrorKind) -> JwtError {
     match kind {
-        ErrorKind::ExpiredSignature => JwtError::Expired,
-        ErrorKind::ImmatureSignature => JwtError::Early,
         ErrorKind::InvalidIssuer => JwtError::Issuer,
         ErrorKind::InvalidAudience => JwtError::Audience,
         ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) | ErrorKind::Json(_) => JwtError::Claims,
@@ -268,6 +343,8 @@ mod tests {
         };
         assert!(verify(&keys, &with(json!({}))).is_ok());
         assert!(verify(&keys, &with(json!({"aud": ["other", "berth"]}))).is_ok());
+        let fractions = json!({"exp": now() as f64 + 300.25, "nbf": now() as f64 - 0.5, "iat": now() as f64 - 0.5});
+        assert!(verify(&keys, &with(fractions)).is_ok());
         for (changes, expected) in [
             (json!({"iss": "https://b/"}), JwtError::Issuer),
             (json!({"iss": null}), JwtError::Claims),
@@ -276,6 +353,9 @@ mod tests {
             (json!({"exp": now() - 31}), JwtError::Expired),
             (json!({"exp": null}), JwtError::Claims),
             (json!({"exp": "soon"}), JwtError::Claims),
+            (json!({"exp": 1e300}), JwtError::Claims),
+            (json!({"exp": now() as f64 - 31.5}), JwtError::Expired),
+            (json!({"nbf": now() as f64 + 60.5}), JwtError::Early),
             (json!({"nbf": now() + 60}), JwtError::Early),
             (json!({"iat": now() + 60}), JwtError::Early),
             (json!({"events": {}}), JwtError::NotForSigningIn),
@@ -324,6 +404,47 @@ mod tests {
             let header = Header { kid: Some(kid.to_owned()), ..header() };
             let token = encode(&header, &claims(), &ours.sign).expect("a token");
             assert_eq!(verify(&keys, &token), Err(JwtError::UnknownKey), "{kid}");
+        }
+    }
+
+    #[test]
+    fn what_a_token_says_is_critical_and_is_not_known_here_makes_it_invalid() {
+        let ours = issuer();
+        let keys = JwtKeys::new(&ours.set, &["RS256".to_owned()], None);
+        let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        for (crit, expected) in [(json!(["exp"]), Err(JwtError::Critical)), (json!([]), Err(JwtError::Critical))] {
+            let head = json!({"alg": "RS256", "kid": "k", "typ": "JWT", "crit": crit, "exp": 1});
+            let message = format!("{}.{}", part(&head), part(&claims()));
+            let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &ours.sign, Algorithm::RS256);
+            let token = format!("{message}.{}", signature.expect("a signature"));
+            assert_eq!(verify(&keys, &token).map(drop), expected, "{head}");
+        }
+    }
+
+    /// Tokens as their issuers make them: authentik 2026.8 and 2026.2, Keycloak 26, dex 2.4x, and whoever follows RFC 9068.
+    #[test]
+    fn only_what_is_positively_an_access_token_is_one() {
+        let common = json!({"iss": "https://a/", "aud": "berth", "sub": "1", "exp": 1, "iat": 1, "auth_time": 1});
+        let with = |more: Value| {
+            let mut claims = common.as_object().expect("an object").clone();
+            claims.extend(more.as_object().expect("an object").clone());
+            claims
+        };
+        for (who, typ, claims, expected) in [
+            ("authentik", "JWT", json!({"azp": "berth", "uid": "x", "sid": "s", "amr": ["pwd"], "nonce": "n"}), true),
+            ("authentik's ID token", "JWT", json!({"sid": "s", "amr": ["pwd"], "nonce": "n"}), false),
+            ("authentik's ID token of before", "JWT", json!({"at_hash": "h", "nonce": "n"}), false),
+            ("an ID token that has everything", "JWT", json!({"at_hash": "h", "azp": "berth", "uid": "x"}), false),
+            ("Keycloak", "JWT", json!({"typ": "Bearer", "azp": "berth", "scope": "openid"}), true),
+            ("Keycloak's ID token", "JWT", json!({"typ": "ID", "azp": "berth", "at_hash": "h"}), false),
+            ("Keycloak's refresh token", "JWT", json!({"typ": "Refresh", "azp": "berth", "uid": "x"}), false),
+            ("dex, either", "", json!({"at_hash": "h", "name": "alice"}), false),
+            ("Google's ID token", "JWT", json!({"azp": "berth"}), false),
+            ("RFC 9068", "at+jwt", json!({"client_id": "berth"}), true),
+            ("RFC 9068 in full", "application/AT+JWT", json!({"client_id": "berth"}), true),
+            ("nobody", "JWT", json!({"azp": 1, "uid": null}), false),
+        ] {
+            assert_eq!(is_access_token(Some(typ), &with(claims)), expected, "{who}");
         }
     }
 

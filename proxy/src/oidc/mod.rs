@@ -17,7 +17,7 @@ use openidconnect::{
     AccessTokenHash, AuthorizationCode, ClaimsVerificationError, CsrfToken, HttpRequest, HttpResponse, JsonWebKey,
     JwsSigningAlgorithm, Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RequestTokenError, Scope,
     SignatureVerificationError, TokenResponse,
-    core::{CoreAuthenticationFlow, CoreIdToken, CoreJsonWebKey, CoreTokenResponse},
+    core::{CoreAuthenticationFlow, CoreErrorResponseType, CoreIdToken, CoreJsonWebKey, CoreTokenResponse},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
@@ -25,10 +25,9 @@ use url::Url;
 
 pub use self::{
     app_password_grant::ExchangeError,
-    claims::user_of,
     discovery::{ForUnknownKeys, Lately, keep_fresh, keys_of},
     http::Http,
-    renewal::RenewalError,
+    renewal::{RenewalError, Renewed},
     settings::{ProviderConfig, TrustRoots},
 };
 use self::{discovery::Discovered, http::HttpError};
@@ -75,6 +74,12 @@ pub enum SignInError {
     /// It sent the browser back with an error (RFC 6749, section 4.1.2.1).
     #[error("the identity provider refused: {0}")]
     Refused(String),
+    /// It refused as authentik does where the provider doesn't allow a grant type.
+    #[error(
+        "the identity provider refused: {0}. authentik answers so where the provider does not allow what was asked for: \
+         allow the grant type authorization_code at the provider (and refresh_token, to renew sign-ins)"
+    )]
+    GrantType(String),
     /// It didn't take the code (RFC 6749, section 5.2).
     #[error("the identity provider didn't accept the sign-in: {0}")]
     Exchange(String),
@@ -86,8 +91,8 @@ pub enum SignInError {
     Shared(Arc<SignInError>),
     /// Nobody is named.
     #[error(
-        "the identity provider sent no '{0}' claim to take the user name from, and no 'email' either. Add the scope \
-         that has it to the provider in authentik, or set claimMapping.username in the configuration"
+        "the identity provider sent no '{0}' claim, which names people here. Add the scope that has it to the provider in \
+         authentik, or set claimMapping.username in the configuration to a claim that it sends"
     )]
     NoUserName(String),
 }
@@ -95,6 +100,18 @@ pub enum SignInError {
 type SendsRequest = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send>>;
 
 impl SignInError {
+    /// What the provider sent the browser back with (RFC 6749, section 4.1.2.1).
+    pub fn refused(error: &str, description: Option<&str>) -> Self {
+        let words = [Some(error), description].into_iter().flatten().collect::<Vec<_>>().join(": ");
+        let words = words.chars().filter(|c| !c.is_control()).take(300).collect();
+        // Since 2026.5 authentik's sentence for a grant type that isn't allowed.
+        let is_malformed = description.is_some_and(|text| text.contains("otherwise malformed"));
+        if error == "unauthorized_client" || error == "invalid_request" && is_malformed {
+            return Self::GrantType(words);
+        }
+        Self::Refused(words)
+    }
+
     /// Whether the provider can't be reached, for whoever it was told first.
     pub fn is_unreachable(&self) -> bool {
         match self {
@@ -145,6 +162,15 @@ pub struct SignedIn {
     pub sid: Option<String>,
     /// What it gave.
     pub tokens: ProviderTokens,
+    /// In how many seconds the provider is to be asked about them again.
+    pub expires_in: i64,
+}
+
+/// When to ask about somebody again whose access token lives so long: at its end, between a minute and a quarter of an
+/// hour from now.
+fn renewal_delay(expires_in: Option<Duration>) -> i64 {
+    let seconds = expires_in.map_or(300, |lifetime| i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX));
+    seconds.clamp(60, 14 * 60)
 }
 
 impl Provider {
@@ -201,13 +227,14 @@ impl Provider {
         }
         let claims = claims::claims_of(id_token)?;
         let claims = self.complete(&discovered, claims, tokens.access_token().secret()).await?;
-        let user = claims::user_of(&self.config, claims)?;
+        let user = self.user_of(claims).map_err(|claim| SignInError::NoUserName(claim.0))?;
         let sid = user.claims.get("sid").and_then(|sid| sid.as_str()).map(str::to_owned);
+        let expires_in = renewal_delay(tokens.expires_in());
         let tokens = ProviderTokens {
             id_token: id_token.to_string(),
             refresh_token: tokens.refresh_token().map(|token| token.secret().clone()),
         };
-        Ok(SignedIn { user, sid, tokens })
+        Ok(SignedIn { user, sid, tokens, expires_in })
     }
 
     async fn exchange(
@@ -224,6 +251,10 @@ impl Provider {
         let http = self.sender();
         let answer = request.set_pkce_verifier(PkceCodeVerifier::new(verifier)).request_async(&http).await;
         answer.map_err(|error| match error {
+            // Also what authentik says to a grant type that isn't allowed (RFC 6749 has another word for that).
+            RequestTokenError::ServerResponse(answer) if *answer.error() == CoreErrorResponseType::InvalidGrant => {
+                SignInError::GrantType(answer.to_string())
+            }
             RequestTokenError::ServerResponse(answer) => SignInError::Exchange(answer.to_string()),
             RequestTokenError::Request(cause) => self.http.unreachable(&cause),
             // The body isn't shown: it may hold tokens.

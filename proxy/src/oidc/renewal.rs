@@ -5,15 +5,15 @@ use openidconnect::{
     core::{CoreErrorResponseType, CoreIdToken},
 };
 
-use super::{Provider, ProviderTokens, SignInError, claims::user_of, jwt::JwtError};
+use super::{Provider, ProviderTokens, SignInError, jwt::JwtError, renewal_delay};
 use crate::store::User;
 
 /// Why claims can't be renewed.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewalError {
-    /// The provider says that this person may not come any more.
+    /// The provider does not renew this sign-in any more.
     #[error("the identity provider does not renew this sign-in any more ({0})")]
-    Gone(String),
+    Refused(String),
     /// The provider wasn't asked; what is known stays.
     #[error(transparent)]
     NotAsked(SignInError),
@@ -25,8 +25,16 @@ pub enum RenewalError {
     Token(#[from] JwtError),
 }
 
+/// What an answer gave, before anything is made of it.
+pub struct Renewed {
+    /// The tokens to go on with: the old refresh token too, if there is no new one.
+    pub tokens: ProviderTokens,
+    /// In how many seconds the provider is to be asked again.
+    pub expires_in: i64,
+}
+
 impl Provider {
-    /// Uses a refresh token, which is good once; gives the same person with the claims of now. `keep` is given the next
+    /// Uses a refresh token, which may be good once; gives the same person with the claims of now. `keep` is given the next
     /// token as soon as it is here, before anything else can fail.
     ///
     /// # Errors
@@ -35,7 +43,7 @@ impl Provider {
         &self,
         before: &User,
         tokens: &ProviderTokens,
-        keep: impl AsyncFnOnce(&ProviderTokens),
+        keep: impl AsyncFnOnce(&Renewed),
     ) -> Result<User, RenewalError> {
         let discovered = self.discovered().await.map_err(RenewalError::NotAsked)?;
         let token = RefreshToken::new(tokens.refresh_token.clone().unwrap_or_default());
@@ -45,7 +53,7 @@ impl Provider {
         })?;
         let answer = request.request_async(&self.sender()).await.map_err(|error| match error {
             RequestTokenError::ServerResponse(answer) if *answer.error() == CoreErrorResponseType::InvalidGrant => {
-                RenewalError::Gone(answer.to_string())
+                RenewalError::Refused(answer.to_string())
             }
             RequestTokenError::ServerResponse(answer) => SignInError::Exchange(answer.to_string()).into(),
             RequestTokenError::Request(cause) if cause.was_not_sent() => {
@@ -62,7 +70,7 @@ impl Provider {
             id_token: answer.id_token().map_or_else(|| tokens.id_token.clone(), CoreIdToken::to_string),
             refresh_token: answer.refresh_token().map(|token| token.secret().clone()).or(tokens.refresh_token.clone()),
         };
-        keep(&next).await;
+        keep(&Renewed { tokens: next, expires_in: renewal_delay(answer.expires_in()) }).await;
         let access_token = answer.access_token().secret();
         let claims = match answer.id_token() {
             None => self.user_info(&discovered, access_token).await?,
@@ -72,10 +80,10 @@ impl Provider {
                 Err(error) => return Err(error.into()),
             },
         };
-        let user = user_of(&self.config, claims)?;
-        // Section 12.2: the same subject. A name that has changed is another person to the rules: sign in again.
-        if user.subject != before.subject || user.name != before.name {
-            return Err(RenewalError::Gone("it names somebody else".to_owned()));
+        let user = self.user_of(claims).map_err(|claim| SignInError::NoUserName(claim.0))?;
+        // Section 12.2: the same subject. A name that has changed is another one to the rules: sign in again.
+        if user.id != before.id || user.name != before.name {
+            return Err(RenewalError::Refused("it calls them by another name now".to_owned()));
         }
         Ok(user)
     }

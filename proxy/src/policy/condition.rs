@@ -81,7 +81,38 @@ struct Tls<'a> {
     version: &'a str,
 }
 
+/// The fields of `req`, and of those that have fields theirs.
+const FIELDS: [(&str, &[&str]); 14] = [
+    ("time", &[]),
+    ("method", &[]),
+    ("userAgent", &[]),
+    ("action", &[]),
+    ("repository", &[]),
+    ("reference", &[]),
+    ("referenceType", &[]),
+    ("tag", &[]),
+    ("digest", &[]),
+    ("user", &["username", "groups"]),
+    ("auth", &["anonymous", "admin"]),
+    ("client", &["ip", "forwardedFor"]),
+    ("tls", &["enabled", "version"]),
+    ("claims", &[]),
+];
+
+/// What is wrong with a path that an expression looks at in `req`, if it can't be there: a condition that looks at what
+/// isn't there never holds, and its policy grants nothing.
+pub fn unknown_field(path: &[&str]) -> Option<String> {
+    let (field, rest) = path.split_first()?;
+    let Some((_, inner)) = FIELDS.iter().find(|(name, _)| name == field) else {
+        let known: Vec<&str> = FIELDS.iter().map(|(name, _)| *name).collect();
+        return Some(format!("looks at req.{field}, which there isn't; expected one of {}", known.join(", ")));
+    };
+    let next = rest.first().filter(|next| !inner.is_empty() && !inner.contains(next))?;
+    Some(format!("looks at req.{field}.{next}, which there isn't; expected one of {}", inner.join(", ")))
+}
+
 /// Why a condition doesn't hold.
+#[derive(Clone, Debug)]
 pub struct Unmet {
     /// What the client is told.
     pub message: Option<Arc<str>>,

@@ -4,17 +4,19 @@
 //! the action, and whose conditions hold, allows; else `defaultPolicy` for who is signed in and `anonymousPolicy` for who
 //! isn't; else, whatever matched, `adminPolicy`. An API key goes no further than its own scopes. Nothing here does I/O.
 
-mod condition;
+pub mod condition;
 #[cfg(test)]
 mod oracle;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    fmt,
 };
 
-use berth_oci::{Operation, Reference, Repository, Tag};
+use berth_oci::{Digest, Operation, Reference, Repository};
+use http::Method;
 
+use self::condition::Unmet;
 pub use self::condition::{Circumstances, Condition};
 use crate::{
     action::{Action, Actions},
@@ -124,24 +126,93 @@ impl<'a> Question<'a> {
     }
 }
 
-/// A yes or a no, and the rule that decided, by its path in the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
+/// A yes or a no, and what decided.
+#[derive(Clone, Debug)]
+pub struct Decision<'a> {
     /// Yes or no.
     pub allowed: bool,
-    /// Why.
-    pub rule: String,
-    /// What the client is told beside the no.
-    pub message: Option<Arc<str>>,
+    /// Why; written as the path of the rule in the file when it is printed.
+    pub rule: Rule<'a>,
+}
+
+impl Decision<'_> {
+    /// What the client is told beside a no.
+    pub fn message(&self) -> Option<&str> {
+        match &self.rule {
+            Rule::Unmet(unmet) => unmet.iter().find_map(|(_, unmet)| unmet.message.as_deref()),
+            Rule::KeyScopes => Some("the API key's scopes don't go so far"),
+            _ => None,
+        }
+    }
+}
+
+/// What decides.
+#[derive(Clone, Debug)]
+pub enum Rule<'a> {
+    /// There is no `accessControl`.
+    Open,
+    /// The scopes of the API key don't go so far.
+    KeyScopes,
+    /// Something of the file grants it.
+    Grants(Place<'a>),
+    /// Policies would grant it whose conditions don't hold.
+    Unmet(Vec<(Place<'a>, Unmet)>),
+    /// The pattern that matches grants nothing of the kind.
+    GrantsNo(&'a Pattern, Action),
+    /// No pattern matches.
+    NoPattern,
+}
+
+/// A part of `http.accessControl`.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// One of the policies of a pattern.
+    Policy(&'a Pattern, usize),
+    /// What everybody may who is signed in.
+    Default(&'a Pattern),
+    /// What everybody may who isn't.
+    Anonymous(&'a Pattern),
+    /// `adminPolicy`
+    Admin,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = "http.accessControl.repositories";
+        match self {
+            Self::Policy(pattern, i) => write!(f, "{of}.{}.policies[{i}]", pattern.text()),
+            Self::Default(pattern) => write!(f, "{of}.{}.defaultPolicy", pattern.text()),
+            Self::Anonymous(pattern) => write!(f, "{of}.{}.anonymousPolicy", pattern.text()),
+            Self::Admin => f.write_str("http.accessControl.adminPolicy"),
+        }
+    }
+}
+
+impl fmt::Display for Rule<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open => f.write_str("no http.accessControl: everyone who is signed in may do everything"),
+            Self::KeyScopes => f.write_str("the API key's own scopes don't go so far"),
+            Self::Grants(place) => write!(f, "{place}"),
+            Self::Unmet(unmet) => unmet
+                .iter()
+                .enumerate()
+                .try_for_each(|(i, (place, unmet))| write!(f, "{}{place}: {unmet}", if i == 0 { "" } else { "; " })),
+            Self::GrantsNo(pattern, action) => {
+                write!(f, "http.accessControl.repositories.{} grants no {action}", pattern.text())
+            }
+            Self::NoPattern => f.write_str("no pattern of http.accessControl.repositories matches"),
+        }
+    }
 }
 
 /// What may come of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+#[derive(Clone, Debug)]
+pub enum Verdict<'a> {
     /// Forward it, with this condition on the write.
     Allowed(WriteCondition),
     /// Don't.
-    Denied(Decision),
+    Denied(Decision<'a>),
 }
 
 /// What must be so when the registry writes (RFC 9110, section 13.1).
@@ -213,113 +284,94 @@ impl Rules {
     }
 
     /// Whether `identity`, or nobody, may do that, under these circumstances.
-    pub fn evaluate(
-        &self,
+    pub fn evaluate<'a>(
+        &'a self,
         identity: Option<&Identity>,
         question: &Question<'_>,
         circumstances: &Circumstances,
-    ) -> Decision {
-        let yes = |rule: String| Decision { allowed: true, rule, message: None };
-        let &Question { action, repository, .. } = question;
-        let scopes = identity.and_then(|identity| identity.scopes.as_ref());
-        if scopes.is_some_and(|scopes| !scopes.allow(action, repository)) {
-            let rule = format!("the API key's own scopes don't allow {action} in {repository}");
-            return Decision { allowed: false, rule, message: Some("the API key's scopes don't go so far".into()) };
-        }
-        let subject = self.subject(identity);
-        if self.open {
-            let rule = "no http.accessControl: everyone who is signed in may do everything".to_owned();
-            return Decision { allowed: identity.is_some(), rule, message: None };
-        }
-        // Why a policy that names the caller and the action grants nothing.
-        let mut unmet = Vec::new();
-        let mut message = None;
-        let mut grants = |policy: &Policy, path: &str| {
-            if !policy.actions.contains(action) || !policy.names(&subject) {
-                return false;
-            }
-            if policy.conditions.is_empty() {
-                return true;
-            }
-            let groups: Vec<String> = subject.groups().cloned().collect();
-            let admin = self.admin.names(&subject);
-            let failed = condition::unmet(&policy.conditions, question, identity, &groups, admin, circumstances);
-            let Some(failed) = failed else { return true };
-            unmet.push(format!("{path}: {failed}"));
-            message = message.take().or(failed.message);
-            false
-        };
-        let matched = self.repositories.iter().find(|(pattern, _)| pattern.matches(repository));
-        if let Some((pattern, rules)) = matched {
-            let path = |rest: &str| format!("http.accessControl.repositories.{}.{rest}", pattern.text());
-            for (i, policy) in rules.policies.iter().enumerate() {
-                let path = path(&format!("policies[{i}]"));
-                if grants(policy, &path) {
-                    return yes(path);
-                }
-            }
-            let (rest, others) = match identity {
-                Some(_) => ("defaultPolicy", rules.default_policy),
-                None => ("anonymousPolicy", rules.anonymous_policy),
-            };
-            if others.contains(action) {
-                return yes(path(rest));
-            }
-        }
-        let admin = "http.accessControl.adminPolicy";
-        if grants(&self.admin, admin) {
-            return yes(admin.to_owned());
-        }
-        let rule = match (unmet.is_empty(), matched) {
-            (false, _) => unmet.join("; "),
-            (true, Some((pattern, _))) => {
-                format!("http.accessControl.repositories.{} grants no {action}", pattern.text())
-            }
-            (true, None) => format!("no pattern of http.accessControl.repositories matches {repository}"),
-        };
-        Decision { allowed: false, rule, message }
+    ) -> Decision<'a> {
+        self.evaluate_conditions(identity, question, Some(circumstances))
     }
 
     /// Whether somebody may do something somewhere in a repository, as far as that can be said before it is known with
     /// which tag or manifest: the conditions of the rules may still say no.
-    pub fn may_under_some_condition(
-        &self,
+    pub fn may_under_some_condition(&self, identity: Option<&Identity>, action: Action, repository: &str) -> bool {
+        self.evaluate_conditions(identity, &Question::of(action, repository), None).allowed
+    }
+
+    /// Without circumstances, all conditions hold.
+    fn evaluate_conditions<'a>(
+        &'a self,
         identity: Option<&Identity>,
-        action: Action,
-        repository: &str,
-        circumstances: &Circumstances,
-    ) -> bool {
-        let question = Question::of(action, repository);
-        if self.evaluate(identity, &question, circumstances).allowed {
-            return true;
-        }
+        question: &Question<'_>,
+        circumstances: Option<&Circumstances>,
+    ) -> Decision<'a> {
+        let yes = |place| Decision { allowed: true, rule: Rule::Grants(place) };
+        let &Question { action, repository, .. } = question;
         let scopes = identity.and_then(|identity| identity.scopes.as_ref());
         if scopes.is_some_and(|scopes| !scopes.allow(action, repository)) {
-            return false;
+            return Decision { allowed: false, rule: Rule::KeyScopes };
+        }
+        if self.open {
+            return Decision { allowed: identity.is_some(), rule: Rule::Open };
         }
         let subject = self.subject(identity);
-        let grants = |policy: &Policy| {
-            !policy.conditions.is_empty() && policy.actions.contains(action) && policy.names(&subject)
+        // The policies that name the subject and the action and grant nothing all the same.
+        let mut unmet = Vec::new();
+        let mut grants = |policy: &Policy, place| {
+            if !policy.actions.contains(action) || !policy.names(&subject) {
+                return false;
+            }
+            let Some(circumstances) = circumstances.filter(|_| !policy.conditions.is_empty()) else { return true };
+            let groups: Vec<String> = subject.groups().cloned().collect();
+            let admin = self.admin.names(&subject);
+            let failed = condition::unmet(&policy.conditions, question, identity, &groups, admin, circumstances);
+            let Some(failed) = failed else { return true };
+            unmet.push((place, failed));
+            false
         };
         let matched = self.repositories.iter().find(|(pattern, _)| pattern.matches(repository));
-        matched.is_some_and(|(_, rules)| rules.policies.iter().any(grants)) || grants(&self.admin)
+        if let Some((pattern, rules)) = matched {
+            for (i, policy) in rules.policies.iter().enumerate() {
+                let place = Place::Policy(pattern, i);
+                if grants(policy, place) {
+                    return yes(place);
+                }
+            }
+            let (place, others) = match identity {
+                Some(_) => (Place::Default(pattern), rules.default_policy),
+                None => (Place::Anonymous(pattern), rules.anonymous_policy),
+            };
+            if others.contains(action) {
+                return yes(place);
+            }
+        }
+        if grants(&self.admin, Place::Admin) {
+            return yes(Place::Admin);
+        }
+        let rule = match (unmet.is_empty(), matched) {
+            (false, _) => Rule::Unmet(unmet),
+            (true, Some((pattern, _))) => Rule::GrantsNo(pattern, action),
+            (true, None) => Rule::NoPattern,
+        };
+        Decision { allowed: false, rule }
     }
 
     /// Whether a request may be forwarded.
     ///
-    /// A mount's source isn't looked at: see [`Rules::may_read`]. Lists of repositories are always allowed; what
+    /// A mount's source isn't looked at: see [`Rules::may_mount_from`]. Lists of repositories are always allowed; what
     /// they show is filtered.
-    pub fn authorize(
-        &self,
+    pub fn authorize<'a>(
+        &'a self,
         identity: Option<&Identity>,
         operation: &Operation,
         circumstances: &Circumstances,
-    ) -> Verdict {
+    ) -> Verdict<'a> {
         use Operation as Op;
         let ask = |action, repository: &Repository, reference: Option<&Reference>| {
             self.evaluate(identity, &Question { action, repository: repository.as_str(), reference }, circumstances)
         };
-        let simply = |decision: Decision| match decision.allowed {
+        let simply = |decision: Decision<'a>| match decision.allowed {
             true => Verdict::Allowed(WriteCondition::None),
             false => Verdict::Denied(decision),
         };
@@ -352,7 +404,7 @@ impl Rules {
             Op::PushManifest { repository, reference, tags } => {
                 let references: Vec<Reference> = match reference {
                     Reference::Tag(_) => vec![reference.clone()],
-                    Reference::Digest(_) => tags.iter().cloned().map(|tag: Tag| Reference::Tag(tag)).collect(),
+                    Reference::Digest(_) => tags.iter().cloned().map(Reference::Tag).collect(),
                 };
                 // Of several tags, what holds for all of them.
                 let all = |action| {
@@ -368,6 +420,20 @@ impl Rules {
                 }
             }
         }
+    }
+
+    /// Whether a blob may be mounted from a repository: whether it may be pulled from there, by its digest.
+    pub fn may_mount_from(
+        &self,
+        identity: Option<&Identity>,
+        from: &Repository,
+        digest: &Digest,
+        circumstances: &Circumstances,
+    ) -> bool {
+        let reference = Reference::Digest(digest.clone());
+        let question = Question { action: Action::Read, repository: from.as_str(), reference: Some(&reference) };
+        let pull = Circumstances { method: Method::GET.to_string(), ..circumstances.clone() };
+        self.evaluate(identity, &question, &pull).allowed
     }
 
     /// Whether the repository may be seen at all.
@@ -395,7 +461,7 @@ mod tests {
         }
     }
 
-    fn ask(rules: &Rules, identity: Option<&Identity>, action: Action, repository: &str) -> Decision {
+    fn ask<'a>(rules: &'a Rules, identity: Option<&Identity>, action: Action, repository: &str) -> Decision<'a> {
         rules.evaluate(identity, &Question::of(action, repository), &Circumstances::default())
     }
 
@@ -450,7 +516,7 @@ mod tests {
     fn admin_policy_counts_whatever_matched() {
         let rules = rules();
         let decision = ask(&rules, Some(&who("root", &[])), Action::Delete, "team/x");
-        assert_eq!((decision.allowed, decision.rule.as_str()), (true, "http.accessControl.adminPolicy"));
+        assert_eq!((decision.allowed, decision.rule.to_string()), (true, "http.accessControl.adminPolicy".to_owned()));
     }
 
     #[test]
@@ -460,16 +526,16 @@ mod tests {
             Operation::parse(&http::Method::PUT, &target.parse().expect("a target")).expect("an operation")
         };
         let push = operation("/v2/team/x/manifests/1");
-        assert_eq!(
+        assert!(matches!(
             rules.authorize(Some(&who("b", &["dev"])), &push, &Circumstances::default()),
             Verdict::Allowed(WriteCondition::OnlyCreate)
-        );
+        ));
         assert!(matches!(rules.authorize(Some(&who("b", &[])), &push, &Circumstances::default()), Verdict::Denied(_)));
         let elsewhere = operation("/v2/x/manifests/1");
-        assert_eq!(
+        assert!(matches!(
             rules.authorize(Some(&who("alice", &[])), &elsewhere, &Circumstances::default()),
             Verdict::Allowed(WriteCondition::None)
-        );
+        ));
     }
 
     #[test]
@@ -500,7 +566,7 @@ mod tests {
             method: "PUT".to_owned(),
             user_agent: "docker/28".to_owned(),
             client: Some("10.1.2.3".parse().expect("an address")),
-            tls: Some("TLSv1.3".to_owned()),
+            tls: Some("1.3".to_owned()),
             ..Circumstances::default()
         };
         let reference: Reference = "v1.2".parse().expect("a tag");
@@ -510,22 +576,26 @@ mod tests {
             "req.reference == 'v1.2' && req.referenceType == 'tag' && req.digest == ''",
             "req.repository == 'team/x' && req.action == 'update'",
             "req.user.username == 'alice' && 'dev' in req.user.groups && !req.auth.anonymous && !req.auth.admin",
-            "req.client.ip.startsWith('10.') && req.tls.enabled && req.tls.version == 'TLSv1.3'",
+            "req.client.ip.startsWith('10.') && req.tls.enabled && req.tls.version == '1.3'",
             "req.method == 'PUT' && req.userAgent.contains('docker')",
             "req.claims.email_verified",
             "req.time.getDayOfWeek() == 3 && req.time < timestamp('2027-01-01T00:00:00Z')",
         ] {
-            let decision = with(&[holds]).evaluate(Some(&alice), &question, &circumstances);
+            let rules = with(&[holds]);
+            let decision = rules.evaluate(Some(&alice), &question, &circumstances);
             assert!(decision.allowed, "{holds}: {decision:?}");
         }
         for fails in ["req.tag == 'latest'", "req.claims.missing == 'x'", "req.nothing", "req.tag", "1 / 0 == 1"] {
-            let decision = with(&["true", fails]).evaluate(Some(&alice), &question, &circumstances);
-            assert_eq!((decision.allowed, decision.message.as_deref()), (false, Some("not now")), "{fails}");
-            assert!(decision.rule.contains("policies[0]") && decision.rule.contains(fails), "{}", decision.rule);
+            let rules = with(&["true", fails]);
+            let decision = rules.evaluate(Some(&alice), &question, &circumstances);
+            assert_eq!((decision.allowed, decision.message()), (false, Some("not now")), "{fails}");
+            let rule = decision.rule.to_string();
+            assert!(rule.contains("policies[0]") && rule.contains(fails), "{rule}");
         }
         // Who isn't named isn't told.
-        let decision = with(&["false"]).evaluate(Some(&who("bob", &[])), &question, &circumstances);
-        assert_eq!((decision.allowed, decision.message), (false, None));
+        let rules = with(&["false"]);
+        let decision = rules.evaluate(Some(&who("bob", &[])), &question, &circumstances);
+        assert_eq!((decision.allowed, decision.message()), (false, None));
     }
 
     #[test]
@@ -535,13 +605,13 @@ mod tests {
         let rules = RepositoryRules { policies: vec![policy], ..RepositoryRules::default() };
         let pattern = Pattern::parse("**").expect("a pattern");
         let rules = Rules::new(HashMap::new(), vec![(pattern, rules)], Policy::default(), MetricsPolicy::default());
-        let push = |tags: &str| {
+        let verdict = |tags: &str| {
             let target = format!("/v2/a/manifests/sha256:{}?{tags}", "0".repeat(64)).parse().expect("a target");
             let operation = Operation::parse(&http::Method::PUT, &target).expect("an operation");
             rules.authorize(Some(&who("alice", &[])), &operation, &Circumstances::default())
         };
-        assert_eq!(push("tag=v1&tag=v2"), Verdict::Allowed(WriteCondition::OnlyCreate));
-        assert!(matches!(push("tag=v1&tag=latest"), Verdict::Denied(_)));
+        assert!(matches!(verdict("tag=v1&tag=v2"), Verdict::Allowed(WriteCondition::OnlyCreate)));
+        assert!(matches!(verdict("tag=v1&tag=latest"), Verdict::Denied(_)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{Query, State},
     http::{HeaderMap, StatusCode, header::USER_AGENT},
@@ -14,14 +14,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::browser_session::{BrowserSession, browser_session};
+use super::browser_session::{BrowserSession, Owner, browser_session};
 use crate::{
     answer::{denied, error_response, unavailable},
     app::App,
-    identity::{Identity, api_key::WantedKey, api_key_scopes::KeyScopes},
-    request::is_our_own,
-    store::ApiKey,
-    store::now,
+    identity::{
+        api_key::{MAX_KEYS, WantedKey},
+        api_key_scopes::KeyScopes,
+    },
+    request::{RequestInfo, is_our_own},
+    store::{ApiKey, now},
 };
 
 /// How long a label may be.
@@ -79,17 +81,23 @@ pub fn database_failed(error: impl std::fmt::Display) -> Error {
 
 /// The owner of the keys: somebody who is signed in with a browser. A key makes no keys, or a stolen one would
 /// outlive its revocation.
-async fn owner(app: &App, headers: &HeaderMap) -> Result<Arc<Identity>, Error> {
+async fn owner(app: &App, request: &RequestInfo, headers: &HeaderMap) -> Result<Owner, Error> {
     if !app.identities.api_keys {
         return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "API keys are switched off here"));
     }
-    match browser_session(app, headers).await.map_err(database_failed)? {
-        BrowserSession::Known(identity) => Ok(identity),
-        BrowserSession::Unknown | BrowserSession::Ended => {
-            let message = "API keys are made and seen by who is signed in with a browser; sign in first";
-            Err(Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message))
+    let message = match browser_session(app, request, headers).await.map_err(database_failed)? {
+        BrowserSession::Known(owner) => return Ok(owner),
+        BrowserSession::Unknown => {
+            "API keys are made and seen by who is signed in with a browser; sign in first".to_owned()
         }
-    }
+        BrowserSession::Ended(rejection) => rejection.to_string(),
+    };
+    Err(Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message))
+}
+
+/// The error that somebody has as many keys as they may have.
+pub fn too_many_keys() -> Error {
+    denied(&format!("you have {MAX_KEYS} API keys, which is as many as one person may have; revoke some first"))
 }
 
 fn must_be_our_own(app: &App, headers: &HeaderMap) -> Result<(), Error> {
@@ -100,10 +108,14 @@ fn must_be_our_own(app: &App, headers: &HeaderMap) -> Result<(), Error> {
 }
 
 /// `GET /zot/auth/apikey`
-pub async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+) -> Response {
     let listed = async {
-        let owner = owner(&app, &headers).await?;
-        app.identities.keys.of(&owner.user).await.map_err(database_failed)
+        let owner = owner(&app, &request, &headers).await?;
+        app.identities.keys.of(&owner.id).await.map_err(database_failed)
     };
     match listed.await {
         Ok(keys) => {
@@ -139,10 +151,15 @@ impl Wanted {
 }
 
 /// `POST /zot/auth/apikey`
-pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Response {
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let created = async {
         must_be_our_own(&app, &headers)?;
-        let owner = owner(&app, &headers).await?;
+        let owner = owner(&app, &request, &headers).await?;
         let wanted: Wanted = serde_json::from_slice(&body)
             .map_err(|e| bad_request(&format!("the body must be {{\"label\": \"…\"}}: {e}")))?;
         let scopes = wanted.scopes.as_deref().unwrap_or_default();
@@ -153,11 +170,11 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes
         let expires_at = wanted.expires_at()?;
         let user_agent = user_agent(&headers);
         let key = WantedKey { label: &wanted.label, user_agent: &user_agent, expires_at, scopes };
-        app.identities.keys.create(&owner.user, &key).await.map_err(database_failed)
+        app.identities.keys.create(&owner.id, &key).await.map_err(database_failed)?.ok_or_else(too_many_keys)
     };
     match created.await {
         Ok((text, key)) => {
-            tracing::info!(user = key.user.name, key = key.id, "an API key was made");
+            tracing::info!(request = request.id, user = key.user.name, key = key.id, "an API key was made");
             (StatusCode::CREATED, Json(Shown::new(&key, Some(&text)))).into_response()
         }
         Err(error) => error_response(&error),
@@ -187,13 +204,18 @@ pub struct Which {
 }
 
 /// `DELETE /zot/auth/apikey?id=<uuid>`
-pub async fn revoke(State(app): State<Arc<App>>, headers: HeaderMap, Query(which): Query<Which>) -> Response {
+pub async fn revoke(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Query(which): Query<Which>,
+) -> Response {
     let revoked = async {
         must_be_our_own(&app, &headers)?;
-        let owner = owner(&app, &headers).await?;
+        let owner = owner(&app, &request, &headers).await?;
         let id = which.id.as_deref().ok_or_else(|| bad_request("the query parameter 'id' is missing"))?;
-        if app.identities.keys.revoke(&owner.user, id).await.map_err(database_failed)? {
-            tracing::info!(user = owner.user, key = id, "an API key was revoked");
+        if app.identities.keys.revoke(&owner.id, id).await.map_err(database_failed)? {
+            tracing::info!(request = request.id, user = owner.identity.user, key = id, "an API key was revoked");
             return Ok(());
         }
         Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "you have no API key of this id"))

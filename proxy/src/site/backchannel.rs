@@ -11,7 +11,13 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use crate::{app::App, oidc::jwt::Claims, request::RequestInfo, secrets, store::now};
+use crate::{
+    app::App,
+    oidc::jwt::{Claims, numeric_date},
+    request::RequestInfo,
+    secrets,
+    store::now,
+};
 
 /// The event that a logout token must name (section 2.4).
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
@@ -62,7 +68,7 @@ pub async fn sign_out(
 
 async fn end_sessions(app: &App, provider: &str, token: &str) -> Result<usize, Failed> {
     let live = app.live();
-    let provider = live.providers().iter().find(|own| own.config.id == provider);
+    let provider = live.verifiers.provider(provider);
     let provider = provider.ok_or_else(|| Failed::Refused("there is no provider of this name".to_owned()))?;
     let claims = provider.verify_logout(token).await.map_err(|error| Failed::Unknown(error.to_string()))?;
     let claims = claims.map_err(|error| Failed::Refused(error.to_string()))?;
@@ -72,7 +78,7 @@ async fn end_sessions(app: &App, provider: &str, token: &str) -> Result<usize, F
     if app.store.knows_logout_token(&name).await.map_err(unknown)? {
         return Err(Failed::Refused("the logout token was used before".to_owned()));
     }
-    // CredentialCache after its work is done: a provider that is told to try again must not be told that it did.
+    // Remembered after its work is done: a provider that is told to try again must not be told that it did.
     let ended = app.identities.sessions.end_at(&provider.config.id, subject, sid).await.map_err(unknown)?;
     app.store.use_logout_token(&name, now() + 2 * MAX_AGE_SECONDS).await.map_err(unknown)?;
     Ok(ended)
@@ -94,7 +100,7 @@ fn read(claims: &Claims) -> Result<LogoutToken<'_>, &'static str> {
     if claims.contains_key("nonce") {
         return Err("the token has a nonce, as no logout token has");
     }
-    match claims.get("iat").and_then(Value::as_i64) {
+    match claims.get("iat").and_then(numeric_date) {
         Some(at) if at >= now() - MAX_AGE_SECONDS => {}
         Some(_) => return Err("the token is too old"),
         None => return Err("the token does not say when it was made (iat)"),

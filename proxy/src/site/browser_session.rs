@@ -7,29 +7,44 @@ use cookie::{Cookie, SameSite};
 
 use crate::{
     app::App,
-    identity::{Identity, Refusal, credential},
+    identity::{Credential, Identity, Refusal, Rejection, credential},
+    request::RequestInfo,
+    store::PersonId,
 };
 
 /// Who is at the browser.
 pub enum BrowserSession {
     /// Somebody who is signed in.
-    Known(Arc<Identity>),
+    Known(Owner),
     /// Nobody.
     Unknown,
-    /// Somebody whose session has ended.
-    Ended,
+    /// Somebody whose session has ended, or opens nothing any more.
+    Ended(Rejection),
 }
 
-/// Looks at the session cookie.
-pub async fn browser_session(app: &App, headers: &HeaderMap) -> Result<BrowserSession, Refusal> {
+/// Somebody who is signed in with a browser, and has sessions and API keys.
+pub struct Owner {
+    /// As the rules know them.
+    pub identity: Arc<Identity>,
+    /// As their provider knows them.
+    pub id: PersonId,
+}
+
+/// Looks at the session cookie, and whether somebody still vouches for whose it is.
+pub async fn browser_session(app: &App, request: &RequestInfo, headers: &HeaderMap) -> Result<BrowserSession, Refusal> {
     let Some(id) = credential::cookie(headers, app.session_cookie()) else { return Ok(BrowserSession::Unknown) };
-    match app.identities.sessions.find(&id).await {
-        Ok(identity) => Ok(BrowserSession::Known(identity)),
-        Err(refusal @ Refusal::Store(_)) => Err(refusal),
-        Err(refusal) => {
-            tracing::info!(reason = %refusal, "a session was not taken");
-            Ok(BrowserSession::Ended)
+    let (live, session) = (app.live(), Credential::Session(id));
+    match app.identities.identify(&live.verifiers, &session, &request.connection(None)).await {
+        Ok(caller) => {
+            request.identified(caller.name());
+            let owner = caller.identity.and_then(|identity| Some(Owner { id: identity.person.clone()?, identity }));
+            Ok(owner.map_or(BrowserSession::Unknown, BrowserSession::Known))
         }
+        Err(Refusal::Rejected(rejection)) => {
+            tracing::info!(request = request.id, client = ?request.client, reason = %rejection, "a session was not taken");
+            Ok(BrowserSession::Ended(rejection))
+        }
+        Err(refusal @ (Refusal::Throttled(_) | Refusal::Unavailable(_))) => Err(refusal),
     }
 }
 

@@ -13,15 +13,15 @@ use serde::Deserialize;
 use time::{OffsetDateTime, macros::format_description};
 
 use super::{
-    api_keys::{MAX_LABEL_CHARS, must_be_scopes, user_agent},
-    browser_session::{BrowserSession, browser_session, clear_cookie, with_cookies},
+    api_keys::{MAX_LABEL_CHARS, must_be_scopes, too_many_keys, user_agent},
+    browser_session::{BrowserSession, Owner, browser_session, clear_cookie, with_cookies},
     page::{self, Page},
 };
 use crate::{
     app::App,
-    identity::{AuthMethod, Identity, api_key::WantedKey},
+    identity::{AuthMethod, Identity, Rejection, api_key::WantedKey},
     request::{RequestInfo, is_our_own},
-    store::{ApiKey, Session, now},
+    store::{ApiKey, PersonId, Session, now},
 };
 
 /// How many repositories the page lists.
@@ -33,12 +33,15 @@ pub async fn show(
     Extension(request): Extension<RequestInfo>,
     headers: HeaderMap,
 ) -> Response {
-    match browser_session(&app, &headers).await {
-        Ok(BrowserSession::Known(identity)) => signed_in(&app, &identity, None, &request).await,
+    match browser_session(&app, &request, &headers).await {
+        Ok(BrowserSession::Known(owner)) => signed_in(&app, &owner, None, &request).await,
         Ok(BrowserSession::Unknown) => signed_out(&app, None),
-        Ok(BrowserSession::Ended) => {
-            let response = signed_out(&app, Some("Your session has ended. Sign in again to go on."));
-            with_cookies(response, clear_cookie(&app, app.session_cookie()))
+        Ok(BrowserSession::Ended(rejection)) => {
+            let notice = match rejection {
+                Rejection::UnknownSession => "Your session has ended. Sign in again to go on.".to_owned(),
+                other => format!("Your session has ended: {other}."),
+            };
+            with_cookies(signed_out(&app, Some(&notice)), clear_cookie(&app, app.session_cookie()))
         }
         Err(error) => database_failed(&error, &request),
     }
@@ -72,17 +75,21 @@ struct NewKey {
     label: String,
 }
 
-async fn signed_in(app: &App, identity: &Identity, new_key: Option<NewKey>, request: &RequestInfo) -> Response {
-    let keys = match app.identities.keys.of(&identity.user).await {
-        Ok(keys) => keys,
+async fn signed_in(app: &App, owner: &Owner, new_key: Option<NewKey>, request: &RequestInfo) -> Response {
+    let Owner { identity, id } = owner;
+    let known = async {
+        let standing = app.identities.standings.of(id, &identity.user).await.map_err(|e| e.to_string())?;
+        let keys = app.identities.keys.of(id).await.map_err(|e| e.to_string())?;
+        let sessions = app.identities.sessions.of(id).await.map_err(|e| e.to_string())?;
+        Ok::<_, String>((standing, keys, sessions))
+    };
+    let (standing, keys, sessions) = match known.await {
+        Ok(known) => known,
         Err(error) => return database_failed(&error, request),
     };
-    let sessions = match app.identities.sessions.of(&identity.user).await {
-        Ok(sessions) => sessions,
-        Err(error) => return database_failed(&error, request),
-    };
+    let unconfirmed_since = standing.and_then(|standing| standing.unconfirmed_since);
     let (live, circumstances) = (app.live(), request.circumstances(&http::Method::GET));
-    let readable = |name: &str| live.rules.may_read(Some(identity), name, &circumstances);
+    let readable = |name: &str| live.rules.may_read(Some(&**identity), name, &circumstances);
     let repositories = app.registry.repositories(MAX_LISTED_REPOSITORIES, None, readable).await;
     let groups = live.rules.groups_of(identity);
     let body = html! {
@@ -90,6 +97,7 @@ async fn signed_in(app: &App, identity: &Identity, new_key: Option<NewKey>, requ
         @if groups.is_empty() { p { "You are in no group." } } @else {
             p { "Your groups: " @for (i, group) in groups.iter().enumerate() { @if i > 0 { ", " } (group) } }
         }
+        @if let Some(since) = unconfirmed_since { (unconfirmed_notice(app, since, id)) }
         form method="post" action="/zot/auth/logout" { button class="quiet" { "Sign out" } }
         @if let Some(new) = &new_key { (shown_once(app, identity, new)) }
         h2 { "Repositories" }
@@ -108,6 +116,19 @@ async fn signed_in(app: &App, identity: &Identity, new_key: Option<NewKey>, requ
         (session_section(&sessions, identity))
     };
     Page::new(StatusCode::OK, "Signed in", body).into_response()
+}
+
+/// What somebody is told whose provider can't be asked about them any more.
+fn unconfirmed_notice(app: &App, since: i64, id: &PersonId) -> Markup {
+    let grace = i64::try_from(app.identities.renewals.grace().as_secs()).unwrap_or(i64::MAX);
+    html! {
+        p role="status" class="reason" {
+            "Since " (day(Some(since), "")) " your identity provider can't be asked about you. Until it can, or until you "
+            a href={ "/zot/auth/login?provider=" (id.provider) "&callback_ui=/" } { "sign in again" }
+            ", your sessions and API keys go on as they are, and at " (day(Some(since.saturating_add(grace)), ""))
+            " they stop."
+        }
+    }
 }
 
 fn shown_once(app: &App, identity: &Identity, new: &NewKey) -> Markup {
@@ -163,7 +184,7 @@ fn key_section(keys: &[ApiKey]) -> Markup {
 }
 
 fn session_section(sessions: &[Session], identity: &Identity) -> Markup {
-    let this = |session: &Session| identity.via == AuthMethod::Session(session.id_hash.clone());
+    let this = |session: &Session| identity.method == AuthMethod::Session(session.id_hash.clone());
     html! {
         h2 { "Where you are signed in" }
         table {
@@ -191,14 +212,14 @@ fn day(seconds: Option<i64>, never: &str) -> String {
 }
 
 /// Whoever sends a form of the page.
-async fn sender(app: &App, headers: &HeaderMap, request: &RequestInfo) -> Result<Arc<Identity>, Response> {
+async fn sender(app: &App, headers: &HeaderMap, request: &RequestInfo) -> Result<Owner, Response> {
     if !is_our_own(headers, &app.external_url) {
         let reason = "the form came from another site's page";
         return Err(page::refusal(StatusCode::FORBIDDEN, "Nothing was changed", reason, &request.id).into_response());
     }
-    match browser_session(app, headers).await {
-        Ok(BrowserSession::Known(identity)) => Ok(identity),
-        Ok(_) => Err(Redirect::to("/").into_response()),
+    match browser_session(app, request, headers).await {
+        Ok(BrowserSession::Known(owner)) => Ok(owner),
+        Ok(BrowserSession::Unknown | BrowserSession::Ended(_)) => Err(Redirect::to("/").into_response()),
         Err(error) => Err(database_failed(&error, request)),
     }
 }
@@ -220,8 +241,8 @@ pub async fn create_key(
     headers: HeaderMap,
     Form(form): Form<MakeKey>,
 ) -> Response {
-    let identity = match sender(&app, &headers, &request).await {
-        Ok(identity) => identity,
+    let owner = match sender(&app, &headers, &request).await {
+        Ok(owner) => owner,
         Err(response) => return response,
     };
     if !app.identities.api_keys {
@@ -236,10 +257,14 @@ pub async fn create_key(
     }
     let expires_at = (1..=3650).contains(&form.days).then(|| now() + form.days * 24 * 60 * 60);
     let wanted = WantedKey { label: &label, user_agent: &user_agent(&headers), expires_at, scopes: &scopes };
-    match app.identities.keys.create(&identity.user, &wanted).await {
-        Ok((text, key)) => {
-            tracing::info!(user = identity.user, key = key.id, "an API key was made");
-            signed_in(&app, &identity, Some(NewKey { text, label }), &request).await
+    match app.identities.keys.create(&owner.id, &wanted).await {
+        Ok(None) => {
+            let reason = too_many_keys().to_string();
+            page::refusal(StatusCode::FORBIDDEN, "No key was made", &reason, &request.id).into_response()
+        }
+        Ok(Some((text, key))) => {
+            tracing::info!(request = request.id, user = owner.identity.user, key = key.id, "an API key was made");
+            signed_in(&app, &owner, Some(NewKey { text, label }), &request).await
         }
         Err(error) => database_failed(&error, &request),
     }
@@ -257,13 +282,13 @@ pub async fn revoke_key(
     headers: HeaderMap,
     Form(form): Form<RevokeKey>,
 ) -> Response {
-    let identity = match sender(&app, &headers, &request).await {
-        Ok(identity) => identity,
+    let owner = match sender(&app, &headers, &request).await {
+        Ok(owner) => owner,
         Err(response) => return response,
     };
-    match app.identities.keys.revoke(&identity.user, &form.id).await {
+    match app.identities.keys.revoke(&owner.id, &form.id).await {
         Ok(_) => {
-            tracing::info!(user = identity.user, key = form.id, "an API key was revoked");
+            tracing::info!(request = request.id, user = owner.identity.user, key = form.id, "an API key was revoked");
             Redirect::to("/").into_response()
         }
         Err(error) => database_failed(&error, &request),
@@ -282,13 +307,13 @@ pub async fn end_session(
     headers: HeaderMap,
     Form(form): Form<EndSession>,
 ) -> Response {
-    let identity = match sender(&app, &headers, &request).await {
-        Ok(identity) => identity,
+    let owner = match sender(&app, &headers, &request).await {
+        Ok(owner) => owner,
         Err(response) => return response,
     };
-    match app.identities.sessions.end_of(&identity.user, &form.id).await {
+    match app.identities.sessions.end_of(&owner.id, &form.id).await {
         Ok(_) => {
-            tracing::info!(user = identity.user, "a session was ended from another one");
+            tracing::info!(request = request.id, user = owner.identity.user, "a session was ended from another one");
             Redirect::to("/").into_response()
         }
         Err(error) => database_failed(&error, &request),

@@ -13,15 +13,15 @@ mod token;
 use std::sync::Arc;
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{DefaultBodyLimit, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 
-use crate::{app::App, challenge::TOKEN_PATH};
+use crate::{app::App, challenge::TOKEN_PATH, request::RequestInfo};
 
 /// The most that is read of a form, in bytes.
 pub const MAX_FORM_BYTES: usize = 64 * 1024;
@@ -45,7 +45,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(status::metrics))
         .route("/livez", get(status::live))
         .route("/readyz", get(status::ready))
-        .fallback(nothing_here)
+        .route("/startupz", get(status::started))
+        .fallback(elsewhere)
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), protect))
         .with_state(app)
@@ -56,7 +57,11 @@ async fn stylesheet() -> Response {
     (headers, include_str!("berth.css")).into_response()
 }
 
-async fn nothing_here() -> Response {
+/// What has no route: nothing, but the counters may have been put anywhere.
+async fn elsewhere(state: State<Arc<App>>, request: Extension<RequestInfo>, uri: Uri, headers: HeaderMap) -> Response {
+    if uri.path() == state.metrics_path {
+        return status::metrics(state, request, headers).await;
+    }
     page::message(StatusCode::NOT_FOUND, "There is nothing here", "The address may be mistyped.").into_response()
 }
 

@@ -25,7 +25,7 @@ use crate::{
     oidc::{Provider, SignInError},
     request::RequestInfo,
     secrets,
-    store::now,
+    store::{SignInRefused, now},
 };
 
 /// How long a sign-in may take, in seconds.
@@ -69,6 +69,12 @@ enum Broken {
     NoCode,
     #[error(transparent)]
     Provided(#[from] SignInError),
+    #[error(
+        "the user name '{0}' belongs to somebody else here, with their sessions and API keys, so you can't be signed in with \
+         it. If it is yours (the identity provider was set up anew, or names its users by another subject now), an operator \
+         gives it to you with: berth-proxy people CONFIG release NAME"
+    )]
+    NameTaken(String),
     #[error("the registry's database can't be reached, so nobody can be signed in now; its log says why")]
     Store,
 }
@@ -80,7 +86,8 @@ impl Broken {
             Self::ReturnTo | Self::Pending | Self::MixUp | Self::NoCode => StatusCode::BAD_REQUEST,
             Self::Provided(error) if error.is_unreachable() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Provided(SignInError::Refused(_) | SignInError::NoUserName(_)) => StatusCode::FORBIDDEN,
+            Self::Provided(SignInError::Refused(_) | SignInError::GrantType(_) | SignInError::NoUserName(_))
+            | Self::NameTaken(_) => StatusCode::FORBIDDEN,
             Self::Provided(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -103,8 +110,10 @@ fn provider(app: &App, id: Option<&str>) -> Result<Arc<Provider>, Broken> {
 fn return_to(app: &App, text: Option<&str>) -> Result<String, Broken> {
     let base = Url::parse(&app.external_url.join("/")).map_err(|_| Broken::ReturnTo)?;
     let url = base.join(text.unwrap_or("/")).map_err(|_| Broken::ReturnTo)?;
+    // Not blob: and its like, which have the origin of what is inside (URL standard, "Origin").
+    let is_page = matches!(url.scheme(), "http" | "https");
     let allowed = url.origin() == base.origin() || app.live().callback_origins.contains(&url.origin());
-    if allowed && url.username().is_empty() && url.password().is_none() {
+    if is_page && allowed && url.username().is_empty() && url.password().is_none() {
         Ok(url.into())
     } else {
         Err(Broken::ReturnTo)
@@ -200,8 +209,7 @@ async fn finish_with(
         return Err(Broken::MixUp);
     }
     if let Some(error) = callback.error {
-        let words = [Some(error), callback.error_description].into_iter().flatten().collect::<Vec<_>>().join(": ");
-        return Err(SignInError::Refused(words.chars().filter(|c| !c.is_control()).take(300).collect()).into());
+        return Err(SignInError::refused(&error, callback.error_description.as_deref()).into());
     }
     let code = callback.code.ok_or(Broken::NoCode)?;
     let signed_in = provider.finish(code, pending.verifier, pending.nonce).await?;
@@ -212,16 +220,18 @@ async fn finish_with(
         app.identities.sessions.end(&old).await.map_err(store_failed)?;
     }
     let user = &signed_in.user;
+    request.identified(&user.name);
     let beginning = Beginning {
-        user,
-        sid: signed_in.sid.as_deref(),
-        tokens: &signed_in.tokens,
+        signed_in: &signed_in,
         user_agent: &user_agent(headers),
         client: &request.client.map(|client| client.to_string()).unwrap_or_default(),
     };
-    let id = app.identities.sessions.begin(&beginning).await.map_err(store_failed)?;
-    app.identities.keys.refresh();
-    tracing::info!(request = request.id, user = user.name, provider = user.provider, "signed in");
+    let id = app.identities.sessions.begin(&beginning).await.map_err(|refused| match refused {
+        SignInRefused::NameTaken => Broken::NameTaken(user.name.clone()),
+        SignInRefused::Store(error) => store_failed(error),
+    })?;
+    app.identities.refresh();
+    tracing::info!(request = request.id, user = user.name, provider = user.id.provider, "signed in");
     let response = Redirect::to(&pending.return_to).into_response();
     Ok(with_cookies(found(response), set_cookie(app, session_cookie, &id, None)))
 }

@@ -34,9 +34,10 @@ pub async fn sign_out(
     let mut end_session = None;
     if let Some(id) = credential::cookie(&headers, app.session_cookie()) {
         match app.identities.sessions.end(&id).await {
-            Ok(Some((provider, tokens))) => {
-                tracing::info!(request = request.id, "signed out");
-                if let Some(provider) = app.live().providers().iter().find(|p| p.config.id == provider) {
+            Ok(Some((session, tokens))) => {
+                request.identified(&session.user.name);
+                tracing::info!(request = request.id, user = session.user.name, "signed out");
+                if let Some(provider) = app.live().verifiers.provider(&session.user.id.provider) {
                     end_session = provider.end_session_url(&tokens, &app.external_url.join("/")).await;
                 }
             }

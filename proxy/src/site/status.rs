@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     answer::{denied, error_response, retry_later_response},
     app::App,
-    identity::{ConnectionInfo, Credential},
+    identity::Credential,
     request::RequestInfo,
 };
 
@@ -44,10 +44,18 @@ pub async fn metrics(
         Ok(credential) => credential,
         Err(malformed) => return error_response(&unauthorized(malformed.to_string())),
     };
-    let arrival = ConnectionInfo { client: request.client, certificate: request.certificate.as_deref(), upload: None };
-    match app.identities.identify(&live.verifiers, &credential, &arrival).await {
-        Ok(caller) if live.rules.may_see_metrics(caller.identity.as_deref()) => {
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.text()).into_response()
+    let shown = app.identities.identify(&live.verifiers, &credential, &request.connection(None)).await;
+    if let Ok(caller) = &shown {
+        request.identified(caller.name());
+    }
+    match shown {
+        Ok(caller) if live.rules.may_see_metrics(caller.identity.as_deref()) && caller.is_unrestricted() => (
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+            app.metrics.text(&app.identities.renewals.troubled()),
+        )
+            .into_response(),
+        Ok(caller) if caller.identity.is_some() && !caller.is_unrestricted() => {
+            error_response(&denied("this credential is for repositories; show one without scopes of its own"))
         }
         Ok(caller) if caller.identity.is_none() => {
             let mut response = error_response(&unauthorized("show who you are".to_owned()));
@@ -68,13 +76,29 @@ pub async fn live() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: requests can be served. The identity provider isn't asked: without it only sign-ins fail.
+/// `GET /startupz`: it has begun to serve, and so has opened its database.
+pub async fn started() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: requests can be served. The identity provider isn't asked: without it only sign-ins fail. Strangers may
+/// ask, so it names nothing that only the log should.
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
+    let unready = |what: &'static str, error: &dyn std::fmt::Display| {
+        tracing::warn!(%error, "not ready: {what}");
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{what}; the log says why\n")).into_response()
+    };
     if let Err(error) = app.store.ping().await {
-        return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response();
+        return unready("the database does not answer", &error);
     }
     if let Err(error) = app.registry.ping().await {
-        return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response();
+        return unready("the registry does not answer", &error);
     }
-    "ok\n".into_response()
+    let mut text = String::from("ok\n");
+    for provider in app.identities.renewals.troubled() {
+        text.push_str(&format!(
+            "the provider {provider} renews no sign-ins: allow the grant type refresh_token there\n"
+        ));
+    }
+    text.into_response()
 }

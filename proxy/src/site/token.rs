@@ -19,11 +19,10 @@ use serde_json::json;
 use super::api_keys::database_failed;
 use crate::{
     action::Action,
-    answer::{error_response, retry_later_response},
+    answer::{denied, error_response, retry_later_response},
     app::{App, Reloadable},
-    identity::{AuthMethod, Caller, ConnectionInfo, Credential, Grant, Identity, Refusal, scope::Access},
-    policy::Circumstances,
-    request::RequestInfo,
+    identity::{AuthMethod, Caller, Credential, Grant, Identity, Refusal, Rejection, scope::Access},
+    request::{RequestInfo, is_our_own},
 };
 
 /// How many scopes one token may have: it travels in a header.
@@ -72,25 +71,24 @@ pub async fn by_form(
     let offline = field("access_type").is_some_and(|access| access == "offline");
     let wanted = Wanted { scopes: field("scope").unwrap_or_default(), offline, oauth: true };
     let live = app.live();
-    let caller = match field("grant_type").as_deref() {
-        Some("password") => {
-            let shown = match (field("username"), field("password")) {
-                (Some(user), Some(password)) => Ok(Credential::Basic { user, password }),
-                _ => credential(&app, &headers),
-            };
-            match shown {
-                Ok(credential) => identify(&app, &live, &request, &credential).await,
-                Err(error) => Err(error_response(&error)),
-            }
-        }
-        Some("refresh_token") => by_refresh_token(&app, &live, &request, &field("refresh_token").unwrap_or_default())
-            .await
-            .map_err(|refusal| refused(&request, &refusal)),
+    let shown = match field("grant_type").as_deref() {
+        Some("password") => match (field("username"), field("password")) {
+            (Some(user), Some(password)) => Ok(Credential::Basic { user, password }),
+            _ => credential(&app, &headers),
+        },
+        Some("refresh_token") => Ok(Credential::RefreshToken(field("refresh_token").unwrap_or_default())),
         _ => {
             let message = "grant_type must be 'password' or 'refresh_token', in a form \
                            (application/x-www-form-urlencoded)";
-            Err(error_response(&Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message)))
+            Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message))
         }
+    };
+    let caller = match shown {
+        Ok(shown) if shown.is_ambient(request.certificate.is_some()) && !is_our_own(&headers, &app.external_url) => {
+            Err(error_response(&denied("the request came from another site's page")))
+        }
+        Ok(shown) => identify(&app, &live, &request, &shown).await,
+        Err(error) => Err(error_response(&error)),
     };
     answer(&app, &live, &request, caller, &wanted).await
 }
@@ -125,20 +123,10 @@ async fn identify(
     request: &RequestInfo,
     credential: &Credential,
 ) -> Result<Caller, Response> {
-    let arrival = ConnectionInfo { client: request.client, certificate: request.certificate.as_deref(), upload: None };
-    let found = app.identities.identify(&live.verifiers, credential, &arrival).await;
-    found.map_err(|refusal| refused(request, &refusal))
-}
-
-async fn by_refresh_token(app: &App, live: &Reloadable, request: &RequestInfo, text: &str) -> Result<Caller, Refusal> {
-    let found = async {
-        let token = app.identities.refresh_tokens.find(text).await?;
-        app.identities.of_refresh_token(&live.verifiers, &token)
-    };
-    match found.await {
-        Ok(identity) => Ok(Caller { identity: Some(identity), grant: Grant::Everything }),
-        Err(refusal) => Err(app.identities.count(refusal, request.client, None)),
-    }
+    let found = app.identities.identify(&live.verifiers, credential, &request.connection(None)).await;
+    let caller = found.map_err(|refusal| refused(request, &refusal))?;
+    request.identified(caller.name());
+    Ok(caller)
 }
 
 fn refused(request: &RequestInfo, refusal: &Refusal) -> Response {
@@ -162,12 +150,10 @@ async fn answer(
     };
     // A token made of a token would outlive it.
     let minted = match (&caller.grant, caller.identity.as_deref()) {
-        (Grant::Token(_), _) => Err(Refusal::NoTokenOfThis),
+        (Grant::Token { .. }, _) => Err(Rejection::NoTokenOfThis.into()),
         (Grant::Everything, identity) => {
-            let circumstances = request.circumstances(&http::Method::GET);
             let scopes = wanted.scopes.split_ascii_whitespace().filter_map(Access::parse).take(MAX_SCOPES);
-            let granted: Vec<Access> =
-                scopes.filter_map(|access| grant(live, identity, access, &circumstances)).collect();
+            let granted: Vec<Access> = scopes.filter_map(|access| grant(live, identity, access)).collect();
             app.identities.tokens.mint(identity, granted.clone()).map(|minted| (minted, granted))
         }
     };
@@ -191,11 +177,11 @@ async fn answer(
     (headers, body.to_string()).into_response()
 }
 
-/// The issuer of the JWT that somebody has shown. Of another credential no refresh token is made: it needs none.
+/// The issuer of the workload's JWT that somebody has shown. Of another credential no refresh token is made: people have
+/// API keys, and a token of a provider's must not outlive what its owner does there.
 fn issuer_of(identity: &Identity) -> Option<&str> {
-    match &identity.via {
+    match &identity.method {
         AuthMethod::Workload(issuer) => Some(issuer),
-        AuthMethod::ProviderToken => identity.claims.get("iss").and_then(serde_json::Value::as_str),
         _ => None,
     }
 }
@@ -204,19 +190,13 @@ fn issuer_of(identity: &Identity) -> Option<&str> {
 ///
 /// Conditions may look at a tag, which isn't known yet: where they refuse without one, the token says no more than that,
 /// and they are asked again when it is used.
-fn grant(
-    live: &Reloadable,
-    identity: Option<&Identity>,
-    wanted: Access,
-    circumstances: &Circumstances,
-) -> Option<Access> {
+fn grant(live: &Reloadable, identity: Option<&Identity>, wanted: Access) -> Option<Access> {
     let all = wanted.actions.iter().any(|action| action == "*");
     let asks = |action: &str| all || wanted.actions.iter().any(|wanted| wanted == action);
     let actions: Vec<String> = match wanted.kind.as_str() {
         "repository" => {
             let repository: Repository = wanted.name.parse().ok()?;
-            let may =
-                |action| live.rules.may_under_some_condition(identity, action, repository.as_str(), circumstances);
+            let may = |action| live.rules.may_under_some_condition(identity, action, repository.as_str());
             let push = || may(Action::Create) || may(Action::Update);
             let mut actions = Vec::new();
             if asks("pull") && may(Action::Read) {

@@ -2,7 +2,7 @@
 
 use sqlx::{Row, any::AnyRow};
 
-use super::{Store, StoreError, User, now};
+use super::{PersonId, Store, StoreError, User, now};
 
 /// A key that is made.
 pub struct NewKey<'a> {
@@ -10,8 +10,8 @@ pub struct NewKey<'a> {
     pub id: &'a str,
     /// The hash of the key itself.
     pub key_hash: &'a str,
-    /// Whose it is; must have been put.
-    pub user_name: &'a str,
+    /// Whose it is; must have signed in.
+    pub owner: &'a PersonId,
     /// What its owner calls it.
     pub label: &'a str,
     /// What it was made with.
@@ -41,8 +41,6 @@ pub struct ApiKey {
     pub used_at: Option<i64>,
     /// What it is for; everything that its owner may do, if that is empty.
     pub scopes: Vec<String>,
-    /// Its owner was gone when the provider was last asked.
-    pub suspended: bool,
 }
 
 impl ApiKey {
@@ -56,7 +54,6 @@ impl ApiKey {
             expires_at: row.try_get("expires_at")?,
             used_at: row.try_get("used_at")?,
             scopes: serde_json::from_str(row.try_get("scopes")?).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
-            suspended: row.try_get::<i64, _>("suspended")? != 0,
         })
     }
 
@@ -70,113 +67,101 @@ macro_rules! select_key {
     ($condition:literal) => {
         concat!(
             "SELECT k.id, k.label, k.user_agent, k.created_at, k.expires_at, k.used_at, k.scopes,
-                    u.suspended, u.name AS user_name, u.provider, u.subject, u.user_groups, u.claims
-             FROM api_keys k JOIN users u ON u.name = k.user_name WHERE ",
+                    p.provider, p.subject, p.name, p.user_groups, p.claims
+             FROM api_keys k JOIN people p ON p.provider = k.provider AND p.subject = k.subject WHERE ",
             $condition
         )
     };
 }
 
 impl Store {
-    /// Remembers a new key.
-    pub async fn create_key(&self, key: &NewKey<'_>) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO api_keys (id, key_hash, user_name, label, user_agent, created_at, expires_at, scopes)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    /// Remembers a new key, unless its owner has `most` already; whether it did.
+    pub async fn create_key(&self, key: &NewKey<'_>, most: i64) -> Result<bool, StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO api_keys (id, key_hash, provider, subject, label, user_agent, created_at, expires_at, scopes)
+             SELECT $1, $2, $3, $4, $5, $6, CAST($7 AS BIGINT), CAST($8 AS BIGINT), $9
+             WHERE (SELECT COUNT(*) FROM api_keys WHERE provider = $3 AND subject = $4) < CAST($10 AS BIGINT)",
         )
         .bind(key.id)
         .bind(key.key_hash)
-        .bind(key.user_name)
+        .bind(&key.owner.provider)
+        .bind(&key.owner.subject)
         .bind(key.label)
         .bind(key.user_agent)
         .bind(now())
         .bind(key.expires_at)
         .bind(serde_json::Value::from(key.scopes.to_vec()).to_string())
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        .bind(most);
+        Ok(self.within(query.execute(&self.pool)).await?.rows_affected() == 1)
     }
 
     /// The key with this hash.
     pub async fn key_by_hash(&self, key_hash: &str) -> Result<Option<ApiKey>, StoreError> {
-        let row = sqlx::query(select_key!("k.key_hash = $1")).bind(key_hash).fetch_optional(&self.pool).await?;
+        let query = sqlx::query(select_key!("k.key_hash = $1")).bind(key_hash);
+        let row = self.within(query.fetch_optional(&self.pool)).await?;
         Ok(row.as_ref().map(ApiKey::from_row).transpose()?)
     }
 
     /// The key of this public name.
     pub async fn key_by_id(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
-        let row = sqlx::query(select_key!("k.id = $1")).bind(id).fetch_optional(&self.pool).await?;
+        let query = sqlx::query(select_key!("k.id = $1")).bind(id);
+        let row = self.within(query.fetch_optional(&self.pool)).await?;
         Ok(row.as_ref().map(ApiKey::from_row).transpose()?)
     }
 
     /// Somebody's keys, the newest first.
-    pub async fn keys_of(&self, user_name: &str) -> Result<Vec<ApiKey>, StoreError> {
-        let rows = sqlx::query(select_key!("k.user_name = $1 ORDER BY k.created_at DESC, k.id"))
-            .bind(user_name)
-            .fetch_all(&self.pool)
-            .await?;
+    pub async fn keys_of(&self, owner: &PersonId) -> Result<Vec<ApiKey>, StoreError> {
+        let query = sqlx::query(select_key!("k.provider = $1 AND k.subject = $2 ORDER BY k.created_at DESC, k.id"));
+        let rows = self.within(query.bind(&owner.provider).bind(&owner.subject).fetch_all(&self.pool)).await?;
         Ok(rows.iter().map(ApiKey::from_row).collect::<Result<_, _>>()?)
     }
 
-    /// Revokes a key of this user; gives its hash if there was one.
-    pub async fn delete_key(&self, user_name: &str, id: &str) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query("DELETE FROM api_keys WHERE user_name = $1 AND id = $2 RETURNING key_hash")
-            .bind(user_name)
-            .bind(id)
-            .fetch_optional(&self.pool)
-            .await?;
+    /// Revokes a key of this person; gives its hash if there was one.
+    pub async fn delete_key(&self, owner: &PersonId, id: &str) -> Result<Option<String>, StoreError> {
+        let query =
+            sqlx::query("DELETE FROM api_keys WHERE provider = $1 AND subject = $2 AND id = $3 RETURNING key_hash");
+        let query = query.bind(&owner.provider).bind(&owner.subject).bind(id);
+        let row = self.within(query.fetch_optional(&self.pool)).await?;
         Ok(row.map(|row| row.try_get("key_hash")).transpose()?)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, json};
-
     use super::*;
-    use crate::store::{NewSession, for_test};
+    use crate::store::{NewSession, for_test, people::tests::alice};
 
-    fn alice() -> User {
-        User {
-            name: "alice".to_owned(),
-            provider: "oidc".to_owned(),
-            subject: "s".to_owned(),
-            groups: vec!["dev".to_owned()],
-            claims: Map::from_iter([("email".to_owned(), json!("a@b"))]),
-        }
+    fn key<'a>(id: &'a str, owner: &'a PersonId, scopes: &'a [String]) -> NewKey<'a> {
+        NewKey { id, key_hash: id, owner, label: "ci", user_agent: "t", expires_at: None, scopes }
     }
 
     #[tokio::test]
-    async fn a_key_is_found_until_its_owner_revokes_it() {
+    async fn a_key_is_found_until_its_owner_revokes_it_and_nobody_has_too_many() {
         let (_folder, store) = for_test().await;
-        store.put_user(&alice()).await.expect("stored");
+        let alice = alice();
+        store.sign_in(&alice, None).await.expect("signed in");
         let scopes = &["read".to_owned()];
-        let (label, user_agent) = ("ci", "t");
-        let new = NewKey { id: "1", key_hash: "h", user_name: "alice", label, user_agent, expires_at: None, scopes };
-        store.create_key(&new).await.expect("stored");
+        assert!(store.create_key(&key("h", &alice.id, scopes), 1).await.expect("stored"));
+        assert!(!store.create_key(&key("more", &alice.id, &[]), 1).await.expect("asked"));
         let found = store.key_by_hash("h").await.expect("read").expect("the key");
-        assert_eq!((found.user, found.expires_at, found.used_at), (alice(), None, None));
-        assert_eq!((found.scopes.as_slice(), found.suspended), (&scopes[..], false));
-        store.suspend("alice").await.expect("suspended");
-        assert!(store.key_by_hash("h").await.expect("read").expect("the key").suspended);
-        // Until they sign in again.
-        store.put_user(&alice()).await.expect("stored");
-        assert!(!store.key_by_hash("h").await.expect("read").expect("the key").suspended);
-        assert_eq!(store.delete_key("bob", "1").await.expect("asked"), None);
-        assert_eq!(store.delete_key("alice", "1").await.expect("asked"), Some("h".to_owned()));
-        assert!(store.key_by_id("1").await.expect("read").is_none());
+        assert_eq!((found.user, found.expires_at, found.used_at), (alice.clone(), None, None));
+        assert_eq!(found.scopes.as_slice(), &scopes[..]);
+        let bob = PersonId { subject: "2".to_owned(), ..alice.id.clone() };
+        assert_eq!(store.delete_key(&bob, "h").await.expect("asked"), None);
+        assert_eq!(store.delete_key(&alice.id, "h").await.expect("asked"), Some("h".to_owned()));
+        assert!(store.key_by_id("h").await.expect("read").is_none());
     }
 
     #[tokio::test]
     async fn a_session_has_the_claims_of_now() {
         let (_folder, store) = for_test().await;
         let mut user = alice();
-        store.put_user(&user).await.expect("stored");
+        store.sign_in(&user, None).await.expect("signed in");
         let (sealed, user_agent, client) = ("x", "t", "");
-        let new = NewSession { id_hash: "h", user: &user, sid: None, sealed, renewable: false, user_agent, client };
+        let new = NewSession { id_hash: "h", owner: &user.id, sid: None, sealed, user_agent, client };
         store.create_session(&new).await.expect("stored");
         user.groups = vec!["ops".to_owned()];
-        store.put_user(&user).await.expect("stored");
+        store.confirm(&user).await.expect("stored");
         assert_eq!(store.session("h").await.expect("read").expect("the session").user.groups, ["ops"]);
         store.end_session("h").await.expect("ended");
         assert!(store.session("h").await.expect("read").is_none());

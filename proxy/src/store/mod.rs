@@ -3,25 +3,34 @@
 //! Queries are here and nowhere else, one file for each thing that is remembered.
 
 mod keys;
+mod people;
 mod refresh_tokens;
 mod sessions;
 mod usage;
-mod users;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    fs::{OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use sqlx::{AnyPool, Executor, any::AnyPoolOptions};
 
 pub use self::{
     keys::{ApiKey, NewKey},
+    people::{Due, PersonId, Renewability, SignInRefused, Standing, SuspensionCause, User},
     refresh_tokens::RefreshToken,
     sessions::{NewSession, Session},
     usage::Usage,
-    users::User,
 };
 
-/// How long a request waits for the database.
+/// How long a request waits for a connection to the database.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long it waits for one answer. A database that takes longer is as good as away.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a start waits for it.
 const STARTUP_TIMEOUT: Duration = Duration::from_mins(1);
@@ -70,6 +79,10 @@ impl Store {
             false => format!("sidecar.database: PostgreSQL can't be used ({e}); check its address, user and password"),
         };
         let with_mode = if is_file(url) && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() };
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            let path = Path::new(path.split('?').next().unwrap_or(path));
+            make_private(path).map_err(|e| failed(&e))?;
+        }
         let mut pool = AnyPoolOptions::new().max_connections(8).acquire_timeout(ACQUIRE_TIMEOUT);
         if is_file(url) {
             pool = pool.after_connect(|connection, _| {
@@ -86,9 +99,36 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        self.within(sqlx::query("SELECT 1").execute(&self.pool)).await?;
         Ok(())
     }
+
+    /// What a query gives, if the database answers in time.
+    async fn within<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it takes longer than 2 s to answer");
+        let answer = tokio::time::timeout(QUERY_TIMEOUT, query).await;
+        Ok(answer.map_err(late).map_err(sqlx::Error::from)??)
+    }
+}
+
+/// Makes a database file that only its owner reads, or takes the rights of others away. SQLite makes the files beside it
+/// with the same rights.
+fn make_private(path: &Path) -> io::Result<()> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::set_permissions(&name, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// `age` ago, in seconds since 1970.
+fn before(age: Duration) -> i64 {
+    now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// Seconds since 1970.
@@ -102,4 +142,47 @@ pub(crate) async fn for_test() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Store::open(&format!("sqlite:{}", folder.path().join("proxy.db").display())).await;
     (folder, store.expect("a new database"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_of_before_keeps_its_sessions_and_keys() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("sqlite:{}", folder.path().join("proxy.db").display());
+        sqlx::any::install_default_drivers();
+        let pool = AnyPoolOptions::new().connect(&format!("{url}?mode=rwc")).await.expect("a new database");
+        let mut before = sqlx::migrate!();
+        before.migrations.to_mut().retain(|migration| migration.version < 3);
+        before.run(&pool).await.expect("the schema of before");
+        // Alice had another name once; bob is gone at his provider.
+        let statements = "
+            INSERT INTO users VALUES ('alicia', 'oidc', '1', '[]', '{}', 100, 0);
+            INSERT INTO users VALUES ('alice', 'oidc', '1', '[\"dev\"]', '{}', 200, 0);
+            INSERT INTO users VALUES ('bob', 'oidc', '2', '[]', '{}', 300, 1);
+            INSERT INTO sessions VALUES ('s1', 'alice', 'oidc', '1', 'sid', 'tokens', 'agent', 150, 160, 'here', 155, 0, 0);
+            INSERT INTO sessions VALUES ('s2', 'alice', 'oidc', '1', NULL, 'older', 'agent', 140, 160, '', 145, 0, 1);
+            INSERT INTO api_keys VALUES ('k1', 'h1', 'alice', 'new', 'agent', 150, NULL, NULL, '[]');
+            INSERT INTO api_keys VALUES ('k2', 'h2', 'alicia', 'old', 'agent', 90, NULL, 95, '[\"read\"]');
+            INSERT INTO api_keys VALUES ('k3', 'h3', 'bob', 'his', 'agent', 90, NULL, 95, '[]');";
+        pool.execute(statements).await.expect("rows of before");
+        pool.close().await;
+
+        let store = Store::open(&url).await.expect("the schema of now");
+        let owner = async |hash| store.key_by_hash(hash).await.expect("read").expect("the key").user;
+        for hash in ["h1", "h2"] {
+            let alice = owner(hash).await;
+            assert_eq!((alice.name.as_str(), alice.groups), ("alice", vec!["dev".to_owned()]));
+        }
+        let bob = owner("h3").await;
+        let standing = store.standings(&bob.id, "bob").await.expect("read").remove(0);
+        assert_eq!(standing.suspended, Some((300, SuspensionCause::Refused)));
+        assert_eq!(store.session("s1").await.expect("read").expect("the session").user.name, "alice");
+        assert!(store.session("s2").await.expect("read").is_none());
+        // What the provider is asked with is the newest session's.
+        let due = store.people_to_renew(Duration::ZERO, Duration::from_hours(24 * 365 * 100)).await.expect("read");
+        assert_eq!(due.iter().map(|due| due.sealed.as_str()).collect::<Vec<_>>(), ["tokens"]);
+    }
 }

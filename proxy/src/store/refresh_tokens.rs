@@ -32,7 +32,7 @@ impl RefreshToken {
 impl Store {
     /// Remembers a new refresh token.
     pub async fn create_refresh_token(&self, token: &RefreshToken, token_hash: &str) -> Result<(), StoreError> {
-        sqlx::query(
+        let query = sqlx::query(
             "INSERT INTO refresh_tokens (id, token_hash, issuer, claims, created_at, expires_at)
              VALUES ($1, $2, $3, $4, $5, $6)",
         )
@@ -41,50 +41,46 @@ impl Store {
         .bind(&token.issuer)
         .bind(Value::from(token.claims.clone()).to_string())
         .bind(now())
-        .bind(token.expires_at)
-        .execute(&self.pool)
-        .await?;
+        .bind(token.expires_at);
+        self.within(query.execute(&self.pool)).await?;
         Ok(())
     }
 
     /// The refresh token with this hash.
     pub async fn refresh_token_by_hash(&self, token_hash: &str) -> Result<Option<RefreshToken>, StoreError> {
         let query = sqlx::query("SELECT id, issuer, claims, expires_at FROM refresh_tokens WHERE token_hash = $1");
-        let row = query.bind(token_hash).fetch_optional(&self.pool).await?;
+        let row = self.within(query.bind(token_hash).fetch_optional(&self.pool)).await?;
         Ok(row.as_ref().map(RefreshToken::from_row).transpose()?)
     }
 
     /// The refresh token of this public name.
     pub async fn refresh_token_by_id(&self, id: &str) -> Result<Option<RefreshToken>, StoreError> {
         let query = sqlx::query("SELECT id, issuer, claims, expires_at FROM refresh_tokens WHERE id = $1");
-        let row = query.bind(id).fetch_optional(&self.pool).await?;
+        let row = self.within(query.bind(id).fetch_optional(&self.pool)).await?;
         Ok(row.as_ref().map(RefreshToken::from_row).transpose()?)
     }
 
     /// Revokes the refresh token with this hash; gives its public name if there was one.
     pub async fn delete_refresh_token(&self, token_hash: &str) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query("DELETE FROM refresh_tokens WHERE token_hash = $1 RETURNING id")
-            .bind(token_hash)
-            .fetch_optional(&self.pool)
-            .await?;
+        let query = sqlx::query("DELETE FROM refresh_tokens WHERE token_hash = $1 RETURNING id").bind(token_hash);
+        let row = self.within(query.fetch_optional(&self.pool)).await?;
         Ok(row.map(|row| row.try_get("id")).transpose()?)
     }
 
     /// Whether a logout token was used.
     pub async fn knows_logout_token(&self, jti_hash: &str) -> Result<bool, StoreError> {
         let query = sqlx::query("SELECT 1 AS one FROM logout_tokens WHERE jti_hash = $1").bind(jti_hash);
-        Ok(query.fetch_optional(&self.pool).await?.is_some())
+        Ok(self.within(query.fetch_optional(&self.pool)).await?.is_some())
     }
 
     /// Remembers that a logout token was used.
     pub async fn use_logout_token(&self, jti_hash: &str, expires_at: i64) -> Result<(), StoreError> {
-        sqlx::query(
+        let query = sqlx::query(
             "INSERT INTO logout_tokens (jti_hash, expires_at) VALUES ($1, $2) ON CONFLICT (jti_hash) DO NOTHING",
         )
         .bind(jti_hash)
-        .bind(expires_at)
-        .execute(&self.pool)
-        .await?;
+        .bind(expires_at);
+        self.within(query.execute(&self.pool)).await?;
         Ok(())
     }
 
@@ -93,7 +89,7 @@ impl Store {
         for statement in
             ["DELETE FROM refresh_tokens WHERE expires_at < $1", "DELETE FROM logout_tokens WHERE expires_at < $1"]
         {
-            sqlx::query(statement).bind(now()).execute(&self.pool).await?;
+            self.within(sqlx::query(statement).bind(now()).execute(&self.pool)).await?;
         }
         Ok(())
     }

@@ -1,0 +1,50 @@
+//! `extensions`, zot's: Berth has none of them, so each is judged by what leaving it out would mean.
+
+use berth_config::Section;
+
+/// Those that only add something, and what there is instead.
+const ADDED: [(&str, &str); 8] = [
+    ("search", "Berth doesn't search inside images"),
+    ("ui", "Berth's own pages are always there"),
+    ("mgmt", "what it answered is always answered"),
+    ("userprefs", "there are no bookmarks and stars"),
+    ("sync", "Berth mirrors no other registry; skopeo sync does"),
+    ("scrub", "berth-registry check does it when it is asked"),
+    ("trust", "signatures are kept beside what they sign, and checked by clients"),
+    ("events", "nobody is told of what happens"),
+];
+
+/// Reads the section; gives the path where the counters are.
+pub fn read(section: Section<'_>) -> String {
+    for (name, instead) in ADDED {
+        let extension = section.section(name);
+        if extension.is_present() {
+            section.warn(name, format!("is not used: {instead}"));
+        }
+    }
+    let metrics = section.section("metrics");
+    metrics.flag("enable");
+    let prometheus = metrics.section("prometheus");
+    let path = prometheus.text("path").unwrap_or("/metrics");
+    if !path.starts_with('/') || path.starts_with("/v2/") {
+        prometheus.problem("path", "is no path that can be used; expected one such as \"/metrics\"");
+    }
+    prometheus.close();
+    metrics.close();
+    read_lint(&section.section("lint"));
+    section.close();
+    path.to_owned()
+}
+
+/// The only one that guards something.
+fn read_lint(lint: &Section<'_>) {
+    let is_enabled = lint.flag("enable").unwrap_or(true);
+    let guards = lint.texts("mandatoryAnnotations").is_some_and(|annotations| !annotations.is_empty());
+    if is_enabled && guards {
+        lint.problem(
+            "mandatoryAnnotations",
+            "is not supported, and leaving it out silently would let in what it keeps out; check annotations in CI before \
+             the push, and take it out",
+        );
+    }
+}

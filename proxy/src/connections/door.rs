@@ -1,0 +1,174 @@
+//! Accepts connections, shakes hands, and closes those that wait for too long.
+
+use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use pingora::{
+    apps::ServerApp,
+    listeners::tls::Acceptor,
+    protocols::{GetSocketDigest, SocketDigest, Stream, l4::stream::Stream as TransportStream},
+    server::{ListenFds, ShutdownWatch},
+    services::Service,
+};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::Instant,
+};
+
+use super::{
+    Connection, Connections, HEADER_TIMEOUT, lock,
+    stream::{Watched, refuse_headers},
+};
+use crate::metrics::Metrics;
+
+/// How many connections the kernel holds until they are accepted.
+const BACKLOG: u32 = 4096;
+
+/// How long accepting rests when there are no descriptors.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+
+/// The way in to `app`.
+pub struct Door<A> {
+    address: SocketAddr,
+    serving: Arc<Serving<A>>,
+}
+
+struct Serving<A> {
+    app: Arc<A>,
+    tls: Option<Acceptor>,
+    connections: Arc<Connections>,
+    metrics: Arc<Metrics>,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Door<A> {
+    /// A door at `address`, with TLS if there is an acceptor.
+    pub fn new(
+        address: SocketAddr,
+        app: A,
+        tls: Option<Acceptor>,
+        connections: Arc<Connections>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { address, serving: Arc::new(Serving { app: Arc::new(app), tls, connections, metrics }) }
+    }
+
+    fn listen(&self) -> io::Result<TcpListener> {
+        let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(self.address)?;
+        socket.listen(BACKLOG)
+    }
+}
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> Service for Door<A> {
+    async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
+        let listener = match self.listen() {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "can't listen on {}", self.address);
+                std::process::exit(1);
+            }
+        };
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                changed = shutdown.changed() => match changed {
+                    Ok(()) if !*shutdown.borrow() => continue,
+                    _ => break,
+                },
+            };
+            match accepted {
+                Ok((stream, peer)) => self.serving.admit(stream, peer, &shutdown),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection can't be accepted");
+                    tokio::time::sleep(EXHAUSTED_WAIT).await;
+                }
+            }
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "berth-proxy"
+    }
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Serving<A> {
+    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, shutdown: &ShutdownWatch) {
+        let Some(connection) = self.connections.admit(peer) else {
+            self.metrics.connection_refused();
+            tracing::debug!(client = %peer.ip(), "there are too many connections; one was closed");
+            return;
+        };
+        let (serving, shutdown) = (Arc::clone(self), shutdown.clone());
+        tokio::spawn(async move {
+            serving.serve_while_wanted(stream, &connection, &shutdown).await;
+            serving.connections.leave(&connection);
+        });
+    }
+
+    /// Serves a connection until it ends, waits for too long, or has to make room.
+    async fn serve_while_wanted(&self, stream: TcpStream, connection: &Arc<Connection>, shutdown: &ShutdownWatch) {
+        let mut served = std::pin::pin!(self.serve(stream, connection, shutdown));
+        let client = connection.peer.ip();
+        loop {
+            let deadline = connection.deadline();
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return tracing::debug!(%client, "a connection took too long to ask for something");
+            }
+            // Whatever begins from now on has at least as long.
+            let next_look = deadline.unwrap_or_else(|| Instant::now() + HEADER_TIMEOUT);
+            tokio::select! {
+                () = &mut served => return,
+                () = connection.evicted.notified() => {
+                    self.metrics.connection_evicted();
+                    return tracing::debug!(%client, "an idle connection was closed to make room");
+                }
+                () = tokio::time::sleep_until(next_look) => {}
+            }
+        }
+    }
+
+    async fn serve(&self, stream: TcpStream, connection: &Arc<Connection>, shutdown: &ShutdownWatch) {
+        // Answers are written whole.
+        let _ = stream.set_nodelay(true);
+        let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+        let _ = digest.peer_addr.set(Some(connection.peer.into()));
+        let mut transport = TransportStream::from(stream);
+        transport.set_socket_digest(digest);
+        let stream: Stream = match &self.tls {
+            None => Box::new(transport),
+            Some(acceptor) => {
+                // Counted as failed unless it ends well, also if nobody waits for it any more.
+                let failed = FailedHandshake(&self.metrics);
+                match acceptor.tls_handshake(transport).await {
+                    Ok(stream) => {
+                        std::mem::forget(failed);
+                        Box::new(stream)
+                    }
+                    Err(error) => return tracing::debug!(client = %connection.peer.ip(), %error, "a handshake failed"),
+                }
+            }
+        };
+        connection.has_shaken_hands();
+        let mut next: Option<Stream> = Some(Box::new(Watched::new(stream, Arc::clone(connection))));
+        while let Some(stream) = next {
+            next = self.app.process_new(stream, shutdown).await;
+        }
+        let aside = lock(&connection.aside).take();
+        if let Some(stream) = aside {
+            tracing::debug!(client = %connection.peer.ip(), "a request's headers were too long");
+            if let Err(error) = refuse_headers(stream).await {
+                tracing::debug!(%error, "the client didn't wait to be told");
+            }
+        }
+    }
+}
+
+struct FailedHandshake<'a>(&'a Metrics);
+
+impl Drop for FailedHandshake<'_> {
+    fn drop(&mut self) {
+        self.0.handshake_failed();
+    }
+}

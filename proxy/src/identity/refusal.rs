@@ -1,0 +1,177 @@
+//! Why a credential opens nothing: it is no good, its bearer has to wait, or nobody can tell now.
+//!
+//! The sentences go to the log and to the client; they hold nothing of the credential.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    oidc::{SignInError, jwt::JwtError},
+    store::{StoreError, SuspensionCause},
+};
+
+/// Why nobody was identified.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The credential is no good.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// There were too many failures: nobody looks at it for so long.
+    #[error("there were too many failed sign-ins; try again in {} s", .0.as_secs() + 1)]
+    Throttled(Duration),
+    /// Nobody knows.
+    #[error("the credential can't be checked now: {0}")]
+    Unavailable(Arc<str>),
+}
+
+impl From<&StoreError> for Refusal {
+    fn from(error: &StoreError) -> Self {
+        Self::Unavailable(error.to_string().into())
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<SignInError> for Refusal {
+    fn from(error: SignInError) -> Self {
+        Self::Unavailable(error.to_string().into())
+    }
+}
+
+impl From<JwtError> for Refusal {
+    fn from(error: JwtError) -> Self {
+        Self::Rejected(error.into())
+    }
+}
+
+/// Why a credential is no good.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Rejection {
+    /// There is no such key.
+    #[error("this API key does not exist or was revoked; make a new one on the registry's page")]
+    UnknownKey,
+    /// It has expired.
+    #[error("this API key has expired; make a new one on the registry's page")]
+    ExpiredKey,
+    /// Another user's key.
+    #[error("this API key belongs to another user name than the one given; the registry's page shows yours")]
+    OthersKey,
+    /// Nobody vouches for its owner any more.
+    #[error("the provider that signed its owner in is not one of this registry's any more")]
+    UnknownProvider,
+    /// API keys are switched off.
+    #[error("API keys are switched off here (http.auth.apikey)")]
+    KeysOff,
+    /// Its owner is gone.
+    #[error("{}", suspended(*.0))]
+    Suspended(SuspensionCause),
+    /// Another person holds the name.
+    #[error(
+        "the user name {0:?} is another person's here (another subject or another provider); whoever runs the registry can \
+         give it away with `berth-proxy people FILE release NAME`"
+    )]
+    NameTaken(String),
+    /// There is no such session.
+    #[error("the session has ended; sign in again")]
+    UnknownSession,
+    /// A bearer token that isn't ours.
+    #[error("the bearer token is not one of this registry's")]
+    NotAToken,
+    /// A token whose time is over.
+    #[error("the token has expired")]
+    ExpiredToken,
+    /// A token whose credential is gone.
+    #[error("the credential that this token was made of was revoked or has expired")]
+    OrphanToken,
+    /// A refresh token that is none.
+    #[error("this refresh token does not exist, was revoked or has expired; log in again")]
+    UnknownRefreshToken,
+    /// No registry token is made of that.
+    #[error("a token is made of a user name and a password: an API key, an app password or a JWT")]
+    NoTokenOfThis,
+    /// A JWT of somebody we don't know.
+    #[error(
+        "the token is of the issuer {0:?}, which is neither a provider of this registry nor in http.auth.bearer.oidc"
+    )]
+    UnknownIssuer(String),
+    /// A JWT that isn't good.
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
+    /// A good JWT that no rule takes.
+    #[error("no rule takes this token; {0}")]
+    NoRule(String),
+    /// Good, but without the claim that names people.
+    #[error(
+        "the token has no '{0}' claim, which names people here (claimMapping.username), and userinfo does not say it either; \
+         ask for a token with the scope that has it"
+    )]
+    NoName(String),
+    /// Neither a key nor a token, nor anybody's password. It says the same of who exists and of who doesn't.
+    #[error(
+        "the user name or the password is wrong. The password may be an API key (they begin with zak_; make one on the \
+         registry's page in a browser), a token, or an app password of the identity provider, which must allow the grant \
+         type client_credentials for it"
+    )]
+    WrongPassword,
+    /// What it is for can't be read any more.
+    #[error("the scopes of this API key can't be read; make a new one on the registry's page")]
+    UnreadableKey,
+    /// A certificate without a name.
+    #[error("the client certificate names nobody, by the attributes in http.auth.mtls.identityAttributes")]
+    UnnamedCertificate,
+    /// A certificate whose authority was withdrawn after the connection was made.
+    #[error("the authorities of client certificates have changed, and the one of this certificate is not among them")]
+    WithdrawnCertificate,
+}
+
+fn suspended(cause: SuspensionCause) -> &'static str {
+    match cause {
+        SuspensionCause::Refused => {
+            "the identity provider does not know the owner of this credential any more; sign in again in a browser"
+        }
+        SuspensionCause::Unconfirmed => {
+            "for too long, the identity provider could not be asked whether it still knows the owner of this credential; \
+             sign in again in a browser"
+        }
+    }
+}
+
+impl Rejection {
+    /// Whether somebody may have tried out what they don't know. What was genuine once is no guess.
+    fn is_guess(&self) -> bool {
+        match self {
+            Self::UnknownKey | Self::OthersKey | Self::NotAToken | Self::UnknownRefreshToken | Self::WrongPassword => {
+                true
+            }
+            Self::ExpiredKey
+            | Self::UnknownProvider
+            | Self::KeysOff
+            | Self::Suspended(_)
+            | Self::NameTaken(_)
+            | Self::UnknownSession
+            | Self::ExpiredToken
+            | Self::OrphanToken
+            | Self::NoTokenOfThis
+            | Self::UnknownIssuer(_)
+            | Self::Jwt(_)
+            | Self::NoRule(_)
+            | Self::NoName(_)
+            | Self::UnreadableKey
+            | Self::UnnamedCertificate
+            | Self::WithdrawnCertificate => false,
+        }
+    }
+}
+
+impl Refusal {
+    /// Whether somebody may have tried out what they don't know.
+    pub fn is_guess(&self) -> bool {
+        match self {
+            Self::Rejected(rejection) => rejection.is_guess(),
+            Self::Throttled(_) | Self::Unavailable(_) => false,
+        }
+    }
+}

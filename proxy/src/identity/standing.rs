@@ -1,0 +1,85 @@
+//! Whether somebody is still vouched for: the one place that is asked of every credential, whatever its kind, at every
+//! use, by the distribution API, the token service and the pages alike.
+//!
+//! Somebody whom a provider has signed in is vouched for while the provider is configured, while they are not suspended,
+//! and while nobody else holds their name. A suspension ends what was vouched for before it: a token that the provider
+//! itself has given out since is its newer word.
+
+use std::sync::Arc;
+
+use super::{AuthMethod, Identity, Refusal, Rejection, Verifiers, credential_cache::CredentialCache};
+use crate::store::{PersonId, Standing, Store};
+
+/// How people stand, with those in use in memory for a few seconds.
+pub struct Standings {
+    store: Store,
+    known: CredentialCache<Arc<Vec<Standing>>>,
+}
+
+impl Standings {
+    /// The standings in `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store, known: CredentialCache::new() }
+    }
+
+    /// The same identity, if it is still vouched for.
+    ///
+    /// # Errors
+    /// Why it isn't, or that this can't be found out now.
+    pub async fn vouch(&self, verifiers: &Verifiers, identity: Arc<Identity>) -> Result<Arc<Identity>, Refusal> {
+        match (&identity.person, &identity.method) {
+            (Some(id), _) => {
+                if verifiers.provider(&id.provider).is_none() {
+                    return Err(Rejection::UnknownProvider.into());
+                }
+                self.check(id, &identity).await?;
+            }
+            (None, AuthMethod::Password(fingerprint)) => {
+                let passwords = verifiers.passwords.as_ref();
+                if passwords.and_then(|file| file.find_by_fingerprint(&identity.user, fingerprint)).is_none() {
+                    return Err(Rejection::OrphanToken.into());
+                }
+            }
+            (None, AuthMethod::Certificate(authorities)) => {
+                if !verifiers.trusts_certificates_of(authorities) {
+                    return Err(Rejection::WithdrawnCertificate.into());
+                }
+            }
+            // The rules of now have taken the claims a moment ago.
+            (None, AuthMethod::Workload(_) | AuthMethod::RefreshToken(_)) => {}
+            (
+                None,
+                AuthMethod::Session(_) | AuthMethod::ApiKey(_) | AuthMethod::ProviderToken | AuthMethod::AppPassword,
+            ) => return Err(Rejection::UnknownProvider.into()),
+        }
+        Ok(identity)
+    }
+
+    async fn check(&self, id: &PersonId, identity: &Identity) -> Result<(), Refusal> {
+        // Neither part of the name can hold a NUL: they come from JSON that a database has taken.
+        let name = format!("{}\0{}\0{}", id.provider, id.subject, identity.user);
+        let load = async { Ok(Some(Arc::new(self.store.standings(id, &identity.user).await?))) };
+        let standings = self.known.get(&name, load).await?.unwrap_or_default();
+        for standing in standings.iter() {
+            if standing.id != *id {
+                return Err(Rejection::NameTaken(identity.user.clone()).into());
+            }
+            if let Some((at, cause)) = standing.suspended
+                && at >= identity.vouched_at
+            {
+                return Err(Rejection::Suspended(cause).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// How somebody stands, for their page.
+    pub async fn of(&self, id: &PersonId, name: &str) -> Result<Option<Standing>, Refusal> {
+        Ok(self.store.standings(id, name).await?.into_iter().find(|standing| standing.id == *id))
+    }
+
+    /// Looks everything up again, because somebody's standing has changed.
+    pub fn refresh(&self) {
+        self.known.refresh();
+    }
+}
