@@ -27,6 +27,8 @@ need chromedriver chromium-driver
 need sqlite3 sqlite3
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 need docker-registry docker-registry
+need busybox busybox-static
+need caddy caddy
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "missing:$missing. On Debian: sudo apt-get install$missing" >&2

@@ -2,13 +2,15 @@
 # Lays out the root of Berth's container image: the two programs, the libraries that they load, and the system's
 # certificate authorities. There is no shell in it, and nothing that is not needed.
 #
-#   deploy/image.sh FOLDER-OF-THE-PROGRAMS FOLDER-TO-MAKE
+#   deploy/image.sh FOLDER-OF-THE-PROGRAMS FOLDER-TO-MAKE [PROGRAM…]
 set -eu
 programs=$1
 root=$2
+shift 2
+[ $# -gt 0 ] || set -- berth-proxy berth-registry
 
 mkdir -p "$root/usr/bin" "$root/etc/ssl/certs" "$root/tmp"
-for program in berth-proxy berth-registry; do
+for program; do
     cp "$programs/$program" "$root/usr/bin/"
     # Each line of ldd names one library by its path, but for the kernel's own.
     ldd "$programs/$program" | grep -o '/[^ ]*' | sort -u | while read -r library; do

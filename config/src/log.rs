@@ -20,11 +20,21 @@ use crate::{Note, Section};
 #[derive(Clone, Debug)]
 pub struct Log {
     level: Level,
+    format: Format,
     output: Option<PathBuf>,
 }
 
+/// How a line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
 impl Log {
-    /// Reads `log.level` (info) and `log.output` (standard output).
+    /// Reads `log.level` (info), `log.format` (text) and `log.output` (standard output).
     pub fn read(root: &Section<'_>) -> Self {
         let log = root.section("log");
         let level = match log.text("level").map(str::to_ascii_lowercase).as_deref() {
@@ -38,10 +48,18 @@ impl Log {
                 Level::INFO
             }
         };
+        let format = match log.text("format") {
+            None | Some("text") => Format::Text,
+            Some("json") => Format::Json,
+            Some(_) => {
+                log.problem("format", "is not a format; expected text or json");
+                Format::Text
+            }
+        };
         let output = log.text("output").map(PathBuf::from);
         log.ignore("audit", "what people do is in the log itself");
         log.close();
-        Self { level, output }
+        Self { level, format, output }
     }
 
     /// Starts logging, and says what the file was warned of.
@@ -61,8 +79,12 @@ impl Log {
             let file = OpenOptions::new().create(true).append(true).open(path);
             file.map_err(|e| format!("log.output: {} can't be written ({e})", path.display()))
         });
-        let output = Output(file.transpose()?);
-        registry.with(fmt::layer().with_ansi(false).with_writer(output)).init();
+        let output = Output { file: file.transpose()?, format: self.format };
+        let layer = fmt::layer().with_ansi(false).with_writer(output);
+        match self.format {
+            Format::Text => registry.with(layer).init(),
+            Format::Json => registry.with(layer.json().flatten_event(true)).init(),
+        }
         for warning in warnings {
             tracing::warn!("{warning}");
         }
@@ -71,20 +93,24 @@ impl Log {
 }
 
 /// Where lines go: a file, or standard output.
-struct Output(Option<File>);
+struct Output {
+    file: Option<File>,
+    format: Format,
+}
 
 /// One line on its way, in which nothing but what can be seen is left: neither control characters, which a terminal obeys,
 /// nor those that turn text around, which a reader believes. `tracing-subscriber` leaves some in.
-struct Line<W>(W);
+struct Line<W>(W, Format);
 
 impl<'a> MakeWriter<'a> for Output {
     type Writer = Line<Box<dyn Write + 'a>>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        match &self.0 {
-            Some(file) => Line(Box::new(file)),
-            None => Line(Box::new(io::stdout())),
-        }
+        let to: Box<dyn Write + 'a> = match &self.file {
+            Some(file) => Box::new(file),
+            None => Box::new(io::stdout()),
+        };
+        Line(to, self.format)
     }
 }
 
@@ -94,7 +120,12 @@ impl<W: Write> Write for Line<W> {
         let text = String::from_utf8_lossy(bytes);
         let (line, end) = text.strip_suffix('\n').map_or((&*text, ""), |line| (line, "\n"));
         if line.contains(is_invisible) {
-            let escaped = |c: char| if is_invisible(c) { c.escape_unicode().to_string() } else { c.to_string() };
+            let escaped = |c: char| match self.1 {
+                _ if !is_invisible(c) => c.to_string(),
+                Format::Text => c.escape_unicode().to_string(),
+                // RFC 8259, section 7; all of them have four digits.
+                Format::Json => format!("\\u{:04x}", u32::from(c)),
+            };
             let line: String = line.chars().map(escaped).collect();
             self.0.write_all(format!("{line}{end}").as_bytes())?;
         } else {
@@ -122,9 +153,16 @@ mod tests {
 
     #[test]
     fn nothing_in_a_line_moves_a_terminal_or_turns_its_text_around() {
+        let written = |format| {
+            let mut out = Vec::new();
+            let line = "\"\u{9b}\u{202e}\"\n";
+            Line(&mut out, format).write_all(line.as_bytes()).expect("memory");
+            String::from_utf8(out).expect("text")
+        };
+        assert_eq!(written(Format::Json), "\"\\u009b\\u202e\"\n");
         let mut out = Vec::new();
         let line = "GET /a\u{9b}31m\u{1b}[2J\r\n user=\u{202e}toor\u{2066} é\u{85}\n".to_owned();
-        Line(&mut out).write_all(line.as_bytes()).expect("memory");
+        Line(&mut out, Format::Text).write_all(line.as_bytes()).expect("memory");
         let out = String::from_utf8(out).expect("text");
         assert_eq!(out, "GET /a\\u{9b}31m\\u{1b}[2J\\u{d}\\u{a} user=\\u{202e}toor\\u{2066} é\\u{85}\n");
     }

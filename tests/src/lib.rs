@@ -2,6 +2,7 @@
 //! images, and the clients that happen to be installed.
 
 pub mod api;
+pub mod blueprint;
 pub mod certified;
 pub mod images;
 pub mod person;

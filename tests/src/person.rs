@@ -1,6 +1,6 @@
 //! Somebody with a browser, without the browser: an HTTP client that keeps cookies and fills in forms.
 
-use reqwest::{Client, Response, StatusCode, header, redirect::Policy};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, header, redirect::Policy};
 use serde_json::{Value, json};
 
 use crate::process::trusting;
@@ -18,7 +18,15 @@ impl Person {
     /// # Panics
     /// If no HTTP client can be made.
     pub fn new(url: &str) -> Self {
-        let http = trusting().cookie_store(true).redirect(Policy::limited(10)).build().expect("a client");
+        Self::with(url, trusting())
+    }
+
+    /// The same with a client of one's own.
+    ///
+    /// # Panics
+    /// If no HTTP client can be made.
+    pub fn with(url: &str, client: ClientBuilder) -> Self {
+        let http = client.cookie_store(true).redirect(Policy::limited(10)).build().expect("a client");
         Self { http, url: url.to_owned() }
     }
 

@@ -37,16 +37,19 @@ pub struct Account {
     pub name: &'static str,
     /// The groups.
     pub groups: &'static [&'static str],
-    /// An app password, for machines.
-    pub app_password: Option<&'static str>,
+    /// Whether it is a service account, which has an app password and none to sign in with.
+    pub is_service: bool,
 }
 
 /// Everybody it knows.
 pub const ACCOUNTS: [Account; 3] = [
-    Account { name: "alice", groups: &["dev"], app_password: None },
-    Account { name: "bob", groups: &["ops"], app_password: None },
-    Account { name: "ci-robot", groups: &["ci"], app_password: Some("ci-robot-app-password") },
+    Account { name: "alice", groups: &["dev"], is_service: false },
+    Account { name: "bob", groups: &["ops"], is_service: false },
+    Account { name: "ci-robot", groups: &["ci"], is_service: true },
 ];
+
+/// The app password of the service account, unless a blueprint says otherwise.
+pub const CI_PASSWORD: &str = "ci-robot-app-password";
 
 /// The application that people sign in to.
 #[derive(Clone, Debug)]
@@ -61,6 +64,10 @@ pub struct Application {
     pub client_secret: String,
     /// Where it may send people back to, exactly.
     pub redirect_uri: String,
+    /// The grant types that it allows.
+    pub grant_types: Vec<String>,
+    /// The app password of the service account.
+    pub ci_password: String,
 }
 
 impl Application {
@@ -77,7 +84,7 @@ struct Provider {
 }
 
 /// What a provider of authentik's must allow for a registry.
-const GRANT_TYPES: [&str; 3] = ["authorization_code", "refresh_token", "client_credentials"];
+pub const GRANT_TYPES: [&str; 3] = ["authorization_code", "refresh_token", "client_credentials"];
 
 #[derive(Default)]
 struct Memory {
@@ -92,8 +99,8 @@ struct Memory {
     groups: HashMap<String, Vec<String>>,
     /// Subjects that were changed.
     subjects: HashMap<String, String>,
-    /// The grant types that were taken away.
-    refused_grants: HashSet<String>,
+    /// The grant types that are allowed.
+    grant_types: Vec<String>,
     /// Whether a refresh token is good once, as those that are near their end.
     rotates: bool,
     /// Whether refresh tokens are used, and the answer never comes.
@@ -120,7 +127,8 @@ type Fields = HashMap<String, String>;
 /// If no RSA key can be made.
 pub fn router(application: Application) -> Router {
     let key = KeyPair::generate(KeySize::Rsa2048).expect("an RSA key");
-    let provider = Arc::new(Provider { application, key, state: Mutex::default() });
+    let memory = Memory { grant_types: application.grant_types.clone(), ..Memory::default() };
+    let provider = Arc::new(Provider { application, key, state: Mutex::new(memory) });
     Router::new()
         .route("/application/o/{slug}/.well-known/openid-configuration", get(discovery))
         .route("/application/o/{slug}/jwks/", get(keys))
@@ -189,7 +197,7 @@ impl Provider {
     }
 
     fn allows(&self, grant: &str) -> bool {
-        GRANT_TYPES.contains(&grant) && !self.memory().refused_grants.contains(grant)
+        self.memory().grant_types.iter().any(|allowed| allowed == grant)
     }
 
     /// An answer of the token endpoint. `refresh_token` is given again while it is good for long.
@@ -344,7 +352,7 @@ fn page(next: &str, error: &str) -> Html<String> {
 async fn login(State(provider): State<Shared>, Form(form): Form<Fields>) -> Response {
     let field = |name: &str| form.get(name).cloned().unwrap_or_default();
     let (user, next) = (field("username"), field("next"));
-    let known = ACCOUNTS.iter().any(|account| account.name == user && account.app_password.is_none());
+    let known = ACCOUNTS.iter().any(|account| account.name == user && !account.is_service);
     if !known || field("password") != user || provider.memory().disabled.contains(&user) {
         return (StatusCode::UNAUTHORIZED, page(&next, "Invalid user name or password.")).into_response();
     }
@@ -456,7 +464,9 @@ fn machine(provider: &Provider, form: &Fields, secret: &str, right_secret: bool)
         return right_secret.then(|| format!("ak-{}-client_credentials", provider.application.slug));
     };
     let account = ACCOUNTS.iter().find(|account| account.name == user)?;
-    let allowed = account.app_password == Some(password.as_str()) && !provider.memory().disabled.contains(&user);
+    let allowed = account.is_service
+        && provider.application.ci_password == password
+        && !provider.memory().disabled.contains(&user);
     allowed.then_some(user)
 }
 
@@ -491,8 +501,7 @@ async fn rename_subject(State(provider): State<Shared>, Path((user, subject)): P
 
 /// For tests: from now on the provider allows these grant types alone.
 async fn allow_grants(State(provider): State<Shared>, Json(allowed): Json<Vec<String>>) -> StatusCode {
-    let refused = GRANT_TYPES.iter().filter(|grant| !allowed.iter().any(|allowed| allowed == *grant));
-    provider.memory().refused_grants = refused.map(ToString::to_string).collect();
+    provider.memory().grant_types = allowed;
     StatusCode::NO_CONTENT
 }
 

@@ -6,31 +6,86 @@ use std::{
 };
 
 use berth_tests::{
-    process::wait_for,
+    api::Api,
+    images::Image,
+    person::Person,
+    process::{free_port, wait_for},
     system::binary,
     tools::{self, must, run},
 };
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-#[test]
-fn the_compose_file_is_valid() {
-    // The plug-in if there is one, or else the program of its own.
-    let with_plugin = run(Command::new("sh").args(["-c", "docker compose version"])).success;
-    let mut command = if with_plugin {
+/// `docker compose`: the plug-in if there is one, or else the program of its own.
+fn compose() -> Option<Command> {
+    let mut command = if run(Command::new("sh").args(["-c", "docker compose version"])).success {
         let mut command = Command::new("docker");
         command.arg("compose");
         command
     } else {
-        let Some(program) = tools::find("docker-compose") else { return };
-        Command::new(program)
+        Command::new(tools::find("docker-compose")?)
     };
-    let printed = must(command.args(["--file", "compose.yaml", "config"]).current_dir(checkout()));
-    for expected in ["service:proxy", "berth-registry", "authentik/server"] {
-        assert!(printed.contains(expected), "{expected} is missing: {printed}");
+    command.current_dir(checkout());
+    Some(command)
+}
+
+#[test]
+fn the_compose_files_are_valid_and_leave_authentik_s_containers_as_they_are() {
+    let names = [("BERTH_HOST", "registry.company"), ("AUTHENTIK_HOST", "auth.company")];
+    for files in [&["compose.yaml"][..], &["compose.yaml", "compose.tls.yaml"]] {
+        let Some(mut command) = compose() else { return };
+        command.args(files.iter().flat_map(|file| ["--file", file]));
+        let printed = must(command.arg("config").envs(names));
+        let config: serde_json::Value = serde_saphyr::from_str(&printed).unwrap();
+        for name in ["server", "worker"] {
+            let service = &config["services"][name];
+            assert!(service["entrypoint"].is_null(), "{service}");
+            assert!(service["image"].as_str().unwrap().starts_with("ghcr.io/goauthentik/server:2026.8"), "{service}");
+            assert!(!service["shm_size"].is_null() && service.to_string().contains("/data"), "{service}");
+        }
+        if files.len() == 2 {
+            assert!(printed.contains("BERTH_URL: https://registry.company"), "{printed}");
+        }
+    }
+}
+
+#[test]
+fn the_reverse_proxy_s_configuration_is_valid() {
+    let Some(caddy) = tools::find("caddy") else { return };
+    let file = checkout().join("deploy/compose/Caddyfile");
+    let names = [("BERTH_HOST", "registry.company"), ("AUTHENTIK_HOST", "auth.company")];
+    must(Command::new(caddy).args(["validate", "--adapter", "caddyfile", "--config"]).arg(file).envs(names));
+}
+
+#[test]
+fn authentik_s_models_take_every_attribute_of_the_blueprint() {
+    let Some(node) = tools::find("node") else { return };
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider");
+    if !home.join("node_modules/@goauthentik/api").is_dir() {
+        return tools::skip("the npm package @goauthentik/api is not installed in tests/provider");
+    }
+    let check = |file: &Path| run(Command::new(&node).arg("blueprint.mjs").arg(file).current_dir(&home));
+    let file = checkout().join("deploy/authentik/berth.yaml");
+    let checked = check(&file);
+    assert!(checked.success, "{}", checked.printed);
+    // What is wrong is found.
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(file).unwrap();
+    for (from, to, expected) in [
+        ("logout_method:", "logout_metod:", "logout_metod: the model has no such field"),
+        ("- client_credentials", "- client_credential", "client_credential is no value of it"),
+        ("      grant_types:", "      sub_mode: hashed_user_id\n      grants:", "grant_types: is missing"),
+        ("      name: Berth\n      provider", "      provider", "a required field is missing"),
+    ] {
+        let path = folder.path().join("wrong.yaml");
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+        let checked = check(&path);
+        assert!(!checked.success && checked.printed.contains(expected), "{from}: {}", checked.printed);
     }
 }
 
@@ -40,7 +95,7 @@ fn both_accept_the_compose_file_s_configuration() {
     let text = std::fs::read_to_string(checkout().join("deploy/compose/config.json")).unwrap();
     let credentials = folder.path().join("oidc-credentials.json");
     std::fs::write(&credentials, r#"{"clientid": "berth", "clientsecret": "x"}"#).unwrap();
-    let text = text.replace("/run/client/oidc-credentials.json", credentials.to_str().unwrap());
+    let text = text.replace("/run/secrets/oidc-credentials.json", credentials.to_str().unwrap());
     let text = text.replace("/var/lib/berth", folder.path().to_str().unwrap());
     let config = folder.path().join("config.json");
     std::fs::write(&config, text).unwrap();
@@ -50,23 +105,190 @@ fn both_accept_the_compose_file_s_configuration() {
 }
 
 #[test]
-fn the_secrets_are_made_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let (secrets, client) = (folder.path().join("secrets"), folder.path().join("client"));
-    for folder in [&secrets, &client] {
-        std::fs::create_dir(folder).unwrap();
+fn the_secrets_are_made_once_and_each_service_gets_its_own() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if must(Command::new("id").arg("-u")).trim() != "0" {
+        return tools::skip("only root gives files to others");
     }
-    let make = || {
-        must(Command::new("sh").arg(checkout().join("deploy/compose/make-secrets.sh")).args([&secrets, &client]));
-        // Berth gets nothing of the others.
-        assert_eq!(std::fs::read_dir(&client).unwrap().count(), 1);
-        std::fs::read_to_string(client.join("oidc-credentials.json")).unwrap()
+    let folder = tempfile::tempdir().unwrap();
+    let folders = folder.path();
+    let make = |names: &[(&str, &str)]| {
+        let mut command = Command::new("sh");
+        command.arg(checkout().join("deploy/compose/setup.sh")).arg(folders);
+        must(command.arg(checkout().join("deploy/compose/config.json")).envs(names.iter().copied()));
+        std::fs::read_to_string(folders.join("proxy/oidc-credentials.json")).unwrap()
     };
-    let first = make();
+    let first = make(&[]);
     let credentials: serde_json::Value = serde_json::from_str(&first).unwrap();
     assert_eq!(credentials["clientid"], "berth");
     assert!(credentials["clientsecret"].as_str().unwrap().len() >= 40);
-    assert_eq!(make(), first);
+    for (name, owner, files) in
+        [("authentik", 1000, 5), ("postgresql", 70, 1), ("proxy", 65532, 1), ("config", 65532, 1)]
+    {
+        let entries: Vec<_> = std::fs::read_dir(folders.join(name)).unwrap().map(|entry| entry.unwrap()).collect();
+        assert_eq!(entries.len(), files, "{name}");
+        for entry in entries {
+            let metadata = entry.metadata().unwrap();
+            let mode = metadata.permissions().mode() & 0o777;
+            assert_eq!((metadata.uid(), mode), (owner, 0o400), "{name}: {:?}", entry.file_name());
+        }
+    }
+    let names = [("BERTH_URL", "https://r.company"), ("BERTH_TRUSTED_PROXIES", "\"10.0.0.1\"")];
+    assert_eq!(make(&names), first);
+    let config = std::fs::read_to_string(folders.join("config/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["http"]["externalUrl"], "https://r.company");
+    assert_eq!(config["sidecar"]["trustedProxies"], json!(["10.0.0.1"]));
+}
+
+/// Makes the image that the Dockerfile makes, of programs that are here already.
+fn berth_image(docker: &Path, work: &Path, name: &str) {
+    let root = work.join("berth");
+    let programs = binary("berth-proxy");
+    must(Command::new(checkout().join("deploy/image.sh")).arg(programs.parent().unwrap()).arg(&root));
+    import(docker, &root, name, "65532:65532");
+}
+
+/// Makes an image of a folder.
+fn import(docker: &Path, root: &Path, name: &str, user: &str) {
+    let archive = root.with_extension("tar");
+    must(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg("."));
+    let mut command = Command::new(docker);
+    command.args(["import", "--change", &format!("USER {user}"), "--change", "ENV PATH=/usr/bin:/bin"]);
+    must(command.arg(&archive).arg(name));
+    std::fs::remove_file(archive).unwrap();
+}
+
+/// The compose file's services, ended with all that they have when this is dropped.
+struct Project {
+    files: Vec<PathBuf>,
+    name: String,
+    env: Vec<(&'static str, String)>,
+    docker: PathBuf,
+    images: Vec<String>,
+}
+
+impl Project {
+    fn compose(&self, arguments: &[&str]) -> Command {
+        let mut command = compose().expect("docker compose");
+        command.args(["--project-name", &self.name]);
+        for file in &self.files {
+            command.arg("--file").arg(file);
+        }
+        command.args(arguments).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn address(&self, service: &str) -> String {
+        let id = must(&mut self.compose(&["ps", "-q", service]));
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        must(Command::new(&self.docker).args(["inspect", "--format", format, id.trim()])).trim().to_owned()
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        run(&mut self.compose(&["down", "--volumes", "--timeout", "1"]));
+        self.images.iter().for_each(|image| drop(run(Command::new(&self.docker).args(["rmi", "--force", image]))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_compose_file_signs_people_in_and_lets_ci_push() {
+    let (Some(docker), Some(busybox)) = (tools::find("docker"), tools::find("busybox")) else { return };
+    if !run(Command::new(&docker).arg("info")).success || compose().is_none() {
+        return tools::skip("no docker engine runs");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (work, id) = (folder.path(), std::process::id());
+    let image = |name: &str| format!("berth-compose-{name}-{id}");
+    let (berth, stand_in, shell) = (image("berth"), image("stand-in"), image("shell"));
+    berth_image(&docker, work, &berth);
+    // In authentik's place, and without a shell, as authentik's own image will be.
+    let root = work.join("stand-in");
+    let programs = binary("berth-stand-in");
+    let script = checkout().join("deploy/image.sh");
+    must(Command::new(script).arg(programs.parent().unwrap()).arg(&root).arg("berth-stand-in"));
+    import(&docker, &root, &stand_in, "1000:1000");
+    // In PostgreSQL's place, for the service that makes the secrets.
+    let root = work.join("shell");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    for name in ["sh", "sed", "cat", "cp", "mv", "mkdir", "chown", "chmod", "head", "base64", "tr", "sleep", "true"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+    }
+    import(&docker, &root, &shell, "0:0");
+
+    let origin = "http://authentik.localhost:9000";
+    let serve = ["berth-stand-in", "--listen", "0.0.0.0:9000", "--origin", origin, "--blueprint"];
+    let serve: Vec<_> = serve.into_iter().chain(["/blueprints/custom/berth/berth.yaml"]).collect();
+    let nothing = json!({"image": shell, "entrypoint": ["sleep"], "command": ["1000000"]});
+    let mut database = nothing.clone();
+    database["healthcheck"] = json!({"test": ["CMD", "true"], "interval": "1s", "timeout": "5s", "retries": 3});
+    let rehearsal = json!({"services": {
+        "server": {"image": stand_in, "command": serve}, "worker": nothing, "postgresql": database,
+    }});
+    let override_file = work.join("rehearsal.json");
+    std::fs::write(&override_file, rehearsal.to_string()).unwrap();
+    let (port, provider_port) = (free_port(), free_port());
+    let url = format!("http://localhost:{port}");
+    let project = Project {
+        files: vec![checkout().join("compose.yaml"), override_file],
+        name: format!("berth{id}"),
+        env: vec![
+            ("BERTH_IMAGE", berth.clone()),
+            ("POSTGRESQL_IMAGE", shell.clone()),
+            ("BERTH_URL", url.clone()),
+            ("BERTH_PORT", port.to_string()),
+            ("AUTHENTIK_PORT", provider_port.to_string()),
+        ],
+        docker,
+        images: vec![berth, stand_in, shell],
+    };
+    must(&mut project.compose(&["up", "--detach", "--no-build"]));
+    wait_for("the proxy to be ready", async || {
+        reqwest::get(format!("{url}/readyz")).await.ok()?.status().is_success().then_some(())
+    })
+    .await;
+
+    // A browser knows authentik.localhost; here it is looked up.
+    let provider: std::net::IpAddr = project.address("server").parse().unwrap();
+    let client = reqwest::Client::builder().resolve("authentik.localhost", (provider, 9000).into());
+    let alice = Person::with(&url, client);
+    let page = alice.sign_in("alice", "alice").await.text().await.unwrap();
+    assert!(page.contains("Signed in as alice"), "{page}");
+    let (key, _) = alice.make_key("a").await;
+    let by_key = Api::basic(&url, "alice", &key);
+    assert_eq!(by_key.post("/v2/team/app/blobs/uploads/").await.status(), StatusCode::FORBIDDEN);
+    // Who is in authentik's group pushes: the service account, with the password that was generated for it.
+    let passwords = must(&mut project.compose(&["run", "--rm", "passwords"]));
+    let password = passwords.lines().find_map(|line| line.trim().strip_prefix("ci-password: ")).unwrap().to_owned();
+    let group = format!("http://{provider}:9000/test/groups/ci-robot/registry-ci");
+    reqwest::Client::new().post(group).send().await.unwrap();
+    Api::basic(&url, "ci-robot", &password).must_push("team/app", "1", &Image::new(1, 1000)).await;
+    assert_eq!(by_key.get("/v2/team/app/manifests/1").await.status(), StatusCode::OK);
+
+    // What is kept survives a new start of everything, and the secrets stay.
+    must(&mut project.compose(&["down", "--timeout", "5"]));
+    must(&mut project.compose(&["up", "--detach", "--no-build"]));
+    wait_for("the image after a new start", async || {
+        let answer = by_key.request(Method::GET, "/v2/team/app/manifests/1").send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    // Its log is JSON, one object a line, and names no secret.
+    let log = must(&mut project.compose(&["logs", "--no-color", "proxy"]));
+    let lines = log.lines().filter_map(|line| line.split_once('|')).map(|(_, line)| line.trim());
+    let parsed = lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    assert!(parsed.filter(|line| line["message"] == "request").count() > 0, "{log}");
+    assert!(!log.contains(&password) && !log.contains(&key));
+    // The registry reads no secret, and reaches nothing.
+    let registry = must(&mut project.compose(&["ps", "-q", "registry"]));
+    let inspected = must(Command::new(&project.docker).args(["inspect", registry.trim()]));
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    let mounts = inspected[0]["Mounts"].to_string();
+    assert!(!mounts.contains("/run/secrets"), "{mounts}");
+    assert_eq!(inspected[0]["HostConfig"]["NetworkMode"], "none");
 }
 
 /// Containers and an image, removed when this is dropped.
@@ -104,14 +326,7 @@ async fn in_containers_only_the_proxy_reaches_the_registry() {
     let id = std::process::id();
     let mut containers = Containers { docker, image: format!("berth-test-{id}"), names: Vec::new() };
 
-    // The image that the Dockerfile makes, of programs that are here already.
-    let programs = binary("berth-proxy");
-    let script = checkout().join("deploy/image.sh");
-    must(Command::new(script).arg(programs.parent().unwrap()).arg(work.join("root")));
-    let archive = work.join("root.tar");
-    must(Command::new("tar").arg("-C").arg(work.join("root")).arg("-cf").arg(&archive).arg("."));
-    let import = ["import", "--change", "USER 65532:65532", "--change", "ENV PATH=/usr/bin"];
-    must(containers.docker(&import).arg(&archive).arg(&containers.image));
+    berth_image(&containers.docker, work, &containers.image);
 
     let etc = work.join("etc");
     std::fs::create_dir(&etc).unwrap();

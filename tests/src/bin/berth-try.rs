@@ -4,7 +4,7 @@ use std::{error::Error, fmt::Write, fs, path::Path};
 
 use berth_tests::{
     process::free_port,
-    stand_in::{ACCOUNTS, access_token},
+    stand_in::{ACCOUNTS, CI_PASSWORD, access_token},
     system::{CLIENT_ID, Setup, System, demonstration_rules},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,14 +35,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let robot = ACCOUNTS.iter().find(|account| account.app_password.is_some()).ok_or("nobody has an app password")?;
+    let robot = ACCOUNTS.iter().find(|account| account.is_service).ok_or("nobody has an app password")?;
     let mut env = String::new();
     for (name, value) in [
         ("BERTH_URL", system.url.clone()),
         ("BERTH_USER", "alice".to_owned()),
         ("BERTH_API_KEY", key.clone()),
         ("BERTH_APP_USER", robot.name.to_owned()),
-        ("BERTH_APP_PASSWORD", robot.app_password.unwrap_or_default().to_owned()),
+        ("BERTH_APP_PASSWORD", CI_PASSWORD.to_owned()),
         ("BERTH_JWT", jwt),
         ("BERTH_ISSUER", system.issuer.clone()),
         ("BERTH_CONFIG", system.config().display().to_string()),
@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     fs::rename(folder.join("env.next"), folder.join("env"))?;
 
     let (url, authority) = (&system.url, system.authority());
-    let (robot, password) = (robot.name, robot.app_password.unwrap_or_default());
+    let (robot, password) = (robot.name, CI_PASSWORD);
     println!(
         "
 Berth is running, with a stand-in for authentik.
