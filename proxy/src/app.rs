@@ -113,8 +113,17 @@ impl App {
     /// # Errors
     /// A sentence with the key's path and the mend.
     pub async fn open(config: &Config) -> Result<Self, String> {
-        let root = RootKey::load_or_create(&config.state.secret_file)?;
         let store = Store::open(&config.state.database).await?;
+        let secret = &config.state.secret_file;
+        // Made anew, it would open nothing of what was sealed, and nobody would be told.
+        if !secret.exists() && store.has_people().await.map_err(|e| e.to_string())? {
+            return Err(format!(
+                "sidecar.secretFile: {} is missing, and the database was sealed with it; restore it from the backup (or, to \
+                 begin anew without what is sealed, make an empty database)",
+                secret.display()
+            ));
+        }
+        let root = RootKey::load_or_create(secret)?;
         let usage = Arc::new(Usage::default());
         let sealer = Arc::new(Sealer::new(&root, "provider tokens"));
         let (idle, absolute) = (config.state.session_idle, config.state.session_absolute);

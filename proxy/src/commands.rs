@@ -1,6 +1,7 @@
 //! The commands.
 
 use std::{
+    fs::File,
     net::{IpAddr, Ipv4Addr, TcpListener},
     path::Path,
     sync::Arc,
@@ -30,7 +31,7 @@ use crate::{
     policy::{Circumstances, Question},
     reload::{self, Shown},
     secrets::RootKey,
-    store::{Standing, Store, now},
+    store::{Standing, Store, back_up, now},
     tls::{self, Certificate},
 };
 
@@ -230,6 +231,29 @@ pub fn people(path: &Path, release: Option<&str>) -> Result<(), String> {
         }
         Ok(())
     })
+}
+
+/// `berth-proxy backup`: copies the database and the secret, while the proxy runs.
+pub fn backup(path: &Path, to: &Path) -> Result<(), String> {
+    let (config, _) = Config::read(path).map_err(|problems| problems.to_string())?;
+    let runtime = Runtime::new().map_err(|e| format!("can't start threads: {e}"))?;
+    let failed = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
+    std::fs::create_dir_all(to).map_err(|e| failed(to, e))?;
+    let (database, secret) = (to.join("proxy.db"), to.join("proxy.key"));
+    for taken in [&database, &secret] {
+        if taken.exists() {
+            return Err(format!("{} is there already; give a folder without a backup", taken.display()));
+        }
+    }
+    // The secret first: whatever the copy of the database holds was sealed with it.
+    RootKey::load(&config.state.secret_file)?;
+    let copied = std::fs::copy(&config.state.secret_file, &secret).and_then(|_| File::open(&secret)?.sync_all());
+    copied.map_err(|e| failed(&secret, e))?;
+    match runtime.block_on(back_up(&config.state.database, &database))? {
+        true => println!("{} and {}: keep them apart, and the second one safe", database.display(), secret.display()),
+        false => println!("{}; the database is PostgreSQL's: use pg_dump", secret.display()),
+    }
+    Ok(())
 }
 
 /// `berth-proxy health`: asks the running proxy on its own port.

@@ -80,6 +80,13 @@ enum Command {
         #[command(subcommand)]
         action: Option<PeopleAction>,
     },
+    /// Copy the database and the secret into a folder, while the proxy runs.
+    Backup {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+        /// The folder.
+        to: PathBuf,
+    },
     /// Exit with 0 if the proxy of this file serves, and the registry behind it.
     Health {
         /// The configuration file, zot's config.json.
@@ -107,6 +114,7 @@ fn main() -> ExitCode {
             let release = action.map(|PeopleAction::Release { name }| name);
             commands::people(&config, release.as_deref())
         }
+        Command::Backup { config, to } => commands::backup(&config, &to),
         Command::Health { config } => commands::health(&config),
     };
     match outcome {

@@ -82,3 +82,40 @@ async fn both_stop_when_they_are_told_to() {
         assert!(process.printed().contains("stopping"));
     }
 }
+
+#[tokio::test]
+async fn a_backup_of_a_running_proxy_is_whole_and_what_is_damaged_or_missing_is_named() {
+    let mut system = System::start(Setup::default()).await;
+    let alice = system.signed_in("alice").await;
+    let (key, _) = alice.make_key("a").await;
+    let to = system.folder.join("backup");
+    let backup = || run(Command::new(binary("berth-proxy")).arg("backup").arg(system.config()).arg(&to));
+    let made = backup();
+    assert!(made.success, "{}", made.printed);
+    // Nothing is overwritten.
+    assert!(!backup().success);
+    system.proxy.kill();
+    let serve = || run(Command::new("timeout").arg("20").arg(binary("berth-proxy")).arg("serve").arg(system.config()));
+    let (database, secret) = (system.folder.join("proxy.db"), system.folder.join("proxy.key"));
+    for beside in ["proxy.db-wal", "proxy.db-shm"] {
+        let _ = std::fs::remove_file(system.folder.join(beside));
+    }
+    // A secret is not made anew beside what the old one has sealed.
+    std::fs::remove_file(&secret).unwrap();
+    std::fs::copy(to.join("proxy.db"), &database).unwrap();
+    let outcome = serve();
+    assert!(!outcome.success && outcome.printed.contains("sidecar.secretFile: "), "{}", outcome.printed);
+    assert!(outcome.printed.contains("is missing, and the database was sealed with it") && !secret.exists());
+    // What is no database is named, at once.
+    std::fs::write(&database, vec![7; 8192]).unwrap();
+    let outcome = serve();
+    assert!(!outcome.success && outcome.printed.contains("proxy.db is damaged, or no database"), "{}", outcome.printed);
+    // And the backup is as good as what was.
+    for (name, path) in [("proxy.db", &database), ("proxy.key", &secret)] {
+        std::fs::copy(to.join(name), path).unwrap();
+    }
+    system.restart_proxy().await;
+    let api = berth_tests::api::Api::basic(&system.url, "alice", &key);
+    assert_eq!(api.get("/v2/").await.status(), reqwest::StatusCode::OK);
+    assert!(alice.get("/").await.text().await.unwrap().contains("Signed in as alice"));
+}

@@ -179,6 +179,17 @@ impl Project {
         command
     }
 
+    /// A script of ours that works on these services.
+    fn command_of(&self, script: &str) -> Command {
+        let compose = self.compose(&[]);
+        let words = std::iter::once(compose.get_program()).chain(compose.get_args());
+        let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut command = Command::new(checkout().join(script));
+        command.env("COMPOSE", words.join(" ")).env("COMPOSE_UP_OPTIONS", "--no-build");
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
     fn address(&self, service: &str) -> String {
         let id = must(&mut self.compose(&["ps", "-q", service]));
         let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
@@ -216,6 +227,12 @@ async fn the_compose_file_signs_people_in_and_lets_ci_push() {
     std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
     for name in ["sh", "sed", "cat", "cp", "mv", "mkdir", "chown", "chmod", "head", "base64", "tr", "sleep", "true"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+    }
+    // The tools of PostgreSQL say what they are asked, and take it back.
+    for (name, script) in [("pg_dump", "echo \"$@\""), ("pg_isready", "true"), ("pg_restore", "cat")] {
+        let path = root.join("bin").join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
     import(&docker, &root, &shell, "0:0");
 
@@ -276,6 +293,28 @@ async fn the_compose_file_signs_people_in_and_lets_ci_push() {
         answer.status().is_success().then_some(())
     })
     .await;
+    // Everything is lost, and comes back from a backup that was made while all of it ran.
+    let backup = work.join("backup");
+    let script = |name: &str| {
+        let mut command = project.command_of(&format!("deploy/{name}"));
+        must(command.arg(&backup))
+    };
+    assert!(script("backup.sh").contains("everything is in"));
+    let mode = std::fs::metadata(backup.join("proxy/proxy.key")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    let dumped = std::fs::read_to_string(backup.join("authentik.dump")).unwrap();
+    assert_eq!(dumped.trim(), "--username authentik --format custom authentik");
+    must(&mut project.compose(&["down", "--volumes", "--timeout", "5"]));
+    assert!(script("restore.sh").contains("everything is back"));
+    wait_for("the image after the restoration", async || {
+        let answer = by_key.request(Method::GET, "/v2/team/app/manifests/1").send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    // The session of before, and the password that was generated then.
+    assert!(alice.get("/").await.text().await.unwrap().contains("Signed in as alice"));
+    assert!(must(&mut project.compose(&["run", "--rm", "passwords"])).contains(&password));
+
     // Its log is JSON, one object a line, and names no secret.
     let log = must(&mut project.compose(&["logs", "--no-color", "proxy"]));
     let lines = log.lines().filter_map(|line| line.split_once('|')).map(|(_, line)| line.trim());

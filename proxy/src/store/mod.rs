@@ -2,6 +2,7 @@
 //!
 //! Queries are here and nowhere else, one file for each thing that is remembered.
 
+mod backup;
 mod keys;
 mod people;
 mod refresh_tokens;
@@ -16,9 +17,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use sqlx::{AnyPool, Executor, any::AnyPoolOptions};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor, any::AnyPoolOptions};
 
 pub use self::{
+    backup::back_up,
     keys::{ApiKey, NewKey},
     people::{Due, PersonId, Renewability, SignInRefused, Standing, SuspensionCause, User},
     refresh_tokens::RefreshToken,
@@ -37,7 +39,22 @@ const STARTUP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// SQLite's, and not a server's.
 fn is_file(url: &str) -> bool {
-    url.starts_with("sqlite:")
+    file_of(url).is_some()
+}
+
+/// The file of a database, if it is one.
+fn file_of(url: &str) -> Option<&Path> {
+    let path = url.strip_prefix("sqlite:")?;
+    Some(Path::new(path.split('?').next().unwrap_or(path)))
+}
+
+/// A file that is no database, or not a whole one.
+fn broken(path: &Path, error: &dyn std::error::Error) -> String {
+    format!(
+        "sidecar.database: {} is damaged, or no database ({error}); restore it from a backup that `berth-proxy backup` made \
+         (a copy of the file alone lacks what stands in its -wal)",
+        path.display()
+    )
 }
 
 /// The database can't be used now.
@@ -79,9 +96,12 @@ impl Store {
             false => format!("sidecar.database: PostgreSQL can't be used ({e}); check its address, user and password"),
         };
         let with_mode = if is_file(url) && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() };
-        if let Some(path) = url.strip_prefix("sqlite:") {
-            let path = Path::new(path.split('?').next().unwrap_or(path));
+        if let Some(path) = file_of(url) {
             make_private(path).map_err(|e| failed(&e))?;
+            // The pool would try again and again, and then say that it took too long.
+            let mut connection = AnyConnection::connect(&with_mode).await.map_err(|e| failed(&e))?;
+            connection.execute("PRAGMA schema_version").await.map_err(|e| broken(path, &e))?;
+            connection.close().await.map_err(|e| broken(path, &e))?;
         }
         let mut pool = AnyPoolOptions::new().max_connections(8).acquire_timeout(ACQUIRE_TIMEOUT);
         if is_file(url) {

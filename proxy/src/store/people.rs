@@ -208,6 +208,11 @@ impl Store {
         Ok(rows.iter().map(Standing::from_row).collect::<Result<_, _>>()?)
     }
 
+    /// Whether anybody has signed in yet.
+    pub async fn has_people(&self) -> Result<bool, StoreError> {
+        Ok(self.within(sqlx::query("SELECT 1 FROM people LIMIT 1").fetch_optional(&self.pool)).await?.is_some())
+    }
+
     /// How this person stands, and whoever else holds the name.
     pub async fn standings(&self, id: &PersonId, name: &str) -> Result<Vec<Standing>, StoreError> {
         let query = sqlx::query(select_standing!("WHERE (provider = $1 AND subject = $2) OR name = $3"));
