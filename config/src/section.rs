@@ -2,6 +2,10 @@
 
 use std::{cell::RefCell, fmt, path::Path, rc::Rc, time::Duration};
 
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Map, Value};
 
 use crate::duration;
@@ -77,7 +81,7 @@ impl File {
     /// # Errors
     /// A sentence that says where the JSON breaks.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let root: Value =
+        let Unambiguous(root) =
             serde_json::from_str(text).map_err(|e| format!("is not JSON ({e}); mend it at that line and column"))?;
         Self::of(root)
     }
@@ -106,6 +110,69 @@ impl File {
     pub fn finish(self) -> Result<Vec<Note>, Problems> {
         let problems = self.findings.problems.take();
         if problems.is_empty() { Ok(self.findings.warnings.take()) } else { Err(Problems(problems)) }
+    }
+}
+
+/// JSON in which no key stands twice: of two, readers would take one or the other (RFC 8259, section 4).
+struct Unambiguous(Value);
+
+impl<'de> Deserialize<'de> for Unambiguous {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UnambiguousVisitor).map(Self)
+    }
+}
+
+struct UnambiguousVisitor;
+
+impl<'de> Visitor<'de> for UnambiguousVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut array = Vec::new();
+        while let Some(Unambiguous(value)) = items.next_element()? {
+            array.push(value);
+        }
+        Ok(array.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            let Unambiguous(value) = entries.next_value()?;
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key {key:?} stands twice; keep one")));
+            }
+            map.insert(key, value);
+        }
+        Ok(map.into())
     }
 }
 

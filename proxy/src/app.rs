@@ -171,7 +171,18 @@ impl App {
     /// # Errors
     /// A sentence; then everything stays as it was.
     pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let authorities = self.client_authorities.clone();
+        let authorities =
+            match (config.tls.as_ref().and_then(|tls| tls.client_authorities.as_deref()), &self.client_authorities) {
+                // Without them, no certificate is anybody's any more, whenever its connection was made.
+                (None, _) => None,
+                (Some(path), Some(authorities)) => {
+                    authorities.follow(path)?;
+                    Some(Arc::clone(authorities))
+                }
+                (Some(_), None) => {
+                    return Err("http.tls.cacert: was not there at the start; restart the proxy".to_owned());
+                }
+            };
         let live = Reloadable::new(config, &self.passwords_mac, authorities, Some(&self.live()))?;
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
         Ok(())

@@ -77,7 +77,8 @@ pub async fn authorize(app: &App, method: &Method, uri: &Uri, headers: &HeaderMa
     let caller = match app.identities.identify(&live.verifiers, &credential, &connection).await {
         Ok(caller) => caller,
         Err(refusal) => {
-            tracing::info!(request = info.id, client = ?info.client, reason = %refusal, "a credential was refused");
+            let user = credential.guessed_user();
+            tracing::info!(request = info.id, client = ?info.client, user, reason = %refusal, "a credential was refused");
             if let Some(answer) = retry_later_response(&refusal) {
                 return at_once(answer);
             }

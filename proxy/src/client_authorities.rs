@@ -21,7 +21,7 @@ use crate::secrets;
 
 /// The authorities in use.
 pub struct ClientAuthorities {
-    path: PathBuf,
+    path: RwLock<PathBuf>,
     current: RwLock<Current>,
 }
 
@@ -38,12 +38,27 @@ impl ClientAuthorities {
     /// A sentence with the key's path and the mend.
     pub fn read(path: &Path) -> Result<Self, String> {
         let current = RwLock::new(load(path)?);
-        Ok(Self { path: path.to_owned(), current })
+        Ok(Self { path: RwLock::new(path.to_owned()), current })
+    }
+
+    /// Reads another file from now on.
+    ///
+    /// # Errors
+    /// As [`ClientAuthorities::read`]; then the old one stays.
+    pub fn follow(&self, path: &Path) -> Result<(), String> {
+        if *self.path.read().unwrap_or_else(PoisonError::into_inner) == path {
+            return Ok(());
+        }
+        let next = load(path)?;
+        path.clone_into(&mut self.path.write().unwrap_or_else(PoisonError::into_inner));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
     }
 
     /// Reads the file again. A bad one is refused, and the old authorities stay.
     pub fn read_again(&self) {
-        match load(&self.path) {
+        let path = self.path.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match load(&path) {
             Ok(next) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
                 tracing::info!("the authorities of client certificates were read again");
@@ -52,7 +67,7 @@ impl ClientAuthorities {
         }
     }
 
-    /// Changes when the authorities do, and at no other time.
+    /// Changes when the file's text does: whatever was checked before is checked again.
     pub fn fingerprint(&self) -> Arc<str> {
         self.current().fingerprint
     }

@@ -38,10 +38,10 @@ use crate::{
 /// How long requests may go on after the proxy was told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How often what was used is written, and what has ended is forgotten.
+/// How often what has ended is forgotten.
 const CHORES_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How often it is looked for claims that are due to be renewed.
+/// How often what was used is written, and it is looked for who is due to be asked about.
 const RENEWALS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Libraries whose messages below a warning are never wanted; some of them print headers.
@@ -52,7 +52,7 @@ const QUIET: [&str; 9] =
 pub fn serve(path: &Path) -> Result<(), String> {
     let (config, warnings) = Config::read(path).map_err(|problems| problems.to_string())?;
     config.log.start(&QUIET, &warnings)?;
-    // Pingora would panic.
+    // So that it is told by its key, before anything is opened.
     drop(TcpListener::bind(config.listen).map_err(|e| {
         format!("http.address, http.port: can't listen on {} ({e}); choose an address that is free", config.listen)
     })?);
@@ -137,7 +137,6 @@ async fn write_usage(app: &App) {
 async fn chores(app: Arc<App>) {
     loop {
         tokio::time::sleep(CHORES_INTERVAL).await;
-        write_usage(&app).await;
         let swept = app.identities.sessions.sweep().await;
         let expired = app.store.delete_expired_tokens().await;
         let unused = app.store.forget_unused_refresh_tokens().await;
@@ -227,7 +226,9 @@ pub fn people(path: &Path, release: Option<&str>) -> Result<(), String> {
         for Standing { id, name, seen_at, suspended, .. } in store.people().await.map_err(|e| e.to_string())? {
             let seen = OffsetDateTime::from_unix_timestamp(seen_at).ok().and_then(|at| at.format(&Rfc3339).ok());
             let (seen, suspended) = (seen.unwrap_or_default(), if suspended.is_some() { "\tsuspended" } else { "" });
-            println!("{name}\t{}\t{}\t{seen}{suspended}", id.provider, id.subject);
+            // Names are what a provider says: nothing of them shall move a terminal.
+            let (name, subject) = (name.escape_debug(), id.subject.escape_debug());
+            println!("{name}\t{}\t{subject}\t{seen}{suspended}", id.provider);
         }
         Ok(())
     })

@@ -75,7 +75,7 @@ pub struct Context {
     /// A body of ours instead of the registry's.
     replacement: Option<Bytes>,
     /// Its connection isn't idle for as long.
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
 }
 
 impl Gateway {
@@ -87,7 +87,10 @@ impl Gateway {
     /// Hands a request to the site.
     async fn ask_site(&self, session: &mut Session, context: &Context) -> http::Response<Body> {
         let bad_request = |message: &str| OciError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
-        let body = match read_form(session).await {
+        let waiting = context.in_flight.as_ref().map(InFlight::wait_for_client);
+        let read = read_form(session).await;
+        drop(waiting);
+        let body = match read {
             Ok(Some(body)) => body,
             Ok(None) => {
                 let message = format!("a request to this address has at most {MAX_FORM_BYTES} bytes");
@@ -113,7 +116,9 @@ impl Gateway {
     }
 
     /// Writes an answer of ours.
-    async fn answer(&self, session: &mut Session, response: http::Response<Body>) -> Result<()> {
+    async fn answer(&self, session: &mut Session, context: &Context, response: http::Response<Body>) -> Result<()> {
+        // From here on nothing is done but waiting for the client to take it.
+        let _waiting = context.in_flight.as_ref().map(InFlight::wait_for_client);
         let (parts, body) = response.into_parts();
         let failed = |e| Error::because(ErrorType::InternalError, "an answer of ours can't be read", e);
         let body = body.collect().await.map_err(failed)?.to_bytes();
@@ -189,13 +194,13 @@ impl ProxyHttp for Gateway {
             began: Instant::now(),
             forwarded: None,
             replacement: None,
-            _in_flight: None,
+            in_flight: None,
         }
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         let peer = session.client_addr().and_then(|address| address.as_inet()).copied();
-        context._in_flight = peer.map(|peer| self.connections.begin_request(peer));
+        context.in_flight = peer.map(|peer| self.connections.begin_request(peer));
         session.set_read_timeout(Some(SILENCE_TIMEOUT));
         session.set_write_timeout(Some(SILENCE_TIMEOUT));
         if !session.is_process_shutting_down() {
@@ -206,7 +211,7 @@ impl ProxyHttp for Gateway {
         context.info.arrive(peer.map(|peer| peer.ip()), &request.headers, &self.app.trusted_proxies);
         if let Some(tls) = tls {
             context.info.certificate = tls.extension.get::<Arc<ClientCertificate>>().cloned();
-            context.info.tls = Some(tls.version.trim_start_matches("TLSv").into());
+            context.info.tls = Some(tls.version.trim_start_matches("TLSv").replace('_', ".").into());
         }
         let outcome =
             authorize::authorize(&self.app, &request.method, &request.uri, &request.headers, &context.info).await;
@@ -218,7 +223,7 @@ impl ProxyHttp for Gateway {
             Outcome::Site => self.ask_site(session, context).await,
             Outcome::Answer(response) => *response,
         };
-        self.answer(session, response).await?;
+        self.answer(session, context, response).await?;
         Ok(true)
     }
 

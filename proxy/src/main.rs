@@ -38,6 +38,11 @@ mod tls;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use tikv_jemallocator::Jemalloc;
+
+/// Threads of its own give memory back that a crowd of connections has needed, also when nothing else is done.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 #[derive(Parser)]
 #[command(version, about = "The only door of Berth, a private container registry")]

@@ -55,8 +55,12 @@ pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: 
             return;
         }
     };
-    let tls = first.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key].into_iter().chain(&tls.client_authorities));
-    let tls: Vec<PathBuf> = tls.cloned().collect();
+    let tls_of = |config: &Config| {
+        let tls = config.tls.iter();
+        let tls = tls.flat_map(|tls| [&tls.certificate, &tls.key].into_iter().chain(&tls.client_authorities));
+        tls.cloned().collect::<Vec<PathBuf>>()
+    };
+    let mut tls = tls_of(&first);
     let files_of = |config: &Config| [vec![path.clone()], config.watched.clone()].concat();
     let mut files = files_of(&first);
     let (mut seen, mut seen_tls) = (look(&files), look(&tls));
@@ -75,8 +79,8 @@ pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: 
         }
         seen = now;
         if let Some(config) = reload(&app, &path) {
-            files = files_of(&config);
-            seen = look(&files);
+            (files, tls) = (files_of(&config), tls_of(&config));
+            (seen, seen_tls) = (look(&files), look(&tls));
         }
     }
 }

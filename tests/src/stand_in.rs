@@ -97,6 +97,10 @@ struct Memory {
     disabled: HashSet<String>,
     /// Groups that were changed.
     groups: HashMap<String, Vec<String>>,
+    /// Names that were changed.
+    names: HashMap<String, String>,
+    /// What its front answers in its place, if it isn't 200.
+    busy: u16,
     /// Subjects that were changed.
     subjects: HashMap<String, String>,
     /// The grant types that are allowed.
@@ -140,6 +144,8 @@ pub fn router(application: Application) -> Router {
         .route("/test/disable/{user}", post(disable))
         .route("/test/groups/{user}/{group}", post(regroup))
         .route("/test/subject/{user}/{subject}", post(rename_subject))
+        .route("/test/name/{user}/{name}", post(rename))
+        .route("/test/busy/{status}", post(be_busy))
         .route("/test/grants", post(allow_grants))
         .route("/test/rotate/{whether}", post(rotate))
         .route("/test/hang/{whether}", post(hang))
@@ -180,6 +186,7 @@ impl Provider {
     fn claims(&self, user: &str, scope: &str) -> Map<String, Value> {
         let subject = self.memory().subjects.get(user).cloned();
         let subject = subject.unwrap_or_else(|| hex(user.as_bytes()));
+        let name = self.memory().names.get(user).cloned().unwrap_or_else(|| user.to_owned());
         let mut claims = Map::from_iter([("sub".to_owned(), json!(subject))]);
         let groups = ACCOUNTS.iter().find(|account| account.name == user).map_or(&[][..], |account| account.groups);
         let groups = self.memory().groups.get(user).map_or_else(|| json!(groups), |changed| json!(changed));
@@ -187,7 +194,7 @@ impl Provider {
             let more = match scope {
                 "email" => json!({"email": format!("{user}@example.com"), "email_verified": false}),
                 "profile" => json!({
-                    "name": user, "given_name": user, "preferred_username": user, "nickname": user, "groups": groups,
+                    "name": user, "given_name": user, "preferred_username": name, "nickname": user, "groups": groups,
                 }),
                 _ => continue,
             };
@@ -390,6 +397,10 @@ fn refused(error: &str) -> Response {
 
 async fn token(State(provider): State<Shared>, headers: HeaderMap, Form(form): Form<Fields>) -> Response {
     let field = |name: &str| form.get(name).cloned();
+    let busy = provider.memory().busy;
+    if let Some(status) = StatusCode::from_u16(busy).ok().filter(|status| !status.is_success()) {
+        return status.into_response();
+    }
     *provider.memory().asked.entry(field("grant_type").unwrap_or_default()).or_default() += 1;
     let basic = headers.get(header::AUTHORIZATION).and_then(|value| {
         let encoded = value.to_str().ok()?.strip_prefix("Basic ")?;
@@ -496,6 +507,18 @@ async fn regroup(State(provider): State<Shared>, Path((user, group)): Path<(Stri
 /// For tests: from now on the user has another subject.
 async fn rename_subject(State(provider): State<Shared>, Path((user, subject)): Path<(String, String)>) -> StatusCode {
     provider.memory().subjects.insert(user, subject);
+    StatusCode::NO_CONTENT
+}
+
+/// For tests: from now on the user has another name.
+async fn rename(State(provider): State<Shared>, Path((user, name)): Path<(String, String)>) -> StatusCode {
+    provider.memory().names.insert(user, name);
+    StatusCode::NO_CONTENT
+}
+
+/// For tests: what the token endpoint answers from now on; 200 for what it answers of itself.
+async fn be_busy(State(provider): State<Shared>, Path(status): Path<u16>) -> StatusCode {
+    provider.memory().busy = status;
     StatusCode::NO_CONTENT
 }
 

@@ -88,6 +88,23 @@ async fn an_authority_that_is_withdrawn_lets_nobody_in_any_more() {
 }
 
 #[tokio::test]
+async fn a_condition_sees_the_version_of_tls_as_zot_writes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, clients) = (Authority::new(), Authority::new());
+    let tls = Some(server.write(folder.path()));
+    let authorities = folder.path().join("clients.pem");
+    fs::write(&authorities, &clients.pem).unwrap();
+    let policy =
+        json!({"users": ["alice"], "actions": ["create"], "conditions": [{"expression": "req.tls.version == '1.3'"}]});
+    let access_control = json!({"repositories": {"**": {"policies": [policy]}}});
+    let setup = Setup { tls, client_authorities: Some(authorities), access_control, ..Setup::default() };
+    let system = System::start(setup).await;
+    let alice = client(Some(clients.certify(&[], "alice", None)));
+    let upload = alice.post(format!("{}/v2/r/blobs/uploads/", system.url)).header("content-length", "0");
+    assert_eq!(upload.send().await.unwrap().status(), StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
 async fn another_site_s_page_can_t_use_the_certificate_of_a_browser() {
     let folder = tempfile::tempdir().unwrap();
     let (server, clients) = (Authority::new(), Authority::new());

@@ -499,6 +499,22 @@ async fn a_wrong_password_and_an_unknown_user_are_answered_alike() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_office_of_which_all_sign_in_at_once_is_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("htpasswd");
+    let users = (0..24).map(|i| format!("user{i}:{}\n", bcrypt::hash(format!("secret{i}"), 4).unwrap()));
+    fs::write(&path, users.collect::<String>()).unwrap();
+    let system = System::start(Setup { auth: json!({"htpasswd": {"path": path}}), ..Setup::default() }).await;
+    let all = (0..24).map(|i| {
+        let user = Api::basic(&system.url, &format!("user{i}"), &format!("secret{i}"));
+        async move { user.get("/v2/").await.status() }
+    });
+    for status in futures_util::future::join_all(all).await {
+        assert_eq!(status, StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_made_no_mistake_never_waits_for_those_who_guess_at_their_name() {
     let system = demonstration().await;
     let from = |address: &str| {

@@ -99,6 +99,15 @@ fn what_guards_something_is_refused() {
     let lint = json!({"lint": {"enable": true, "mandatoryAnnotations": ["org.opencontainers.image.source"]}});
     let config = files.config(|config| config["extensions"] = lint);
     assert!(refused("berth-proxy", &config).contains("extensions.lint.mandatoryAnnotations: is not supported"));
+    for path in ["/", "/livez", "/zot/auth/token", "/{*x}", "/v2/x", "counters"] {
+        let config = files.config(|config| config["extensions"] = json!({"metrics": {"prometheus": {"path": path}}}));
+        assert!(refused("berth-proxy", &config).contains("extensions.metrics.prometheus.path: is no path"), "{path}");
+    }
+    // Of two keys of one name a reader would take one or the other.
+    let config = files.config(|_| {});
+    let text = std::fs::read_to_string(&config).unwrap().replacen('{', r#"{"http": {}, "#, 1);
+    std::fs::write(&config, text).unwrap();
+    assert!(refused("berth-proxy", &config).contains("the key \"http\" stands twice"));
     let config = files.config(|config| config["extensions"] = json!({"surprise": {}}));
     assert!(refused("berth-proxy", &config).contains("extensions.surprise: is not a known key"));
     let sub_paths = json!({"/a": {"rootDirectory": "/elsewhere"}});

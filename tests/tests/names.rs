@@ -3,10 +3,11 @@
 use std::process::Command;
 
 use berth_tests::{
-    api::Api,
+    api::{Api, Credential},
     person::Person,
     process::{free_port, wait_for},
-    system::{Setup, System, answers, binary, stand_in_for},
+    stand_in::access_token,
+    system::{CLIENT_ID, Setup, System, answers, binary, stand_in_for},
     tools::{must, run},
 };
 use reqwest::StatusCode;
@@ -26,6 +27,10 @@ async fn another_subject_with_a_taken_name_is_refused_until_the_name_is_released
     let alice = system.signed_in("alice").await;
     let (key, _) = alice.make_key("a").await;
     let api = Api::basic(&system.url, "alice", &key);
+    let jwt = access_token(&system.issuer, CLIENT_ID, "alice").await;
+    let bearer = Api::new(&system.url, Credential::Bearer(jwt));
+    let minted = bearer.with_token(&[]).await;
+    assert_eq!(minted.get("/v2/").await.status(), StatusCode::OK);
     // authentik was set up anew, or has another subject mode.
     system.at_stand_in("subject/alice/another", json!({})).await;
     let other = Person::new(&system.url);
@@ -43,11 +48,18 @@ async fn another_subject_with_a_taken_name_is_refused_until_the_name_is_released
     let nobody = run(Command::new(binary("berth-proxy")).arg("people").arg(system.config()).args(["release", "alice"]));
     assert!(!nobody.success && nobody.printed.contains("nobody holds the name alice"), "{}", nobody.printed);
     wait_for("the end of what the first had", async || {
-        (api.get("/v2/").await.status() == StatusCode::UNAUTHORIZED && !is_signed_in(&alice).await).then_some(())
+        let open = [&api, &bearer, &minted].map(|api| async { api.get("/v2/").await.status() == StatusCode::OK });
+        let open = futures_util::future::join_all(open).await.contains(&true);
+        (!open && !is_signed_in(&alice).await).then_some(())
     })
     .await;
+    assert_eq!(bearer.ask_token(&[]).await.status(), StatusCode::UNAUTHORIZED);
     assert!(other.sign_in("alice", "alice").await.text().await.unwrap().contains("Signed in as alice"));
     assert!(people(&system, &[]).contains("\tanother\t"));
+    // Whoever comes without a browser holds their name, too.
+    let robot = Api::basic(&system.url, "ci-robot", "ci-robot-app-password");
+    assert_eq!(robot.get("/v2/").await.status(), StatusCode::OK);
+    assert!(people(&system, &[]).contains("ci-robot\toidc\t"));
     // What the first had is gone for good.
     assert_eq!(api.get("/v2/").await.status(), StatusCode::UNAUTHORIZED);
 }

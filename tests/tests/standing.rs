@@ -177,6 +177,18 @@ async fn a_provider_that_renews_nobody_suspends_nobody_and_is_told_what_to_allow
         assert_eq!(api.get("/v2/").await.status(), StatusCode::OK);
         assert!(page(person).await.contains("Signed in as"));
     }
+    // However long that goes on.
+    let asked = async || {
+        let asked = reqwest::get(format!("{}/test/asked/refresh_token", system.provider_origin())).await.unwrap();
+        asked.text().await.unwrap().parse::<u64>().unwrap()
+    };
+    let before = asked().await;
+    let days_ago = "unconfirmed_since = CASE WHEN unconfirmed_since > 0 THEN 1 ELSE 0 END";
+    system.sql(&format!("UPDATE people SET renew_after = 0, renewed_at = renewed_at - 1000, {days_ago}"));
+    wait_for("both to be asked about again", async || (asked().await >= before + 2).then_some(())).await;
+    for api in [&alices, &bobs] {
+        assert_eq!(api.get("/v2/").await.status(), StatusCode::OK);
+    }
     let metrics = alices.get("/metrics").await.text().await.unwrap();
     assert!(metrics.contains("berth_renewals_refused{provider=\"oidc\"} 1"), "{metrics}");
 
@@ -188,6 +200,47 @@ async fn a_provider_that_renews_nobody_suspends_nobody_and_is_told_what_to_allow
     grow_old(&system);
     wait_for("the end of alice", async || is_refused(&alices).await).await;
     assert_eq!(bobs.get("/v2/").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_provider_whose_front_is_away_loses_nobody_s_answer() {
+    let system = renewing().await;
+    // As behind a proxy that answers for a provider that isn't there.
+    system.at_stand_in("rotate/true", json!({})).await;
+    let alice = system.signed_in("alice").await;
+    let (key, _) = alice.make_key("a").await;
+    let api = Api::basic(&system.url, "alice", &key);
+    for status in [502, 503, 429] {
+        system.at_stand_in(&format!("busy/{status}"), json!({})).await;
+        if !grow_old(&system) {
+            return;
+        }
+        system.proxy.prints(&format!("it answers {status}")).await;
+    }
+    system.at_stand_in("busy/200", json!({})).await;
+    assert!(!page(&alice).await.contains("can't be asked about you"));
+    // Who is gone is gone at once, and not after the grace period.
+    system.at_stand_in("disable/alice", json!({})).await;
+    grow_old(&system);
+    wait_for("the end", async || is_refused(&api).await).await;
+    assert!(message(api.get("/v2/").await).await.contains("does not know the owner of this credential any more"));
+}
+
+#[tokio::test]
+async fn who_is_called_otherwise_now_signs_in_again() {
+    let system = renewing().await;
+    let alice = system.signed_in("alice").await;
+    let (key, _) = alice.make_key("a").await;
+    let api = Api::basic(&system.url, "alice", &key);
+    system.at_stand_in("name/alice/alicia", json!({})).await;
+    if !grow_old(&system) {
+        return;
+    }
+    wait_for("the end", async || is_refused(&api).await).await;
+    system.proxy.prints("the identity provider calls them by another name now").await;
+    let again = Person::new(&system.url);
+    assert!(again.sign_in("alice", "alice").await.text().await.unwrap().contains("Signed in as alicia"));
+    assert_eq!(Api::basic(&system.url, "alicia", &key).get("/v2/").await.status(), StatusCode::OK);
 }
 
 /// Everything that opens the registry, in one system.
@@ -345,8 +398,7 @@ async fn whoever_vouched_is_withdrawn_and_everything_of_theirs_ends() {
     ended.extend(["job", "token of the job", "refresh token", "token of the refresh token"]);
     all.only_these_end(&ended).await;
     // Also on the connection that was made with it.
-    fs::write(all.file("clients.pem"), &Authority::new().pem).unwrap();
-    all.system.proxy.prints("the authorities of client certificates were read again").await;
+    all.reconfigure(|config| drop(config["http"]["tls"].as_object_mut().unwrap().remove("cacert"))).await;
     ended.extend(["certificate", "token of the certificate"]);
     all.only_these_end(&ended).await;
 }
@@ -388,14 +440,7 @@ async fn whoever_is_suspended_has_nothing_that_opens_anything() {
         return;
     }
     all.only_these_end(&["session", "key", "token of the key", "JWT", "token of the JWT"]).await;
-    // Who never came with a browser can be suspended too, once they have.
-    let robot =
-        "INSERT INTO people (provider, subject, name, user_groups, claims, seen_at, suspended_at, suspended_why)
-                 SELECT provider, '%', 'ci-robot', '[]', '{}', 0, suspended_at, suspended_why FROM people";
-    let subject = access_token(&all.system.issuer, CLIENT_ID, "ci-robot").await;
-    let claims = subject.split('.').nth(1).unwrap();
-    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-    let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
-    all.system.sql(&robot.replace('%', claims["sub"].as_str().unwrap()));
+    // Who never came with a browser can be suspended too.
+    all.system.sql(&format!("UPDATE people SET {suspended} WHERE name = 'ci-robot'"));
     all.only_these_end(&OF_THE_PROVIDER).await;
 }

@@ -9,10 +9,13 @@ const ADDED: [(&str, &str); 8] = [
     ("mgmt", "what it answered is always answered"),
     ("userprefs", "there are no bookmarks and stars"),
     ("sync", "Berth mirrors no other registry; skopeo sync does"),
-    ("scrub", "berth-registry check does it when it is asked"),
+    ("scrub", "berth-registry scrub does it when it is asked"),
     ("trust", "signatures are kept beside what they sign, and checked by clients"),
     ("events", "nobody is told of what happens"),
 ];
+
+/// The first parts of paths that are taken.
+const OURS: [&str; 9] = ["", "v2", "zot", "keys", "sessions", "static", "livez", "readyz", "startupz"];
 
 /// Reads the section; gives the path where the counters are.
 pub fn read(section: Section<'_>) -> String {
@@ -26,8 +29,10 @@ pub fn read(section: Section<'_>) -> String {
     metrics.flag("enable");
     let prometheus = metrics.section("prometheus");
     let path = prometheus.text("path").unwrap_or("/metrics");
-    if !path.starts_with('/') || path.starts_with("/v2/") {
-        prometheus.problem("path", "is no path that can be used; expected one such as \"/metrics\"");
+    let is_path = path.starts_with('/') && path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    let first = path.split('/').nth(1).unwrap_or_default();
+    if !is_path || OURS.contains(&first) {
+        prometheus.problem("path", "is no path, or one of Berth's own; expected one such as \"/metrics\"");
     }
     prometheus.close();
     metrics.close();

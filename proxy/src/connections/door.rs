@@ -1,6 +1,12 @@
 //! Accepts connections, shakes hands, and closes those that wait for too long.
 
-use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use pingora::{
@@ -116,14 +122,15 @@ impl<A: ServerApp + Send + Sync + 'static> Serving<A> {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return tracing::debug!(%client, "a connection took too long to ask for something");
             }
-            // Whatever begins from now on has at least as long.
+            if connection.is_evicted.load(Ordering::Relaxed) {
+                self.metrics.connection_evicted();
+                return tracing::debug!(%client, "an idle connection was closed to make room");
+            }
+            // While requests are served, whatever begins when they have ended has at least as long.
             let next_look = deadline.unwrap_or_else(|| Instant::now() + HEADER_TIMEOUT);
             tokio::select! {
                 () = &mut served => return,
-                () = connection.evicted.notified() => {
-                    self.metrics.connection_evicted();
-                    return tracing::debug!(%client, "an idle connection was closed to make room");
-                }
+                () = connection.changed.notified() => {}
                 () = tokio::time::sleep_until(next_look) => {}
             }
         }

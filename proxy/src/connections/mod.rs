@@ -10,7 +10,10 @@ mod stream;
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -68,7 +71,9 @@ pub struct Connection {
     peer: SocketAddr,
     phase: Mutex<Phase>,
     /// It is to be closed, because others need its place.
-    evicted: Notify,
+    is_evicted: AtomicBool,
+    /// Something has changed that its watcher must know.
+    changed: Notify,
     /// The stream, once its headers were too long.
     aside: Mutex<Option<Stream>>,
 }
@@ -80,10 +85,18 @@ struct Phase {
     requests: u64,
     /// How many of them are being served.
     in_flight: usize,
-    /// Since when there is none.
+    /// How many of those wait for the client: for a form, or for it to take an answer of ours.
+    waiting: usize,
+    /// Since when nothing is done but waiting.
     idle_since: Instant,
     /// When the connection is closed, if none comes.
     waits_until: Instant,
+}
+
+impl Phase {
+    fn is_idle(&self) -> bool {
+        self.waiting >= self.in_flight
+    }
 }
 
 #[derive(Default)]
@@ -115,6 +128,23 @@ impl Drop for InFlight {
     }
 }
 
+/// A request that waits for its client: while all of a connection's do, it may be closed for others like an idle one.
+pub struct Waiting<'a>(&'a InFlight);
+
+impl InFlight {
+    /// Waits for the client until this is dropped.
+    pub fn wait_for_client(&self) -> Waiting<'_> {
+        self.connections.change(self.connection.as_deref(), |phase| phase.waiting += 1);
+        Waiting(self)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.connections.change(self.0.connection.as_deref(), |phase| phase.waiting -= 1);
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -122,8 +152,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Connection {
     fn new(peer: SocketAddr) -> Self {
         let now = Instant::now();
-        let phase = Phase { requests: 0, in_flight: 0, idle_since: now, waits_until: now + HEADER_TIMEOUT };
-        Self { peer, phase: Mutex::new(phase), evicted: Notify::new(), aside: Mutex::default() }
+        let phase = Phase { requests: 0, in_flight: 0, waiting: 0, idle_since: now, waits_until: now + HEADER_TIMEOUT };
+        Self {
+            peer,
+            phase: Mutex::new(phase),
+            is_evicted: AtomicBool::new(false),
+            changed: Notify::new(),
+            aside: Mutex::default(),
+        }
     }
 
     fn phase(&self) -> Phase {
@@ -148,8 +184,8 @@ impl Connection {
 
     /// The first byte of a request is here.
     fn begins_header(&self) {
-        let mut phase = lock(&self.phase);
-        phase.waits_until = phase.waits_until.min(Instant::now() + HEADER_TIMEOUT);
+        lock(&self.phase).waits_until = Instant::now() + HEADER_TIMEOUT;
+        self.changed.notify_one();
     }
 }
 
@@ -176,6 +212,10 @@ impl Connections {
         if table.connections.len() >= self.limits.connections && !table.evict_idlest() {
             return None;
         }
+        // The client may have gone, and come again from the same port, before that was noticed.
+        if let Some(before) = table.connections.get(&peer).cloned() {
+            table.remove(&before);
+        }
         let connection = Arc::new(Connection::new(peer));
         table.connections.insert(peer, Arc::clone(&connection));
         table.change(network, |members| {
@@ -201,34 +241,43 @@ impl Connections {
         let mut table = lock(&self.table);
         table.requests += 1;
         let connection = table.connections.get(&peer).cloned();
-        if let Some(connection) = &connection {
-            let mut phase = lock(&connection.phase);
+        drop(table);
+        self.change(connection.as_deref(), |phase| {
             phase.requests += 1;
             phase.in_flight += 1;
-            let since = phase.idle_since;
-            table.change(Network::of(peer.ip()), |members| {
-                members.idle.remove(&(since, peer));
-            });
-        }
+        });
         InFlight { connections: Arc::clone(self), connection }
     }
 
     fn end_request(&self, connection: Option<&Connection>) {
-        let mut table = lock(&self.table);
-        table.requests -= 1;
+        lock(&self.table).requests -= 1;
+        self.change(connection, |phase| {
+            phase.in_flight -= 1;
+            phase.waits_until = Instant::now() + IDLE_TIMEOUT;
+        });
+    }
+
+    /// Changes what a connection waits for, and puts it among those that may be closed for others, or takes it away.
+    fn change(&self, connection: Option<&Connection>, change: impl FnOnce(&mut Phase)) {
         let Some(connection) = connection else { return };
-        let peer = connection.peer;
+        let mut table = lock(&self.table);
         let mut phase = lock(&connection.phase);
-        phase.in_flight -= 1;
-        phase.idle_since = Instant::now();
-        phase.waits_until = phase.idle_since + IDLE_TIMEOUT;
-        let is_there = table.connections.get(&peer).is_some_and(|known| std::ptr::eq(&**known, connection));
-        if phase.in_flight == 0 && is_there && !self.is_exempt(peer.ip()) {
-            let since = phase.idle_since;
-            table.change(Network::of(peer.ip()), |members| {
-                members.idle.insert((since, peer));
-            });
+        let peer = connection.peer;
+        let before = *phase;
+        change(&mut phase);
+        if phase.is_idle() && !before.is_idle() {
+            phase.idle_since = Instant::now();
         }
+        // It may have been evicted, and its address and port be another's by now.
+        let is_there = table.connections.get(&peer).is_some_and(|known| std::ptr::eq(&**known, connection));
+        if !is_there || self.is_exempt(peer.ip()) || phase.is_idle() == before.is_idle() {
+            return;
+        }
+        let now = *phase;
+        table.change(Network::of(peer.ip()), |members| match now.is_idle() {
+            true => drop(members.idle.insert((now.idle_since, peer))),
+            false => drop(members.idle.remove(&(before.idle_since, peer))),
+        });
     }
 
     fn is_exempt(&self, address: IpAddr) -> bool {
@@ -271,7 +320,8 @@ impl Table {
         let idlest = self.networks.get(&network).and_then(|members| members.idle.first().copied());
         let Some(connection) = idlest.and_then(|(_, peer)| self.connections.get(&peer).cloned()) else { return false };
         self.remove(&connection);
-        connection.evicted.notify_one();
+        connection.is_evicted.store(true, Ordering::Relaxed);
+        connection.changed.notify_one();
         true
     }
 }
@@ -340,6 +390,47 @@ mod tests {
         drop(busy);
         assert!(all.admit(c).is_some() && count(&all) == 2);
         (1..9).for_each(|port| assert!(all.admit(peer(&format!("10.9.0.1:{port}"))).is_some()));
+    }
+
+    #[test]
+    fn whoever_comes_again_from_the_same_port_takes_the_place_of_who_was_there() {
+        let all = connections(2, Some(1));
+        let client = peer("192.0.2.1:1");
+        let first = all.admit(client).expect("room");
+        let busy = all.begin_request(client);
+        // With a bound of one for an address, the first of which is busy and has gone.
+        let roomy = connections(2, None);
+        let before = roomy.admit(client).expect("room");
+        let request = roomy.begin_request(client);
+        let again = roomy.admit(client).expect("room");
+        assert_eq!(count(&roomy), 1);
+        drop(request);
+        roomy.leave(&before);
+        assert_eq!(count(&roomy), 1);
+        roomy.leave(&again);
+        let table = lock(&roomy.table);
+        assert!(table.connections.is_empty() && table.networks.is_empty() && table.crowded.is_empty());
+        drop(busy);
+        all.leave(&first);
+    }
+
+    #[test]
+    fn a_request_that_waits_for_its_client_may_be_closed_for_others() {
+        let all = connections(1, None);
+        let client = peer("192.0.2.1:1");
+        let slow = all.admit(client).expect("room");
+        let request = all.begin_request(client);
+        assert!(all.admit(peer("192.0.2.2:1")).is_none());
+        let waiting = request.wait_for_client();
+        assert!(all.admit(peer("192.0.2.2:1")).is_some() && slow.is_evicted.load(Ordering::Relaxed));
+        drop(waiting);
+        drop(request);
+        all.leave(&slow);
+        assert_eq!(count(&all), 1);
+        // Once it is there, it isn't any more.
+        let request = all.begin_request(peer("192.0.2.2:1"));
+        drop(request.wait_for_client());
+        assert!(all.admit(peer("192.0.2.3:1")).is_none());
     }
 
     #[test]

@@ -82,6 +82,10 @@ pub fn holder(
     let authorities = shown.check(verifiers).ok_or(Rejection::WithdrawnCertificate)?;
     let own = shown.chain.first().map(|own| X509Certificate::from_der(own));
     let Some(Ok((_, certificate))) = own else { return Err(Rejection::UnnamedCertificate.into()) };
+    // A connection may outlive it.
+    if !certificate.validity().is_valid() {
+        return Err(Rejection::ExpiredCertificate.into());
+    }
     let user = attributes.iter().find_map(|attribute| name(&certificate, *attribute));
     let user = user.filter(|user| !user.is_empty()).ok_or(Rejection::UnnamedCertificate)?;
     let claims = json!({"subject": certificate.subject().to_string(), "issuer": certificate.issuer().to_string()});

@@ -54,8 +54,12 @@ pub struct Limits {
     clock: DefaultClock,
 }
 
-/// Passwords that one client may have checked at once, or for one user.
+/// Passwords that may be checked at once for one client that has failed, or for one user of all such.
 const MAX_CONCURRENT_CHECKS: u32 = 8;
+
+/// The same for a client that has made no mistake: an office, of which all sign in in the morning. They wait for each other
+/// where passwords are checked.
+const MAX_CONCURRENT_INNOCENT_CHECKS: u32 = 256;
 
 /// A password that is being checked.
 pub struct Checking<'a> {
@@ -120,7 +124,8 @@ impl Limits {
             }
         }
         let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.iter().any(|key| checking.get(key).is_some_and(|count| *count >= MAX_CONCURRENT_CHECKS)) {
+        let most = if is_suspect { MAX_CONCURRENT_CHECKS } else { MAX_CONCURRENT_INNOCENT_CHECKS };
+        if keys.iter().any(|key| checking.get(key).is_some_and(|count| *count >= most)) {
             return Err(Refusal::Throttled(Duration::from_secs(1)));
         }
         for key in &keys {

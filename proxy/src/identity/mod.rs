@@ -50,7 +50,8 @@ use self::{
 };
 use crate::store::{PersonId, RefreshToken, User, now};
 
-/// How long it takes to refuse a password, whoever's it is said to be and wherever it was looked for.
+/// How long it takes to refuse a password, whoever's it is said to be and wherever it was looked for: in the password file,
+/// or at a provider, which must answer within it for the two not to be told apart.
 const WRONG_PASSWORD_TIME: Duration = Duration::from_secs(1);
 
 /// Somebody who proved who they are.
@@ -138,7 +139,7 @@ pub struct Caller {
 /// How far a credential goes.
 #[derive(Clone, Debug)]
 pub enum Grant {
-    /// As far as its owner may go. Nobody was asked for by a token.
+    /// As far as its owner may go.
     Everything,
     /// As far as the scope of one of our tokens.
     Token {

@@ -1,6 +1,7 @@
 //! Why a credential opens nothing: it is no good, its bearer has to wait, or nobody can tell now.
 //!
-//! The sentences go to the log and to the client; they hold nothing of the credential.
+//! The sentences go to the log and to the client. They hold nothing that would open anything; of a workload's token, the
+//! claims that its rules have looked at.
 
 use std::{sync::Arc, time::Duration};
 
@@ -122,6 +123,9 @@ pub enum Rejection {
     /// A certificate without a name.
     #[error("the client certificate names nobody, by the attributes in http.auth.mtls.identityAttributes")]
     UnnamedCertificate,
+    /// A certificate that ended after the connection was made.
+    #[error("the client certificate has expired; renew it")]
+    ExpiredCertificate,
     /// A certificate whose authority was withdrawn after the connection was made.
     #[error("the authorities of client certificates have changed, and the one of this certificate is not among them")]
     WithdrawnCertificate,
@@ -131,6 +135,9 @@ fn suspended(cause: SuspensionCause) -> &'static str {
     match cause {
         SuspensionCause::Refused => {
             "the identity provider does not know the owner of this credential any more; sign in again in a browser"
+        }
+        SuspensionCause::Released => {
+            "an operator has given the name of this credential's owner away; sign in again in a browser"
         }
         SuspensionCause::Unconfirmed => {
             "for too long, the identity provider could not be asked whether it still knows the owner of this credential; \
@@ -161,6 +168,7 @@ impl Rejection {
             | Self::NoName(_)
             | Self::UnreadableKey
             | Self::UnnamedCertificate
+            | Self::ExpiredCertificate
             | Self::WithdrawnCertificate => false,
         }
     }

@@ -10,14 +10,18 @@
 //! - `invalid_grant` after an answer was lost: that one may have spent the refresh token, so this says nothing of the
 //!   person. They are unconfirmed: good for the grace period, and then suspended until they sign in again.
 //! - `invalid_grant` for everybody else who is asked about then, too: it is the provider's configuration, which doesn't
-//!   allow the grant type `refresh_token`. Nobody is suspended for it, but everybody is unconfirmed until it is mended.
-//! - No answer: what is known stays.
+//!   allow the grant type `refresh_token`. Nobody is suspended for it. (Of one person alone, nobody else can be asked about:
+//!   they count as gone.)
+//! - Another name: they are suspended, since rules and keys know the old one, until they sign in with the new one.
+//! - No answer, or one that says nothing of the person: what is known stays.
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use futures_util::future::join_all;
 
 use super::Verifiers;
 use crate::{
@@ -61,6 +65,8 @@ enum Outcome {
     Renewed,
     /// It doesn't.
     Refused(String),
+    /// It vouches for somebody of another name.
+    Renamed,
     /// An earlier answer was lost, and now the refresh token is refused.
     Spent(String),
     /// Nothing can be said.
@@ -76,7 +82,11 @@ impl Renewals {
 
     /// The providers that renew nobody, by their keys.
     pub fn troubled(&self) -> Vec<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.lock_trouble().iter().cloned().collect()
+    }
+
+    fn lock_trouble(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For how long somebody is good whose provider can't be asked about them any more.
@@ -89,13 +99,21 @@ impl Renewals {
     /// # Errors
     /// If the database fails; whoever wasn't asked about then is the next time.
     pub async fn run(&self, verifiers: &Verifiers) -> Result<(), StoreError> {
-        for due in self.store.people_to_renew(MAX_UNUSED_AGE, self.idle).await? {
-            let Some(provider) = verifiers.provider(&due.user.id.provider) else { continue };
-            let outcome = self.ask(provider, &due).await?;
-            self.conclude(provider, &due, outcome).await?;
-        }
+        self.lock_trouble().retain(|id| verifiers.provider(id).is_some());
+        // One that hangs delays nobody else's people.
+        let all = verifiers.providers.iter().map(|provider| self.run_for(provider));
+        join_all(all).await.into_iter().collect::<Result<(), _>>()?;
         for user in self.store.suspend_unconfirmed(self.grace).await? {
             tracing::warn!(user, "suspended: for too long, the identity provider could not be asked about them");
+        }
+        Ok(())
+    }
+
+    /// Asks about everybody of one provider who is due.
+    async fn run_for(&self, provider: &Provider) -> Result<(), StoreError> {
+        for due in self.store.people_to_renew(&provider.config.id, MAX_UNUSED_AGE, self.idle).await? {
+            let outcome = self.ask(provider, &due).await?;
+            self.conclude(provider, &due, outcome).await?;
         }
         Ok(())
     }
@@ -113,7 +131,7 @@ impl Renewals {
                 Renewability { sealed: &self.sealer.seal_json(&tokens), renew_after: now() + renewed.expires_in };
             // If this is lost, the person is unconfirmed: the token that was used may be good for nothing any more.
             for _ in 0..MAX_STORE_ATTEMPTS {
-                match self.store.keep_renewed(&user.id, next).await {
+                match self.store.keep_renewed(due, next).await {
                     Ok(()) => return,
                     Err(error) => {
                         tracing::error!(%error, user = user.name, "a renewed sign-in can't be stored");
@@ -124,13 +142,14 @@ impl Renewals {
         };
         Ok(match provider.renew(user, &tokens, keep).await {
             Ok(user) => {
-                self.store.confirm(&user).await?;
+                self.store.confirm(&user, due).await?;
                 self.set_trouble(provider, false);
                 Outcome::Renewed
             }
+            Err(RenewalError::Renamed) => Outcome::Renamed,
             Err(RenewalError::Refused(reason)) if due.lost_an_answer() => Outcome::Spent(reason),
             Err(RenewalError::Refused(reason)) => Outcome::Refused(reason),
-            Err(RenewalError::NotAsked(error)) => {
+            Err(RenewalError::Undecided(error)) => {
                 tracing::warn!(%error, user = user.name, "claims can't be renewed now; they stay as they are");
                 self.store.postpone_renewal(due, UNREACHABLE_WAIT).await?;
                 Outcome::Unknown
@@ -148,7 +167,7 @@ impl Renewals {
         match outcome {
             Outcome::Renewed | Outcome::Unknown => {}
             Outcome::Spent(reason) => {
-                self.store.cannot_confirm(due, false, TROUBLE_WAIT).await?;
+                self.store.cannot_confirm(due).await?;
                 let grace = self.grace.as_secs();
                 tracing::warn!(
                     user,
@@ -158,13 +177,23 @@ impl Renewals {
                      are good for the grace period, and then suspended until they sign in again"
                 );
             }
+            Outcome::Renamed => {
+                if self.store.suspend(due).await? {
+                    tracing::warn!(user, "suspended: the identity provider calls them by another name now");
+                }
+            }
             Outcome::Refused(reason) => {
                 if self.is_troubled(provider) || self.refuses_others(provider, due).await? {
-                    self.store.cannot_confirm(due, true, TROUBLE_WAIT).await?;
-                    return Ok(());
+                    return self.store.postpone_renewal(due, TROUBLE_WAIT).await;
                 }
-                self.store.suspend(due).await?;
-                tracing::warn!(user, reason, "suspended: the identity provider does not renew their sign-in any more");
+                if self.store.suspend(due).await? {
+                    tracing::warn!(
+                        user,
+                        reason,
+                        "suspended: the identity provider does not renew their sign-in any more (if it renews nobody's, allow \
+                         the grant type refresh_token there)"
+                    );
+                }
             }
         }
         Ok(())
@@ -183,11 +212,13 @@ impl Renewals {
                     return Ok(false);
                 }
                 Outcome::Refused(_) => refused.push(other),
+                // Somebody was renewed, though by another name: at their own turn they are looked at again.
+                Outcome::Renamed => return Ok(false),
                 Outcome::Spent(_) | Outcome::Unknown => {}
             }
         }
         for other in &refused {
-            self.store.cannot_confirm(other, true, TROUBLE_WAIT).await?;
+            self.store.postpone_renewal(other, TROUBLE_WAIT).await?;
         }
         if refused.is_empty() {
             return Ok(false);
@@ -197,17 +228,17 @@ impl Renewals {
     }
 
     fn is_troubled(&self, provider: &Provider) -> bool {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).contains(&provider.config.id)
+        self.lock_trouble().contains(&provider.config.id)
     }
 
     fn set_trouble(&self, provider: &Provider, is_troubled: bool) {
         let id = &provider.config.id;
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trouble = self.lock_trouble();
         if is_troubled && trouble.insert(id.clone()) {
             tracing::error!(
                 provider = id,
                 "the identity provider renews nobody's sign-in: allow the grant type refresh_token at the provider. Until \
-                 then nobody is asked about, and nobody's groups change"
+                 then nobody is suspended, and nobody's groups change"
             );
         } else if !is_troubled && trouble.remove(id) {
             tracing::info!(provider = id, "the identity provider renews sign-ins again");

@@ -63,7 +63,6 @@ impl Sessions {
         let sealed = &self.sealer.seal_json(&ProviderTokens { refresh_token: None, ..tokens.clone() });
         let new = NewSession { id_hash, owner: &user.id, sid, sealed, user_agent, client };
         self.store.create_session(&new).await?;
-        self.known.refresh();
         Ok(id)
     }
 

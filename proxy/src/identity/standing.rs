@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::{AuthMethod, Identity, Refusal, Rejection, Verifiers, credential_cache::CredentialCache};
 use crate::store::{PersonId, Standing, Store};
 
@@ -56,9 +58,17 @@ impl Standings {
     }
 
     async fn check(&self, id: &PersonId, identity: &Identity) -> Result<(), Refusal> {
-        // Neither part of the name can hold a NUL: they come from JSON that a database has taken.
-        let name = format!("{}\0{}\0{}", id.provider, id.subject, identity.user);
-        let load = async { Ok(Some(Arc::new(self.store.standings(id, &identity.user).await?))) };
+        // A list in JSON, so that no two are written alike.
+        let name = json!([id.provider, id.subject, identity.user]).to_string();
+        let load = async {
+            let standings = self.store.standings(id, &identity.user).await?;
+            if !standings.is_empty() {
+                return Ok(Some(Arc::new(standings)));
+            }
+            // Whoever comes without a browser holds their name from now on, too.
+            self.store.hold_name(id, &identity.user).await?;
+            Ok(Some(Arc::new(self.store.standings(id, &identity.user).await?)))
+        };
         let standings = self.known.get(&name, load).await?.unwrap_or_default();
         for standing in standings.iter() {
             if standing.id != *id {

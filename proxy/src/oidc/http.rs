@@ -1,9 +1,15 @@
 //! Questions to an identity provider over HTTP.
 
+use std::time::Duration;
+
+use http::StatusCode;
 use openidconnect::{HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
 
 use super::{ANSWER_TIMEOUT, SignInError, TrustRoots};
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most that is read of one answer.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -22,16 +28,18 @@ pub enum HttpError {
     Request(#[from] reqwest::Error),
     #[error("its answer is longer than {MAX_ANSWER_BYTES} bytes")]
     TooLong,
+    #[error("it answers {0}")]
+    Busy(StatusCode),
     #[error(transparent)]
     Http(#[from] http::Error),
 }
 
 impl HttpError {
-    /// Whether nobody can have got the request.
-    pub fn was_not_sent(&self) -> bool {
+    /// Whether nobody can have done what was asked: it wasn't sent, or turned away at the door.
+    pub fn was_not_processed(&self) -> bool {
         match self {
             Self::Request(error) => error.is_connect() || error.is_builder(),
-            Self::Http(_) => true,
+            Self::Http(_) | Self::Busy(_) => true,
             Self::TooLong => false,
         }
     }
@@ -54,6 +62,8 @@ impl Http {
     pub fn new(issuer: &str, authority: &TrustRoots) -> Result<Self, String> {
         let mut builder =
             reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(ANSWER_TIMEOUT);
+        // Shorter, so that it is known that nobody was asked.
+        builder = builder.connect_timeout(CONNECT_TIMEOUT);
         if let Some(certificates) = authority.certificates()? {
             builder = builder.tls_certs_merge(certificates);
         }
@@ -64,6 +74,11 @@ impl Http {
     /// Sends a request, and reads an answer of a bounded length.
     pub async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let mut answer = self.client.execute(request.try_into()?).await?;
+        // What a proxy in front of it says while it restarts, or has too much to do.
+        let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE];
+        if busy.contains(&answer.status()) {
+            return Err(HttpError::Busy(answer.status()));
+        }
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await? {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {

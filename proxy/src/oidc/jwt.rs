@@ -242,7 +242,9 @@ fn is_access_token(typ: Option<&str>, claims: &Claims) -> bool {
     }
     match claims.get("typ") {
         Some(typ) => typ == "Bearer",
-        None => ["azp", "uid"].iter().all(|name| claims.get(*name).is_some_and(Value::is_string)),
+        None => ["azp", "uid"]
+            .iter()
+            .all(|name| claims.get(*name).and_then(Value::as_str).is_some_and(|text| !text.is_empty())),
     }
 }
 

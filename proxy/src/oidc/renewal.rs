@@ -14,9 +14,12 @@ pub enum RenewalError {
     /// The provider does not renew this sign-in any more.
     #[error("the identity provider does not renew this sign-in any more ({0})")]
     Refused(String),
-    /// The provider wasn't asked; what is known stays.
+    /// The provider calls the person by another name now.
+    #[error("the identity provider calls them by another name now")]
+    Renamed,
+    /// The provider wasn't asked, or said nothing of the person; the refresh token is as good as before.
     #[error(transparent)]
-    NotAsked(SignInError),
+    Undecided(SignInError),
     /// Nobody can tell now; what is known stays.
     #[error(transparent)]
     Unavailable(#[from] SignInError),
@@ -45,7 +48,7 @@ impl Provider {
         tokens: &ProviderTokens,
         keep: impl AsyncFnOnce(&Renewed),
     ) -> Result<User, RenewalError> {
-        let discovered = self.discovered().await.map_err(RenewalError::NotAsked)?;
+        let discovered = self.discovered().await.map_err(RenewalError::Undecided)?;
         let token = RefreshToken::new(tokens.refresh_token.clone().unwrap_or_default());
         let request = discovered.client.exchange_refresh_token(&token).map_err(|e| SignInError::NotAProvider {
             url: self.config.issuer.clone(),
@@ -55,9 +58,11 @@ impl Provider {
             RequestTokenError::ServerResponse(answer) if *answer.error() == CoreErrorResponseType::InvalidGrant => {
                 RenewalError::Refused(answer.to_string())
             }
-            RequestTokenError::ServerResponse(answer) => SignInError::Exchange(answer.to_string()).into(),
-            RequestTokenError::Request(cause) if cause.was_not_sent() => {
-                RenewalError::NotAsked(self.http.unreachable(&cause))
+            RequestTokenError::ServerResponse(answer) => {
+                RenewalError::Undecided(SignInError::Exchange(answer.to_string()))
+            }
+            RequestTokenError::Request(cause) if cause.was_not_processed() => {
+                RenewalError::Undecided(self.http.unreachable(&cause))
             }
             RequestTokenError::Request(cause) => self.http.unreachable(&cause).into(),
             // The body isn't shown: it may hold tokens.
@@ -83,7 +88,7 @@ impl Provider {
         let user = self.user_of(claims).map_err(|claim| SignInError::NoUserName(claim.0))?;
         // Section 12.2: the same subject. A name that has changed is another one to the rules: sign in again.
         if user.id != before.id || user.name != before.name {
-            return Err(RenewalError::Refused("it calls them by another name now".to_owned()));
+            return Err(RenewalError::Renamed);
         }
         Ok(user)
     }

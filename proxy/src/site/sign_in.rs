@@ -214,13 +214,7 @@ async fn finish_with(
     let code = callback.code.ok_or(Broken::NoCode)?;
     let signed_in = provider.finish(code, pending.verifier, pending.nonce).await?;
 
-    // A session that this browser may have had before doesn't outlive the sign-in (session fixation).
-    let session_cookie = app.session_cookie();
-    if let Some(old) = credential::cookie(headers, session_cookie) {
-        app.identities.sessions.end(&old).await.map_err(store_failed)?;
-    }
     let user = &signed_in.user;
-    request.identified(&user.name);
     let beginning = Beginning {
         signed_in: &signed_in,
         user_agent: &user_agent(headers),
@@ -230,7 +224,13 @@ async fn finish_with(
         SignInRefused::NameTaken => Broken::NameTaken(user.name.clone()),
         SignInRefused::Store(error) => store_failed(error),
     })?;
+    request.identified(&user.name);
     app.identities.refresh();
+    // A session that this browser may have had before doesn't outlive the sign-in (session fixation).
+    let session_cookie = app.session_cookie();
+    if let Some(old) = credential::cookie(headers, session_cookie) {
+        app.identities.sessions.end(&old).await.map_err(store_failed)?;
+    }
     tracing::info!(request = request.id, user = user.name, provider = user.id.provider, "signed in");
     let response = Redirect::to(&pending.return_to).into_response();
     Ok(with_cookies(found(response), set_cookie(app, session_cookie, &id, None)))

@@ -128,8 +128,10 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::store::{NewSession, for_test, people::tests::alice};
+    use crate::store::{NewSession, Renewability, for_test, people::tests::alice};
 
     fn key<'a>(id: &'a str, owner: &'a PersonId, scopes: &'a [String]) -> NewKey<'a> {
         NewKey { id, key_hash: id, owner, label: "ci", user_agent: "t", expires_at: None, scopes }
@@ -156,12 +158,14 @@ mod tests {
     async fn a_session_has_the_claims_of_now() {
         let (_folder, store) = for_test().await;
         let mut user = alice();
-        store.sign_in(&user, None).await.expect("signed in");
+        let renewability = Some(Renewability { sealed: "x", renew_after: 0 });
+        store.sign_in(&user, renewability).await.expect("signed in");
         let (sealed, user_agent, client) = ("x", "t", "");
         let new = NewSession { id_hash: "h", owner: &user.id, sid: None, sealed, user_agent, client };
         store.create_session(&new).await.expect("stored");
         user.groups = vec!["ops".to_owned()];
-        store.confirm(&user).await.expect("stored");
+        let due = store.people_to_renew("oidc", Duration::ZERO, Duration::from_hours(1)).await.expect("read").remove(0);
+        store.confirm(&user, &due).await.expect("stored");
         assert_eq!(store.session("h").await.expect("read").expect("the session").user.groups, ["ops"]);
         store.end_session("h").await.expect("ended");
         assert!(store.session("h").await.expect("read").is_none());

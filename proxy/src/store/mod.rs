@@ -202,7 +202,8 @@ mod tests {
         assert_eq!(store.session("s1").await.expect("read").expect("the session").user.name, "alice");
         assert!(store.session("s2").await.expect("read").is_none());
         // What the provider is asked with is the newest session's.
-        let due = store.people_to_renew(Duration::ZERO, Duration::from_hours(24 * 365 * 100)).await.expect("read");
+        let due =
+            store.people_to_renew("oidc", Duration::ZERO, Duration::from_hours(24 * 365 * 100)).await.expect("read");
         assert_eq!(due.iter().map(|due| due.sealed.as_str()).collect::<Vec<_>>(), ["tokens"]);
     }
 }

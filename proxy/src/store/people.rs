@@ -56,6 +56,8 @@ pub enum SuspensionCause {
     Refused,
     /// For too long, the provider could not be asked about them.
     Unconfirmed,
+    /// An operator has given their name away.
+    Released,
 }
 
 impl SuspensionCause {
@@ -63,11 +65,12 @@ impl SuspensionCause {
         match self {
             Self::Refused => "refused",
             Self::Unconfirmed => "unconfirmed",
+            Self::Released => "released",
         }
     }
 
     fn from_text(text: &str) -> Self {
-        if text == Self::Unconfirmed.text() { Self::Unconfirmed } else { Self::Refused }
+        [Self::Unconfirmed, Self::Released].into_iter().find(|cause| cause.text() == text).unwrap_or(Self::Refused)
     }
 }
 
@@ -127,12 +130,15 @@ pub struct Due {
     pub sealed: String,
     /// Not 0 if an earlier attempt was never answered.
     pub renewing_until: i64,
+    /// When they last signed in: what is answered to a question from before that doesn't count any more.
+    seen_at: i64,
 }
 
 impl Due {
     fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
         let user = User::from_row(row)?;
-        Ok(Self { user, sealed: row.try_get("sealed")?, renewing_until: row.try_get("renewing_until")? })
+        let (sealed, renewing_until) = (row.try_get("sealed")?, row.try_get("renewing_until")?);
+        Ok(Self { user, sealed, renewing_until, seen_at: row.try_get("seen_at")? })
     }
 
     /// Whether an earlier attempt was never answered: it may have spent the refresh token.
@@ -204,13 +210,28 @@ impl Store {
 
     /// Everybody, by name.
     pub async fn people(&self) -> Result<Vec<Standing>, StoreError> {
-        let rows = self.within(sqlx::query(select_standing!("ORDER BY name")).fetch_all(&self.pool)).await?;
+        let rows = self
+            .within(
+                sqlx::query(select_standing!("WHERE suspended_why <> 'released' ORDER BY name")).fetch_all(&self.pool),
+            )
+            .await?;
         Ok(rows.iter().map(Standing::from_row).collect::<Result<_, _>>()?)
     }
 
     /// Whether anybody has signed in yet.
     pub async fn has_people(&self) -> Result<bool, StoreError> {
         Ok(self.within(sqlx::query("SELECT 1 FROM people LIMIT 1").fetch_optional(&self.pool)).await?.is_some())
+    }
+
+    /// Holds a name for somebody who came without a browser, unless somebody has it.
+    pub async fn hold_name(&self, id: &PersonId, name: &str) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO people (provider, subject, name, user_groups, claims, seen_at) VALUES ($1, $2, $3, '[]', '{}', $4)
+             ON CONFLICT DO NOTHING",
+        );
+        let query = query.bind(&id.provider).bind(&id.subject).bind(name).bind(now());
+        self.within(query.execute(&self.pool)).await?;
+        Ok(())
     }
 
     /// How this person stands, and whoever else holds the name.
@@ -220,9 +241,13 @@ impl Store {
         Ok(self.within(query).await?.iter().map(Standing::from_row).collect::<Result<_, _>>()?)
     }
 
-    /// Ends everything that the holder of a name has, and forgets them: the name is whose who signs in with it next.
-    /// Whether anybody held it.
+    /// Ends everything that the holder of a name has: the name is whose who signs in with it next. Of the holder it is only
+    /// kept that they were, so that what their provider has given them before opens nothing either. Whether anybody held it.
     pub async fn release(&self, name: &str) -> Result<bool, StoreError> {
+        self.within(self.release_now(name)).await
+    }
+
+    async fn release_now(&self, name: &str) -> Result<bool, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         let holder = sqlx::query("SELECT provider, subject FROM people WHERE name = $1").bind(name);
         let holder = holder.fetch_optional(&mut *transaction).await?.as_ref().map(PersonId::from_row).transpose()?;
@@ -230,20 +255,29 @@ impl Store {
         for forget in [
             "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
             "DELETE FROM api_keys WHERE provider = $1 AND subject = $2",
-            "DELETE FROM people WHERE provider = $1 AND subject = $2",
+            "UPDATE people SET name = '(released) ' || provider || ' ' || subject, user_groups = '[]', claims = '{}',
+                 sealed = '', renewing_until = 0, unconfirmed_since = 0, suspended_why = 'released'
+             WHERE provider = $1 AND subject = $2",
         ] {
             sqlx::query(forget).bind(&holder.provider).bind(&holder.subject).execute(&mut *transaction).await?;
         }
+        let query = sqlx::query("UPDATE people SET suspended_at = $1 WHERE provider = $2 AND subject = $3");
+        query.bind(now()).bind(&holder.provider).bind(&holder.subject).execute(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(true)
     }
 
     /// Who is due to be asked about: they have an API key or a session, and something of theirs was used since the provider
     /// last vouched for them, or that was longer than `unused` ago. At most a hundred.
-    pub async fn people_to_renew(&self, unused: Duration, idle: Duration) -> Result<Vec<Due>, StoreError> {
+    pub async fn people_to_renew(
+        &self,
+        provider: &str,
+        unused: Duration,
+        idle: Duration,
+    ) -> Result<Vec<Due>, StoreError> {
         let query = sqlx::query(
-            "SELECT p.provider, p.subject, p.name, p.user_groups, p.claims, p.sealed, p.renewing_until FROM people p
-             WHERE p.sealed <> '' AND p.renew_after <= $1 AND p.renewing_until < $1 AND p.suspended_why <> 'refused'
+            "SELECT p.provider, p.subject, p.name, p.user_groups, p.claims, p.sealed, p.renewing_until, p.seen_at FROM people p
+             WHERE p.provider = $4 AND p.sealed <> '' AND p.renew_after <= $1 AND p.renewing_until < $1 AND p.suspended_why <> 'refused'
              AND (EXISTS (SELECT 1 FROM sessions s WHERE s.provider = p.provider AND s.subject = p.subject
                           AND s.used_at > $3 AND (s.used_at >= p.renewed_at OR p.renewed_at <= $2))
                   OR EXISTS (SELECT 1 FROM api_keys k WHERE k.provider = p.provider AND k.subject = p.subject
@@ -251,14 +285,14 @@ impl Store {
                              AND (COALESCE(k.used_at, k.created_at) >= p.renewed_at OR p.renewed_at <= $2)))
              ORDER BY p.renew_after LIMIT 100",
         );
-        let rows = query.bind(now()).bind(before(unused)).bind(before(idle)).fetch_all(&self.pool);
+        let rows = query.bind(now()).bind(before(unused)).bind(before(idle)).bind(provider).fetch_all(&self.pool);
         Ok(self.within(rows).await?.iter().map(Due::from_row).collect::<Result<_, _>>()?)
     }
 
     /// Others of the same provider whom it could be asked about now, those first whom it has vouched for lately.
     pub async fn others_to_ask(&self, id: &PersonId, most: i64) -> Result<Vec<Due>, StoreError> {
         let query = sqlx::query(
-            "SELECT provider, subject, name, user_groups, claims, sealed, renewing_until FROM people
+            "SELECT provider, subject, name, user_groups, claims, sealed, renewing_until, seen_at FROM people
              WHERE provider = $1 AND subject <> $2 AND sealed <> '' AND renewing_until = 0 AND suspended_why = ''
              ORDER BY renewed_at DESC LIMIT $3",
         );
@@ -298,57 +332,58 @@ impl Store {
     }
 
     /// Keeps the refresh token that an answer gave, before anything else is made of that.
-    pub async fn keep_renewed(&self, id: &PersonId, next: Renewability<'_>) -> Result<(), StoreError> {
+    pub async fn keep_renewed(&self, due: &Due, next: Renewability<'_>) -> Result<(), StoreError> {
         let query = sqlx::query(
             "UPDATE people SET sealed = $1, renew_after = $2, renewed_at = $3, renewing_until = 0
-             WHERE provider = $4 AND subject = $5",
+             WHERE provider = $4 AND subject = $5 AND sealed = $6",
         );
-        let query = query.bind(next.sealed).bind(next.renew_after).bind(now()).bind(&id.provider).bind(&id.subject);
+        let query = query.bind(next.sealed).bind(next.renew_after).bind(now());
+        let query = query.bind(&due.user.id.provider).bind(&due.user.id.subject).bind(&due.sealed);
         self.within(query.execute(&self.pool)).await?;
         Ok(())
     }
 
     /// Remembers what the provider says of somebody by now: it vouches for them.
-    pub async fn confirm(&self, user: &User) -> Result<(), StoreError> {
+    pub async fn confirm(&self, user: &User, due: &Due) -> Result<(), StoreError> {
         let query = sqlx::query(
             "UPDATE people SET user_groups = $1, claims = $2, unconfirmed_since = 0, suspended_at = 0, suspended_why = ''
-             WHERE provider = $3 AND subject = $4 AND suspended_why <> 'refused'",
+             WHERE provider = $3 AND subject = $4 AND suspended_why <> 'refused' AND seen_at <= $5",
         );
         let query = query.bind(Value::from(user.groups.clone()).to_string());
         let query = query.bind(Value::from(user.claims.clone()).to_string());
-        let query = query.bind(&user.id.provider).bind(&user.id.subject);
+        let query = query.bind(&user.id.provider).bind(&user.id.subject).bind(due.seen_at);
         self.within(query.execute(&self.pool)).await?;
         Ok(())
     }
 
-    /// Remembers that the provider can't be asked about somebody. Without `askable`, never again before they sign in.
-    pub async fn cannot_confirm(&self, due: &Due, askable: bool, wait: Duration) -> Result<(), StoreError> {
-        let later = now().saturating_add(i64::try_from(wait.as_secs()).unwrap_or_default());
+    /// Remembers that the provider can't be asked about somebody any more, before they sign in again.
+    pub async fn cannot_confirm(&self, due: &Due) -> Result<(), StoreError> {
         let query = sqlx::query(
             "UPDATE people SET unconfirmed_since = CASE WHEN unconfirmed_since = 0 THEN $1 ELSE unconfirmed_since END,
-                 sealed = CASE WHEN $2 = 1 THEN sealed ELSE '' END, renewing_until = 0, renew_after = $3
-             WHERE provider = $4 AND subject = $5 AND sealed = $6",
+                 sealed = '', renewing_until = 0
+             WHERE provider = $2 AND subject = $3 AND sealed = $4",
         );
-        let query = query.bind(now()).bind(i64::from(askable)).bind(later);
+        let query = query.bind(now());
         let query = query.bind(&due.user.id.provider).bind(&due.user.id.subject).bind(&due.sealed);
         self.within(query.execute(&self.pool)).await?;
         Ok(())
     }
 
     /// Remembers that the provider does not vouch for somebody any more: their sessions end, and their keys wait until they
-    /// sign in again. Not if they just have.
-    pub async fn suspend(&self, due: &Due) -> Result<(), StoreError> {
+    /// sign in again. Not if they just have; whether they hadn't.
+    pub async fn suspend(&self, due: &Due) -> Result<bool, StoreError> {
         let id = &due.user.id;
         let query = sqlx::query(
             "UPDATE people SET suspended_at = $1, suspended_why = 'refused', sealed = '', renewing_until = 0
-             WHERE provider = $2 AND subject = $3 AND sealed = $4",
+             WHERE provider = $2 AND subject = $3 AND seen_at <= $4",
         );
-        let query = query.bind(now()).bind(&id.provider).bind(&id.subject).bind(&due.sealed);
-        if self.within(query.execute(&self.pool)).await?.rows_affected() == 1 {
+        let query = query.bind(now()).bind(&id.provider).bind(&id.subject).bind(due.seen_at);
+        let is_suspended = self.within(query.execute(&self.pool)).await?.rows_affected() == 1;
+        if is_suspended {
             let query = sqlx::query("DELETE FROM sessions WHERE provider = $1 AND subject = $2");
             self.within(query.bind(&id.provider).bind(&id.subject).execute(&self.pool)).await?;
         }
-        Ok(())
+        Ok(is_suspended)
     }
 
     /// Suspends whoever was unconfirmed for longer than `grace`; their names.
@@ -364,12 +399,13 @@ impl Store {
     /// Forgets the refresh tokens of who has neither a session nor an API key: nothing follows from them any more.
     pub async fn forget_unused_refresh_tokens(&self) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "UPDATE people SET sealed = '' WHERE sealed <> '' AND renewing_until = 0
+            "UPDATE people SET sealed = '' WHERE sealed <> '' AND renewing_until = 0 AND seen_at < $2
              AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.provider = people.provider AND s.subject = people.subject)
              AND NOT EXISTS (SELECT 1 FROM api_keys k WHERE k.provider = people.provider AND k.subject = people.subject
                              AND (k.expires_at IS NULL OR k.expires_at > $1))",
         );
-        self.within(query.bind(now()).execute(&self.pool)).await?;
+        // Whoever signs in this minute has no session yet.
+        self.within(query.bind(now()).bind(before(Duration::from_mins(1))).execute(&self.pool)).await?;
         Ok(())
     }
 }
@@ -429,7 +465,7 @@ pub(crate) mod tests {
             scopes: &[],
         };
         store.create_key(&key, 10).await.expect("stored");
-        let due = async || store.people_to_renew(Duration::ZERO, Duration::ZERO).await.expect("read").pop();
+        let due = async || store.people_to_renew("oidc", Duration::ZERO, Duration::ZERO).await.expect("read").pop();
         let first = due().await.expect("due");
         assert!(!first.lost_an_answer() && store.claim_renewal(&first, Duration::from_mins(1)).await.expect("claimed"));
         assert!(!store.claim_renewal(&first, Duration::from_mins(1)).await.expect("asked"));

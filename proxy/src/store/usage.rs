@@ -1,4 +1,4 @@
-//! When things were last used: gathered in memory and written by the minute, so that a pull writes nothing.
+//! When things were last used: gathered in memory and written every few seconds, so that a pull writes nothing.
 
 use std::{
     collections::HashMap,
@@ -42,8 +42,13 @@ impl Usage {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).get(id_hash).copied()
     }
 
-    /// Writes what was gathered. What can't be written is lost: it is a hint for people.
+    /// Writes what was gathered. What can't be written is lost: it says when something ends unused, and who is asked about,
+    /// and the next use says it again.
     pub async fn write(&self, store: &Store) -> Result<(), StoreError> {
+        store.within(self.write_now(store)).await
+    }
+
+    async fn write_now(&self, store: &Store) -> Result<(), sqlx::Error> {
         let (keys, sessions) = (taken(&self.keys), taken(&self.sessions));
         // One flush for all.
         let mut transaction = store.pool.begin().await?;
