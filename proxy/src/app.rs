@@ -1,6 +1,6 @@
 //! What all requests share.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicBool};
 
 use ipnet::IpNet;
 use tokio::task::JoinSet;
@@ -36,6 +36,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Where they are shown beside `/metrics`.
     pub metrics_path: String,
+    /// Whether the proxy was told to stop.
+    pub stopping: AtomicBool,
     /// The database.
     pub store: Store,
     /// What was used lately.
@@ -152,6 +154,7 @@ impl App {
             registry: Registry::new(&config.upstream)?,
             metrics: Arc::default(),
             metrics_path: config.metrics_path.clone(),
+            stopping: AtomicBool::new(false),
             store,
             usage,
             sign_in_sealer: Sealer::new(&root, "sign-in"),

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr, TcpListener},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -34,9 +34,6 @@ use crate::{
     store::{Standing, Store, back_up, now},
     tls::{self, Certificate},
 };
-
-/// How long requests may go on after the proxy was told to stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How often what has ended is forgotten.
 const CHORES_INTERVAL: Duration = Duration::from_mins(1);
@@ -85,11 +82,12 @@ pub fn serve(path: &Path) -> Result<(), String> {
     proxy.server_options = Some(options);
     let acceptor = certificate.as_ref().map(|certificate| tls::acceptor(Arc::clone(certificate), clients.clone()));
     let metrics = Arc::clone(&app.metrics);
-    let address = config.listen;
+    let (address, drain_timeout) = (config.listen, config.drain_timeout);
     server.add_service(Door::new(address, proxy, acceptor.transpose()?, Arc::clone(&connections), metrics));
     tracing::info!("listening on {address} for {}, in front of {}", config.external_url.join(""), config.upstream);
     runtime.spawn(reload::keep_reloading(Arc::clone(&app), path.to_owned(), config, Shown { certificate, clients }));
-    server.run(RunArgs { shutdown_signal: Box::new(StopSignal { connections }) });
+    let stop = StopSignal { app: Arc::clone(&app), connections, drain_timeout };
+    server.run(RunArgs { shutdown_signal: Box::new(stop) });
 
     runtime.block_on(write_usage(&app));
     Ok(())
@@ -97,7 +95,9 @@ pub fn serve(path: &Path) -> Result<(), String> {
 
 /// SIGTERM or SIGINT, and then the end of the requests that are being served, or of our patience.
 struct StopSignal {
+    app: Arc<App>,
     connections: Arc<Connections>,
+    drain_timeout: Duration,
 }
 
 #[async_trait]
@@ -116,12 +116,14 @@ impl ShutdownSignalWatch for StopSignal {
             }
         }
         tracing::info!("stopping");
+        // Nobody shall send us more; those who do all the same are served.
+        self.app.stopping.store(true, Ordering::Relaxed);
         let idle = async {
             while !self.connections.is_idle() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if tokio::time::timeout(DRAIN_TIMEOUT, idle).await.is_err() {
+        if tokio::time::timeout(self.drain_timeout, idle).await.is_err() {
             tracing::warn!("some requests were cut off");
         }
         ShutdownSignal::FastShutdown

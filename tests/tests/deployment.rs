@@ -16,7 +16,7 @@ use berth_tests::{
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-fn checkout() -> PathBuf {
+pub fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
@@ -142,7 +142,7 @@ fn the_secrets_are_made_once_and_each_service_gets_its_own() {
 }
 
 /// Makes the image that the Dockerfile makes, of programs that are here already.
-fn berth_image(docker: &Path, work: &Path, name: &str) {
+pub fn berth_image(docker: &Path, work: &Path, name: &str) {
     let root = work.join("berth");
     let programs = binary("berth-proxy");
     must(Command::new(checkout().join("deploy/image.sh")).arg(programs.parent().unwrap()).arg(&root));
@@ -150,7 +150,7 @@ fn berth_image(docker: &Path, work: &Path, name: &str) {
 }
 
 /// Makes an image of a folder.
-fn import(docker: &Path, root: &Path, name: &str, user: &str) {
+pub fn import(docker: &Path, root: &Path, name: &str, user: &str) {
     let archive = root.with_extension("tar");
     must(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg("."));
     let mut command = Command::new(docker);

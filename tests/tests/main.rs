@@ -16,6 +16,7 @@ mod disk;
 mod garbage;
 mod hardening;
 mod hostile;
+mod kubernetes;
 mod movers;
 mod names;
 mod objects;

@@ -47,6 +47,8 @@ pub struct Config {
     pub watched: Vec<PathBuf>,
     /// Proxies in front of this one, whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// How long requests may go on after the proxy was told to stop.
+    pub drain_timeout: Duration,
     /// How many connections one address may have at once, if that is bounded.
     pub connections_per_address: Option<usize>,
     /// Other origins that a sign-in may return to.
@@ -162,6 +164,8 @@ impl Config {
         let state = read_state(&sidecar);
         let trusted_proxies = read_trusted_proxies(&sidecar);
         let connections_per_address = sidecar.number("connectionsPerAddress").and_then(|n| usize::try_from(n).ok());
+        // Docker kills after ten seconds.
+        let drain_timeout = sidecar.duration("drainTimeout").unwrap_or(Duration::from_secs(8));
         if connections_per_address.is_some_and(|most| most < 8) {
             sidecar.problem("connectionsPerAddress", "is too few for one browser; expected 8 at least, or nothing");
         }
@@ -214,6 +218,7 @@ impl Config {
             certificate_names,
             watched,
             trusted_proxies,
+            drain_timeout,
             connections_per_address,
             callback_origins,
             api_keys,

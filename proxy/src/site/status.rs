@@ -1,6 +1,6 @@
 //! What there is, and whether it is well.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
     Extension, Json,
@@ -88,6 +88,9 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
         tracing::warn!(%error, "not ready: {what}");
         (StatusCode::SERVICE_UNAVAILABLE, format!("{what}; the log says why\n")).into_response()
     };
+    if app.stopping.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the proxy is stopping\n").into_response();
+    }
     if let Err(error) = app.store.ping().await {
         return unready("the database does not answer", &error);
     }
