@@ -9,6 +9,6 @@ mod log;
 mod section;
 mod upstream;
 
-pub use log::Log;
+pub use log::{Log, reopen_log};
 pub use section::{File, Note, Problems, Section};
 pub use upstream::Upstream;

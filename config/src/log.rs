@@ -3,7 +3,8 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use tracing::Level;
@@ -75,11 +76,9 @@ impl Log {
             filter = filter.add_directive(directive.parse().map_err(|e| format!("log filter {directive}: {e}"))?);
         }
         let registry = tracing_subscriber::registry().with(filter);
-        let file = self.output.as_ref().map(|path| {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            file.map_err(|e| format!("log.output: {} can't be written ({e})", path.display()))
-        });
-        let output = Output { file: file.transpose()?, format: self.format };
+        let file = self.output.as_deref().map(LogFile::open).transpose()?;
+        let file = file.map(|file| FILE.get_or_init(|| file));
+        let output = Output { file, format: self.format };
         let layer = fmt::layer().with_ansi(false).with_writer(output);
         match self.format {
             Format::Text => registry.with(layer).init(),
@@ -92,10 +91,51 @@ impl Log {
     }
 }
 
+/// The file that lines go to, if they don't go to standard output.
+static FILE: OnceLock<LogFile> = OnceLock::new();
+
+struct LogFile {
+    path: PathBuf,
+    file: RwLock<File>,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> Result<Self, String> {
+        Ok(Self { path: path.to_owned(), file: RwLock::new(append(path)?) })
+    }
+}
+
+fn append(path: &Path) -> Result<File, String> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(|e| format!("log.output: {} can't be written ({e})", path.display()))
+}
+
+/// Opens the log's file again, since it may have been renamed (logrotate does so). If that fails, the old one stays.
+pub fn reopen_log() {
+    let Some(log) = FILE.get() else { return };
+    match append(&log.path) {
+        Ok(file) => *log.file.write().unwrap_or_else(PoisonError::into_inner) = file,
+        Err(error) => tracing::error!("{error}; the old file stays in use"),
+    }
+}
+
 /// Where lines go: a file, or standard output.
 struct Output {
-    file: Option<File>,
+    file: Option<&'static LogFile>,
     format: Format,
+}
+
+/// The log's file, for one line.
+struct Locked(RwLockReadGuard<'static, File>);
+
+impl Write for Locked {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self.0).flush()
+    }
 }
 
 /// One line on its way, in which nothing but what can be seen is left: neither control characters, which a terminal obeys,
@@ -106,8 +146,8 @@ impl<'a> MakeWriter<'a> for Output {
     type Writer = Line<Box<dyn Write + 'a>>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        let to: Box<dyn Write + 'a> = match &self.file {
-            Some(file) => Box::new(file),
+        let to: Box<dyn Write + 'a> = match self.file {
+            Some(log) => Box::new(Locked(log.file.read().unwrap_or_else(PoisonError::into_inner))),
             None => Box::new(io::stdout()),
         };
         Line(to, self.format)

@@ -42,6 +42,9 @@ use crate::{
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
+/// By which a client's answer is found in the log, and the registry's lines beside ours.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// How long a client may be silent, in the middle of a request or of an answer. There is no limit on the whole.
 const SILENCE_TIMEOUT: Duration = Duration::from_mins(2);
 
@@ -127,6 +130,7 @@ impl Gateway {
             header.append_header(name.clone(), value.clone())?;
         }
         header.insert_header(CONTENT_LENGTH, body.len())?;
+        header.insert_header(REQUEST_ID, &context.info.id)?;
         if session.req_header().uri.path().starts_with("/v2") {
             header.insert_header(API_VERSION, "registry/2.0")?;
         }
@@ -261,6 +265,7 @@ impl ProxyHttp for Gateway {
             request.append_header(name, value)?;
         }
         request.insert_header(HOST, self.upstream.authority())?;
+        request.insert_header(REQUEST_ID, &context.info.id)?;
         *upstream = request;
         Ok(())
     }
@@ -289,6 +294,7 @@ impl ProxyHttp for Gateway {
             response.insert_header(LOCATION, location)?;
         }
         response.insert_header(API_VERSION, "registry/2.0")?;
+        response.insert_header(REQUEST_ID, &context.info.id)?;
         // The condition was ours, so the client learns what it means.
         if response.status != StatusCode::PRECONDITION_FAILED || forwarded.condition == WriteCondition::None {
             return Ok(());

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use berth_config::reopen_log;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{app::App, client_authorities::ClientAuthorities, config::Config, tls::Certificate};
@@ -70,6 +71,9 @@ pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: 
             () = tokio::time::sleep(POLL_INTERVAL) => false,
         };
         let (now, now_tls) = (look(&files), look(&tls));
+        if asked {
+            reopen_log();
+        }
         if asked || now_tls != seen_tls {
             shown.read_again();
         }

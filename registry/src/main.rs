@@ -18,8 +18,10 @@ use std::{
     sync::Arc,
 };
 
+use berth_config::reopen_log;
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{Config, Garbage, Place, SubPaths},
@@ -114,6 +116,13 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     refuse_zot_store(&config, &path)?;
     let limit = raise_descriptor_limit();
     tracing::debug!(limit, "descriptors");
+    let mut hangups = signal(SignalKind::hangup()).map_err(|e| format!("SIGHUP can't be watched ({e})"))?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            reopen_log();
+            tracing::info!("the log was opened again; what else is in the configuration needs a restart");
+        }
+    });
     let content = Arc::new(Content::new(open(&config)?, config.garbage.is_some()));
     if let Some(Garbage { delay, interval }) = config.garbage {
         let content = Arc::clone(&content);

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use berth_tests::{
+    process::wait_for,
     system::{Setup, System, binary},
     tools::{must, run},
 };
@@ -81,6 +82,29 @@ async fn both_stop_when_they_are_told_to() {
         assert!(began.elapsed() < std::time::Duration::from_secs(9), "it had to be killed");
         assert!(process.printed().contains("stopping"));
     }
+}
+
+#[tokio::test]
+async fn a_log_that_was_renamed_is_opened_again_by_both_on_sighup() {
+    let mut system = System::start(Setup::default()).await;
+    let log = system.folder.join("berth.log");
+    system.configure(|config| config["log"]["output"] = json!(log));
+    system.restart_registry().await;
+    system.restart_proxy().await;
+    std::fs::rename(&log, system.folder.join("berth.log.1")).unwrap();
+    for (process, expected) in
+        [(&system.proxy, "the configuration was read again"), (&system.registry, "the log was opened again")]
+    {
+        must(Command::new("kill").args(["-HUP", &process.id().to_string()]));
+        wait_for(expected, async || {
+            std::fs::read_to_string(&log).is_ok_and(|text| text.contains(expected)).then_some(())
+        })
+        .await;
+    }
+    let answer = reqwest::get(format!("{}/v2/", system.url)).await.unwrap();
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    wait_for("the request's line", async || std::fs::read_to_string(&log).unwrap().contains(&id).then_some(())).await;
+    assert!(!system.registry.has_ended() && !system.proxy.has_ended());
 }
 
 #[tokio::test]
