@@ -11,6 +11,7 @@ need() { # need COMMAND PACKAGE
 need cc gcc
 need c++ g++
 need cmake cmake
+need make make
 need node nodejs
 need npm npm
 need dockerd docker.io

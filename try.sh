@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole system on this machine, with a stand-in for authentik. Needs a Rust toolchain, a C compiler and cmake.
+# The whole system on this machine, with a stand-in for authentik. Needs a Rust toolchain, a C compiler, make and cmake.
 set -eu
 cd "$(dirname "$0")"
 
@@ -9,6 +9,7 @@ if ! command -v cargo >/dev/null; then
 fi
 missing=
 command -v cmake >/dev/null || missing="$missing cmake"
+command -v make >/dev/null || missing="$missing make"
 command -v cc >/dev/null || missing="$missing gcc"
 command -v c++ >/dev/null || missing="$missing g++"
 if [ -n "$missing" ]; then
@@ -22,6 +23,7 @@ if [ -n "$missing" ]; then
     fi
 fi
 
-cargo build --release --locked --bins
+# As fast to build as can be, and good enough to look at.
+cargo build --profile try --locked --bin berth-proxy --bin berth-registry --bin berth-stand-in --bin berth-try
 # cargo may have been told to build elsewhere.
-exec "${CARGO_TARGET_DIR:-target}/release/berth-try"
+exec "${CARGO_TARGET_DIR:-target}/try/berth-try"

@@ -35,9 +35,10 @@ impl Provider {
         let scheme = if env.iter().any(|(name, _)| *name == "CERT") { "https" } else { "http" };
         let issuer = format!("{scheme}://localhost:{port}/application/o/berth/");
         let discovery = format!("{issuer}.well-known/openid-configuration");
+        let client = trusting().build().expect("a client");
         wait_for("the provider", async || {
             assert!(!process.has_ended(), "{}", process.printed());
-            let answer = trusting().build().ok()?.get(&discovery).send().await.ok()?;
+            let answer = client.get(&discovery).send().await.ok()?;
             answer.status().is_success().then_some(())
         })
         .await;

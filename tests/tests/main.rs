@@ -7,6 +7,7 @@ mod access;
 mod authority;
 mod browser;
 mod certificates;
+mod ci;
 mod clients;
 mod commands;
 mod crash;

@@ -12,6 +12,8 @@ use crate::expression::{Expression, path_of};
 /// Such an issuer.
 pub struct SharedIssuer {
     host: &'static str,
+    /// Without the slashes around it.
+    path: &'static str,
     /// The claims that say whose job it is; nobody else can have the same.
     owners: &'static [&'static str],
     /// What a `sub` that says so begins with: some services let their customers choose what it is made of.
@@ -20,9 +22,10 @@ pub struct SharedIssuer {
     pub example: &'static str,
 }
 
-const SHARED: [SharedIssuer; 3] = [
+const SHARED: [SharedIssuer; 4] = [
     SharedIssuer {
         host: "token.actions.githubusercontent.com",
+        path: "",
         // Not job_workflow_ref: anybody may call another's workflow.
         owners: &[
             "repository_owner_id",
@@ -38,15 +41,24 @@ const SHARED: [SharedIssuer; 3] = [
     },
     SharedIssuer {
         host: "gitlab.com",
+        path: "",
         owners: &["namespace_id", "namespace_path", "project_id", "project_path", "user_id", "user_login"],
         subjects: &["project_path:"],
         example: "claims.namespace_id == \"12345\"",
     },
     SharedIssuer {
         host: "agent.buildkite.com",
+        path: "",
         owners: &["organization_id", "organization_slug", "pipeline_id"],
         subjects: &["organization:"],
         example: "claims.organization_slug == \"company\"",
+    },
+    SharedIssuer {
+        host: "codeberg.org",
+        path: "api/actions",
+        owners: &["repository_owner_id", "repository_id", "repository_owner", "repository"],
+        subjects: &["repo:"],
+        example: "claims.repository_owner_id == \"12345\"",
     },
 ];
 
@@ -56,8 +68,8 @@ impl SharedIssuer {
     pub fn of(issuer: &str, any_issuer: bool) -> Option<&'static Self> {
         let url = Url::parse(issuer).ok()?;
         let host = url.host_str()?.trim_end_matches('.');
-        let is_shared = any_issuer || url.path().trim_matches('/').is_empty();
-        SHARED.iter().find(|shared| shared.host == host && is_shared)
+        let path = url.path().trim_matches('/');
+        SHARED.iter().find(|shared| shared.host == host && (any_issuer || shared.path == path))
     }
 
     /// Whether a validation is true only while a claim says whose the job is. `variables` are those of `vars`.
@@ -189,6 +201,7 @@ mod tests {
         }
         let enterprise = "https://token.actions.githubusercontent.com/company";
         assert!(SharedIssuer::of(enterprise, false).is_none() && SharedIssuer::of(enterprise, true).is_some());
+        assert!(SharedIssuer::of("https://codeberg.org/api/actions/", false).is_some());
         assert!(SharedIssuer::of("https://gitlab.company", false).is_none());
     }
 }
