@@ -2,8 +2,8 @@
 //! forwards what is allowed to `berth-registry`.
 //!
 //! ```text
-//! main → gateway → authorize → { route → identity → policy } → forward
-//!           └──────→ site (pages, login, keys, sessions, token service)
+//! main → connections → gateway → authorize → { route → identity → policy } → forward
+//!                         └──────→ site (pages, login, keys, sessions, token service)
 //! identity, site → oidc, store
 //! ```
 //! `app` is what they share, and `reload` replaces the part of it that the configuration may change.

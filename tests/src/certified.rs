@@ -1,6 +1,10 @@
 //! The npm package `oidc-provider`, a certified OpenID provider, with authentik's addresses.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use crate::{
     process::{Process, trusting, wait_for},
@@ -36,10 +40,13 @@ impl Provider {
         let issuer = format!("{scheme}://localhost:{port}/application/o/berth/");
         let discovery = format!("{issuer}.well-known/openid-configuration");
         let client = trusting().build().expect("a client");
+        let began = Instant::now();
         wait_for("the provider", async || {
             assert!(!process.has_ended(), "{}", process.printed());
-            let answer = client.get(&discovery).send().await.ok()?;
-            answer.status().is_success().then_some(())
+            let answer = client.get(&discovery).timeout(Duration::from_secs(5)).send().await;
+            let came = answer.as_ref().is_ok_and(|answer| answer.status().is_success());
+            assert!(came || began.elapsed() < Duration::from_secs(55), "{answer:?}: {}", process.printed());
+            came.then_some(())
         })
         .await;
         Some(Self { _process: process, issuer })

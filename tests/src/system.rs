@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -170,7 +171,7 @@ impl System {
     /// If they don't within a minute, with what they printed.
     pub async fn ready(&mut self) {
         // One for all attempts: to make one costs more than to ask.
-        let client = trusting().build().expect("a client");
+        let client = trusting().timeout(Duration::from_secs(5)).build().expect("a client");
         wait_for("the system to serve", async || {
             let (proxy, registry) = (&mut self.proxy, &mut self.registry);
             assert!(!proxy.has_ended() && !registry.has_ended(), "{}{}", proxy.printed(), registry.printed());
@@ -317,7 +318,7 @@ pub fn stand_in_for(folder: &Path, port: u16, url: &str, provider: &str) -> Proc
 
 /// Waits until an address answers well.
 pub async fn answers(url: &str) {
-    let client = reqwest::Client::new();
+    let client = trusting().timeout(Duration::from_secs(5)).build().expect("a client");
     wait_for(url, async || client.get(url).send().await.ok()?.status().is_success().then_some(())).await;
 }
 
