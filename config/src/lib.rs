@@ -5,10 +5,8 @@
 //! its key, with what was expected and how to mend it.
 
 mod duration;
-mod log;
 mod section;
 mod upstream;
 
-pub use log::{Log, reopen_log};
 pub use section::{File, Note, Problems, Section};
 pub use upstream::Upstream;

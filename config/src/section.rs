@@ -351,7 +351,7 @@ impl<'a> Section<'a> {
                 Value::Null => "null",
                 Value::Bool(_) => "true or false",
                 Value::Number(_) => "a number",
-                Value::String(_) => "a text that isn't one",
+                Value::String(_) => "a text that can't be read as that",
                 Value::Array(_) => "an array",
                 Value::Object(_) => "an object",
             };
@@ -409,7 +409,7 @@ mod tests {
         let found = problems(r#"{"port": "hunter2"}"#, |root| {
             root.port("port");
         });
-        assert!(found[0].starts_with("port: is a text that isn't one"), "{found:?}");
+        assert!(found[0].starts_with("port: is a text that can't be read as that; expected a port"), "{found:?}");
         assert!(!found[0].contains("hunter2"));
     }
 

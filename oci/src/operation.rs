@@ -380,6 +380,54 @@ impl Operation {
         }
     }
 
+    /// What it is called in counters, logs and traces.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::ListRepositories(_) => "list_repositories",
+            Self::ListTags { .. } => "list_tags",
+            Self::HeadManifest { .. } => "head_manifest",
+            Self::PullManifest { .. } => "pull_manifest",
+            Self::PushManifest { .. } => "push_manifest",
+            Self::DeleteManifest { .. } => "delete_manifest",
+            Self::HeadBlob { .. } => "head_blob",
+            Self::PullBlob { .. } => "pull_blob",
+            Self::DeleteBlob { .. } => "delete_blob",
+            Self::StartUpload { .. } => "start_upload",
+            Self::PushBlob { .. } => "push_blob",
+            Self::MountBlob { .. } => "mount_blob",
+            Self::UploadStatus(_) => "upload_status",
+            Self::UploadChunk(_) => "upload_chunk",
+            Self::FinishUpload { .. } => "finish_upload",
+            Self::CancelUpload(_) => "cancel_upload",
+            Self::ListReferrers { .. } => "list_referrers",
+        }
+    }
+
+    /// What of the repository it is about: a tag, or a digest.
+    pub fn reference(&self) -> Option<Reference> {
+        match self {
+            Self::HeadManifest { reference, .. }
+            | Self::PullManifest { reference, .. }
+            | Self::PushManifest { reference, .. }
+            | Self::DeleteManifest { reference, .. } => Some(reference.clone()),
+            Self::HeadBlob { digest, .. }
+            | Self::PullBlob { digest, .. }
+            | Self::DeleteBlob { digest, .. }
+            | Self::PushBlob { digest, .. }
+            | Self::MountBlob { digest, .. }
+            | Self::FinishUpload { digest, .. }
+            | Self::ListReferrers { subject: digest, .. } => Some(Reference::Digest(digest.clone())),
+            Self::Ping
+            | Self::ListRepositories(_)
+            | Self::ListTags { .. }
+            | Self::StartUpload { .. }
+            | Self::UploadStatus(_)
+            | Self::UploadChunk(_)
+            | Self::CancelUpload(_) => None,
+        }
+    }
+
     /// The method of the request line.
     pub fn method(&self) -> Method {
         match self {

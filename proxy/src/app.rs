@@ -9,13 +9,14 @@ use crate::{
     client_authorities::ClientAuthorities,
     config::{Config, ExternalUrl},
     identity::{
-        Identities, Keys, RefreshTokens, Renewals, Sessions, Standings, Tokens, Verifiers, app_password::AppPasswords,
-        htpasswd::Passwords, limits::Limits, workload::Workloads,
+        Identities, Keys, RefreshTokens, Refusal, Renewals, Sessions, Standings, Tokens, Verifiers,
+        app_password::AppPasswords, htpasswd::Passwords, limits::Limits, workload::Workloads,
     },
-    metrics::Metrics,
+    observe::{Audit, Metrics},
     oidc::{Provider, ProviderConfig},
     policy::Rules,
     registry::Registry,
+    request::RequestInfo,
     secrets::{Mac, RootKey, Sealer},
     store::{Store, Usage},
 };
@@ -34,6 +35,8 @@ pub struct App {
     pub registry: Registry,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who did what.
+    pub audit: Audit,
     /// Where they are shown beside `/metrics`.
     pub metrics_path: String,
     /// Whether the proxy was told to stop.
@@ -146,13 +149,15 @@ impl App {
         let authorities = config.tls.as_ref().and_then(|tls| tls.client_authorities.as_deref());
         let client_authorities = authorities.map(ClientAuthorities::read).transpose()?.map(Arc::new);
         let live = Reloadable::new(config, &passwords_mac, client_authorities.clone(), None)?;
+        let metrics = Arc::new(Metrics::new().map_err(|e| format!("nothing can be counted: {e}"))?);
         Ok(Self {
             external_url: config.external_url.clone(),
             secure_cookies: config.secure_cookies,
             trusted_proxies: config.trusted_proxies.clone(),
             identities,
             registry: Registry::new(&config.upstream)?,
-            metrics: Arc::default(),
+            audit: Audit::open(config.log.audit.as_deref(), Arc::clone(&metrics))?,
+            metrics,
             metrics_path: config.metrics_path.clone(),
             stopping: AtomicBool::new(false),
             store,
@@ -162,6 +167,12 @@ impl App {
             passwords_mac,
             live: RwLock::new(Arc::new(live)),
         })
+    }
+
+    /// A credential wasn't taken: for the request's line in the log, and the counters.
+    pub fn refused(&self, request: &RequestInfo, tried: Option<&str>, refusal: &Refusal) {
+        request.refused(tried, refusal);
+        self.metrics.credential_refused(refusal.kind());
     }
 
     /// The rules and authorities of now. A request goes by the same ones to its end.

@@ -15,10 +15,10 @@ use crate::{
     app::{App, Reloadable},
     challenge::{ChallengeReason, challenge},
     forward,
-    identity::{Caller, Credential, Grant, scope::Access, token::Push},
-    policy::{Circumstances, Rules, Verdict, WriteCondition},
+    identity::{Caller, Credential, Grant, Identity, scope::Access, token::Push},
+    policy::{Circumstances, Rule, Rules, Verdict, WriteCondition},
     registry::RegistryError,
-    request::{RequestInfo, is_our_own},
+    request::{Decision, RequestInfo, Ruling, is_our_own},
     route::{Route, route},
 };
 
@@ -59,10 +59,14 @@ struct Refused {
 /// Parse, identify, decide.
 pub async fn authorize(app: &App, method: &Method, uri: &Uri, headers: &HeaderMap, info: &RequestInfo) -> Outcome {
     let operation = match route(method, uri) {
-        Ok(Route::Site) => return Outcome::Site,
+        Ok(Route::Site(kind)) => {
+            info.asks_for(kind);
+            return Outcome::Site;
+        }
         Ok(Route::Registry(operation)) => operation,
         Err(error) => return at_once(error_response(&error.into())),
     };
+    info.asks_for(operation.name());
     let credential = match Credential::from_headers(headers, app.session_cookie()) {
         Ok(credential) => credential,
         Err(malformed) => {
@@ -77,8 +81,7 @@ pub async fn authorize(app: &App, method: &Method, uri: &Uri, headers: &HeaderMa
     let caller = match app.identities.identify(&live.verifiers, &credential, &connection).await {
         Ok(caller) => caller,
         Err(refusal) => {
-            let user = credential.guessed_user();
-            tracing::info!(request = info.id, client = ?info.client, user, reason = %refusal, "a credential was refused");
+            app.refused(info, credential.claimed_user(), &refusal);
             if let Some(answer) = retry_later_response(&refusal) {
                 return at_once(answer);
             }
@@ -86,14 +89,17 @@ pub async fn authorize(app: &App, method: &Method, uri: &Uri, headers: &HeaderMa
             return at_once(refuse(app, headers, needed.as_ref(), &refused));
         }
     };
-    info.identified(caller.name());
+    info.identified(caller.name(), caller.credential());
     let is_ambient = credential.is_ambient(info.certificate.is_some());
     if is_ambient && !method.is_safe() && !is_our_own(headers, &app.external_url) {
-        tracing::info!(request = info.id, user = info.user(), "refused: the request came from another site's page");
-        return at_once(error_response(&denied("the request came from another site's page")));
+        let reason = "the request came from another site's page";
+        info.decided(Ruling { decision: Decision::Denied, rule: None, reason: Some(reason.to_owned()) });
+        return at_once(error_response(&denied(reason)));
     }
     let circumstances = info.circumstances(method);
-    match authorize_operation(&live, operation, needed.as_ref(), &caller, &circumstances) {
+    let authorized = authorize_operation(&live, operation, needed.as_ref(), &caller, &circumstances);
+    info.decided(ruling(&authorized));
+    match authorized.map(|(forwarded, _)| forwarded) {
         Ok(Forwarded { operation: Operation::ListRepositories(page), .. }) => {
             at_once(list_repositories(app, &live.rules, &page, &caller, &circumstances).await)
         }
@@ -101,15 +107,21 @@ pub async fn authorize(app: &App, method: &Method, uri: &Uri, headers: &HeaderMa
             Ok(()) => Outcome::Forward(forwarded),
             Err(error) => at_once(error_response(&error)),
         },
-        Err(refused) => {
-            let Refused { because, message: reason, rule } = &refused;
-            let asked = needed.as_ref().map(tracing::field::display);
-            match because {
-                // Every client begins so.
-                Some(ChallengeReason::Missing) => tracing::debug!(request = info.id, asked, rule, reason, "challenged"),
-                _ => tracing::info!(request = info.id, user = info.user(), asked, rule, reason, "denied"),
-            }
-            at_once(refuse(app, headers, needed.as_ref(), &refused))
+        Err(refused) => at_once(refuse(app, headers, needed.as_ref(), &refused)),
+    }
+}
+
+/// What was decided, for the log.
+fn ruling(authorized: &Result<(Forwarded, Option<Rule<'_>>), Refused>) -> Ruling {
+    match authorized {
+        Ok((_, rule)) => {
+            Ruling { decision: Decision::Allowed, rule: rule.as_ref().map(ToString::to_string), reason: None }
+        }
+        Err(Refused { because, message, rule }) => {
+            // Every client begins without a credential.
+            let missing = *because == Some(ChallengeReason::Missing);
+            let decision = if missing { Decision::Challenged } else { Decision::Denied };
+            Ruling { decision, rule: rule.clone(), reason: Some(message.clone()) }
         }
     }
 }
@@ -124,13 +136,13 @@ fn push_of(operation: &Operation) -> Option<Push<'_>> {
 
 /// Whether the caller may do this: whether the rules allow it, and what they have shown goes so far. If not, whether
 /// another credential could help.
-fn authorize_operation(
-    live: &Reloadable,
+fn authorize_operation<'a>(
+    live: &'a Reloadable,
     mut operation: Operation,
     needed: Option<&Access>,
     caller: &Caller,
     circumstances: &Circumstances,
-) -> Result<Forwarded, Refused> {
+) -> Result<(Forwarded, Option<Rule<'a>>), Refused> {
     let identity = caller.identity.as_deref();
     let anonymous = match (&caller.grant, identity) {
         (_, Some(_)) => None,
@@ -145,12 +157,13 @@ fn authorize_operation(
     if for_clients && anonymous == Some(ChallengeReason::Missing) {
         return Err(Refused { because: anonymous, message: "sign in first".to_owned(), rule: None });
     }
-    let condition = match live.rules.authorize(identity, &operation, circumstances) {
-        Verdict::Allowed(condition) => condition,
+    let (condition, rule) = match live.rules.authorize(identity, &operation, circumstances) {
+        Verdict::Allowed(condition, rule) => (condition, rule),
         Verdict::Denied(decision) => {
-            let denied = "requested access to the resource is denied";
-            let message =
-                decision.message().map_or_else(|| denied.to_owned(), |message| format!("{denied}: {message}"));
+            let mut message = denial(&live.rules, identity, &operation);
+            if let Some(why) = decision.message() {
+                message.push_str(&format!(": {why}"));
+            }
             let rule = Some(decision.rule.to_string());
             return Err(Refused { because: anonymous, message, rule });
         }
@@ -168,7 +181,54 @@ fn authorize_operation(
         *from = from.take().filter(may_pull);
     }
     let user = identity.map(|identity| identity.user.clone()).unwrap_or_default();
-    Ok(Forwarded { operation, condition, user, token: caller.grant.token().map(str::to_owned) })
+    Ok((Forwarded { operation, condition, user, token: caller.grant.token().map(str::to_owned) }, rule))
+}
+
+/// How many groups a denial names.
+const MAX_GROUPS_NAMED: usize = 5;
+
+/// What a client is told that may not do something: who it is here, and what it asked for, and nothing of what there is.
+fn denial(rules: &Rules, identity: Option<&Identity>, operation: &Operation) -> String {
+    let who = identity.map_or_else(
+        || "who shows no credential".to_owned(),
+        |identity| {
+            let mut groups = rules.groups_of(identity);
+            if groups.len() > MAX_GROUPS_NAMED {
+                groups.truncate(MAX_GROUPS_NAMED);
+                groups.push("…".to_owned());
+            }
+            let groups = if groups.is_empty() { String::new() } else { format!(" ({})", groups.join(", ")) };
+            format!("{}{groups}", identity.user)
+        },
+    );
+    format!("requested access to the resource is denied: {who} may not {}", described(operation))
+}
+
+/// A request in a few words.
+fn described(operation: &Operation) -> String {
+    use Operation as Op;
+    let repository = operation.repository().map(Repository::as_str).unwrap_or_default();
+    let target = match operation.reference() {
+        Some(Reference::Tag(tag)) => format!("{repository}:{tag}"),
+        _ => repository.to_owned(),
+    };
+    match operation {
+        Op::Ping => "use this registry".to_owned(),
+        Op::ListRepositories(_) => "list repositories".to_owned(),
+        Op::ListTags { .. } | Op::ListReferrers { .. } => format!("list {target}"),
+        Op::HeadManifest { .. } | Op::PullManifest { .. } | Op::HeadBlob { .. } | Op::PullBlob { .. } => {
+            format!("pull from {target}")
+        }
+        Op::DeleteManifest { .. } | Op::DeleteBlob { .. } => format!("delete from {target}"),
+        Op::PushManifest { .. }
+        | Op::StartUpload { .. }
+        | Op::PushBlob { .. }
+        | Op::MountBlob { .. }
+        | Op::UploadStatus(_)
+        | Op::UploadChunk(_)
+        | Op::FinishUpload { .. }
+        | Op::CancelUpload(_) => format!("push to {target}"),
+    }
 }
 
 /// In front of a registry that knows no conditions: whether the one of this push holds. Two pushes at once may both be

@@ -2,13 +2,14 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use berth_observe::{Traces, answer_health_checks, ask_health, raise_descriptor_limit};
 use pingora::{
     apps::HttpServerOptions,
     proxy::http_proxy,
@@ -27,10 +28,12 @@ use crate::{
     config::Config,
     connections::{self, Connections, Door, Limits},
     gateway::Gateway,
-    identity::Identity,
+    identity::{Identity, renewal::Suspension},
+    observe::Event,
     policy::{Circumstances, Question},
     reload::{self, Shown},
     secrets::RootKey,
+    site::status::readiness,
     store::{Standing, Store, back_up, now},
     tls::{self, Certificate},
 };
@@ -42,22 +45,43 @@ const CHORES_INTERVAL: Duration = Duration::from_mins(1);
 const RENEWALS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Libraries whose messages below a warning are never wanted; some of them print headers.
-const QUIET: [&str; 9] =
-    ["h2", "hyper", "hyper_util", "pingora", "pingora_core", "pingora_proxy", "reqwest", "rustls", "sqlx"];
+const QUIET: [&str; 12] = [
+    "h2",
+    "hyper",
+    "hyper_util",
+    "opentelemetry",
+    "opentelemetry-otlp",
+    "opentelemetry_sdk",
+    "pingora",
+    "pingora_core",
+    "pingora_proxy",
+    "reqwest",
+    "rustls",
+    "sqlx",
+];
 
 /// `berth-proxy serve`
 pub fn serve(path: &Path) -> Result<(), String> {
     let (config, warnings) = Config::read(path).map_err(|problems| problems.to_string())?;
     config.log.start(&QUIET, &warnings)?;
-    // So that it is told by its key, before anything is opened.
-    drop(TcpListener::bind(config.listen).map_err(|e| {
+    // First, so that it is told by its key before anything is opened.
+    let socket = connections::bind(config.listen).map_err(|e| {
         format!("http.address, http.port: can't listen on {} ({e}); choose an address that is free", config.listen)
-    })?);
+    })?;
+    let traces = Arc::new(Traces::start(config.traces.as_ref(), "berth-proxy")?);
     let runtime = Runtime::new().map_err(|e| format!("can't start threads: {e}"))?;
     let app = Arc::new(runtime.block_on(App::open(&config))?);
     let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
     let clients = app.client_authorities.clone();
 
+    let (asked, file) = (Arc::clone(&app), path.to_owned());
+    runtime.spawn(async move {
+        let check = || {
+            let app = Arc::clone(&asked);
+            async move { readiness(&app).await.map_err(|unready| unready.to_string()) }
+        };
+        answer_health_checks(PROGRAM, &file, check).await;
+    });
     runtime.spawn(chores(Arc::clone(&app)));
     runtime.spawn(renewals(Arc::clone(&app)));
 
@@ -71,11 +95,12 @@ pub fn serve(path: &Path) -> Result<(), String> {
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let connections = Arc::new(Connections::new(Limits {
-        connections: connections::raise_descriptor_limit(),
+        connections: connections::connections_for(raise_descriptor_limit()),
         per_address: config.connections_per_address,
         exempt: config.trusted_proxies.clone(),
     }));
-    let gateway = Gateway::new(Arc::clone(&app), config.upstream.clone(), Arc::clone(&connections));
+    let gateway =
+        Gateway::new(Arc::clone(&app), config.upstream.clone(), Arc::clone(&connections), Arc::clone(&traces));
     let mut proxy = http_proxy(&server.configuration, gateway);
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(connections::IDLE_TIMEOUT);
@@ -83,13 +108,14 @@ pub fn serve(path: &Path) -> Result<(), String> {
     let acceptor = certificate.as_ref().map(|certificate| tls::acceptor(Arc::clone(certificate), clients.clone()));
     let metrics = Arc::clone(&app.metrics);
     let (address, drain_timeout) = (config.listen, config.drain_timeout);
-    server.add_service(Door::new(address, proxy, acceptor.transpose()?, Arc::clone(&connections), metrics));
+    server.add_service(Door::new(socket, proxy, acceptor.transpose()?, Arc::clone(&connections), metrics));
     tracing::info!("listening on {address} for {}, in front of {}", config.external_url.join(""), config.upstream);
     runtime.spawn(reload::keep_reloading(Arc::clone(&app), path.to_owned(), config, Shown { certificate, clients }));
     let stop = StopSignal { app: Arc::clone(&app), connections, drain_timeout };
     server.run(RunArgs { shutdown_signal: Box::new(stop) });
 
     runtime.block_on(write_usage(&app));
+    traces.stop();
     Ok(())
 }
 
@@ -159,6 +185,9 @@ async fn renewals(app: Arc<App>) {
         write_usage(&app).await;
         if let Err(error) = app.identities.renewals.run(&live.verifiers).await {
             tracing::warn!(%error, "claims can't be renewed");
+        }
+        for Suspension { user, reason } in app.identities.renewals.take_suspended() {
+            app.audit.record_own(&Event::Suspended { user: &user, reason: &reason });
         }
     }
 }
@@ -259,8 +288,15 @@ pub fn backup(path: &Path, to: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// `berth-proxy health`: asks the running proxy on its own port.
+/// By which name a health check asks for us.
+const PROGRAM: &str = "berth-proxy";
+
+/// `berth-proxy health`: asks the running proxy, whatever the file says by now; on the port of the file, if it can't be
+/// asked otherwise.
 pub fn health(path: &Path) -> Result<(), String> {
+    if let Some(outcome) = ask_health(PROGRAM, path) {
+        return outcome.map_err(|why| format!("the proxy of {} is not well: {why}", path.display()));
+    }
     let (config, _) = Config::read(path).map_err(|problems| problems.to_string())?;
     let mut address = config.listen;
     if address.ip().is_unspecified() {

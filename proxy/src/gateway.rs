@@ -12,10 +12,11 @@ use std::{
 use async_trait::async_trait;
 use axum::body::Body;
 use berth_config::Upstream;
-use berth_oci::{Error as OciError, ErrorCode, Repository};
+use berth_observe::{Span, Traces};
+use berth_oci::{Error as OciError, ErrorCode, Operation, Repository};
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderName, Method, StatusCode,
+    HeaderMap, HeaderName, Method, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, TRANSFER_ENCODING},
 };
 use http_body_util::BodyExt;
@@ -35,8 +36,9 @@ use crate::{
     connections::{self, Connections, InFlight},
     forward,
     identity::certificate::ClientCertificate,
+    observe::{Event, Labels},
     policy::WriteCondition,
-    request::RequestInfo,
+    request::{Decision, RequestInfo},
     site::{self, MAX_FORM_BYTES},
 };
 
@@ -67,6 +69,7 @@ pub struct Gateway {
     site: axum::Router,
     upstream: Upstream,
     connections: Arc<Connections>,
+    traces: Arc<Traces>,
 }
 
 /// What is known of one request on its way.
@@ -79,12 +82,35 @@ pub struct Context {
     replacement: Option<Bytes>,
     /// Its connection isn't idle for as long.
     in_flight: Option<InFlight>,
+    span: Option<Span>,
 }
 
 impl Gateway {
     /// The gateway to the registry at `upstream`, for requests on these `connections`.
-    pub fn new(app: Arc<App>, upstream: Upstream, connections: Arc<Connections>) -> Self {
-        Self { site: site::router(Arc::clone(&app)), app, upstream, connections }
+    pub fn new(app: Arc<App>, upstream: Upstream, connections: Arc<Connections>, traces: Arc<Traces>) -> Self {
+        Self { site: site::router(Arc::clone(&app)), app, upstream, connections, traces }
+    }
+
+    /// Writes down what a request to the registry did, or what it was kept from doing. The site has its own words.
+    fn audit(&self, session: &Session, context: &Context, status: u16) {
+        let info = &context.info;
+        let request = session.req_header();
+        let Ok(operation) = Operation::parse(&request.method, &request.uri) else { return };
+        let Some(event) = audited(&operation, info.ruling().map(|ruling| ruling.decision), status) else { return };
+        self.app.audit.record(
+            info,
+            &Event::Request {
+                event,
+                operation: operation.name(),
+                action: request.method.as_str(),
+                object: request.uri.path(),
+                repository: operation.repository().map(Repository::as_str),
+                reference: operation.reference().map(|reference| reference.to_string()),
+                status,
+                received: session.body_bytes_read(),
+                sent: session.body_bytes_sent(),
+            },
+        );
     }
 
     /// Hands a request to the site.
@@ -152,6 +178,26 @@ impl Gateway {
     }
 }
 
+/// What a request is in the audit log, if it is in there: what was pulled, pushed and deleted, and what nobody was allowed.
+fn audited(operation: &Operation, decision: Option<Decision>, status: u16) -> Option<&'static str> {
+    use Operation as Op;
+    match decision? {
+        Decision::Challenged => return None,
+        Decision::Refused => return Some("credential_refused"),
+        Decision::Denied => return Some("denied"),
+        // A condition that was ours.
+        Decision::Allowed if status == 403 => return Some("denied"),
+        Decision::Allowed => {}
+    }
+    match operation {
+        Op::PullManifest { .. } | Op::PullBlob { .. } => Some("pull"),
+        Op::PushManifest { .. } | Op::PushBlob { .. } | Op::FinishUpload { .. } => Some("push"),
+        Op::MountBlob { .. } if status == 201 => Some("push"),
+        Op::DeleteManifest { .. } | Op::DeleteBlob { .. } => Some("delete"),
+        _ => None,
+    }
+}
+
 /// Reads a little of a body that nobody wants.
 async fn drain(session: &mut Session) {
     let reading = async {
@@ -199,6 +245,7 @@ impl ProxyHttp for Gateway {
             forwarded: None,
             replacement: None,
             in_flight: None,
+            span: None,
         }
     }
 
@@ -210,6 +257,7 @@ impl ProxyHttp for Gateway {
         if !session.is_process_shutting_down() {
             session.set_keepalive(Some(connections::IDLE_TIMEOUT.as_secs()));
         }
+        context.span = Some(self.traces.begin(&session.req_header().headers));
         let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
         let request = session.req_header();
         context.info.arrive(peer.map(|peer| peer.ip()), &request.headers, &self.app.trusted_proxies);
@@ -266,6 +314,11 @@ impl ProxyHttp for Gateway {
         }
         request.insert_header(HOST, self.upstream.authority())?;
         request.insert_header(REQUEST_ID, &context.info.id)?;
+        let mut trace = HeaderMap::new();
+        context.span.iter().for_each(|span| span.inject(&mut trace));
+        for (name, value) in &trace {
+            request.insert_header(name, value)?;
+        }
         *upstream = request;
         Ok(())
     }
@@ -372,20 +425,44 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        let (info, took) = (&context.info, context.began.elapsed());
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
-        self.app.metrics.request(status, context.began.elapsed());
+        let (received, sent) = (session.body_bytes_read(), session.body_bytes_sent());
+        let labels = Labels { operation: info.operation(), credential: info.credential() };
+        self.app.metrics.request(labels, status, took, received, sent);
         let request = session.req_header();
+        let ruling = info.ruling();
         tracing::info!(
-            request = context.info.id,
-            client = context.info.client.map(tracing::field::display),
-            user = context.info.user(),
+            request = info.id,
+            trace = context.span.as_ref().and_then(Span::trace_id),
+            client = info.client.map(tracing::field::display),
+            user = info.user(),
+            credential = info.credential(),
+            tried = info.tried(),
+            operation = info.operation(),
             method = %request.method,
             path = request.uri.path(),
+            decision = ruling.map(|ruling| ruling.decision.as_str()),
+            rule = ruling.and_then(|ruling| ruling.rule.as_deref()),
+            reason = ruling.and_then(|ruling| ruling.reason.as_deref()).map(tracing::field::display),
             status,
-            ms = u64::try_from(context.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            received,
+            sent,
+            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             error = error.map(|e| tracing::field::display(e.etype().as_str())),
             "request"
         );
+        if self.app.audit.is_on() {
+            self.audit(session, context, status);
+        }
+        if let Some(span) = context.span.take().filter(Span::is_recording) {
+            span.named(info.operation());
+            span.set("http.request.method", request.method.to_string());
+            span.set("url.path", request.uri.path().to_owned());
+            span.set("user.name", info.user().to_owned());
+            span.set("berth.request_id", info.id.clone());
+            span.end(status);
+        }
     }
 
     /// Without the query, where a sign-in's code is.

@@ -21,8 +21,8 @@ mod expression;
 mod forward;
 mod gateway;
 mod identity;
-mod metrics;
 mod network;
+mod observe;
 mod oidc;
 mod pattern;
 mod policy;
@@ -45,7 +45,7 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 #[derive(Parser)]
-#[command(version, about = "The only door of Berth, a private container registry")]
+#[command(version = berth_observe::VERSION, about = "The only door of Berth, a private container registry")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -7,11 +7,18 @@ use std::{
 
 use berth_config::Upstream;
 use berth_oci::{MediaType, Operation, Page, Reference, Repository, Tag};
+use futures_util::StreamExt;
 use http::{StatusCode, header::ACCEPT};
 use serde::Deserialize;
 
 /// How long the registry may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most that is read of its counters, in bytes.
+const MAX_METRICS_BYTES: usize = 1024 * 1024;
+
+/// The most that is told of why it isn't ready.
+const MAX_REASON_CHARS: usize = 300;
 
 /// How many repositories are asked for at once.
 const PAGE_SIZE: usize = 1000;
@@ -84,9 +91,30 @@ impl Registry {
         }
     }
 
-    /// Whether the registry answers.
-    pub async fn ping(&self) -> Result<(), RegistryError> {
-        self.get("/v2/").await.map(drop)
+    /// Nothing if it can store and serve, or else why not. Another registry than ours is only asked whether it answers.
+    pub async fn readiness(&self) -> Result<Option<String>, RegistryError> {
+        let answer = self.ask("/readyz").await?;
+        if answer.status() != StatusCode::SERVICE_UNAVAILABLE {
+            return self.get("/v2/").await.map(|_| None);
+        }
+        let reason = answer.text().await.map_err(|e| self.error(&e))?;
+        Ok(Some(reason.trim().chars().take(MAX_REASON_CHARS).collect()))
+    }
+
+    /// What it counts; empty, if it is another registry than ours.
+    pub async fn metrics(&self) -> Result<String, RegistryError> {
+        let answer = self.ask("/metrics").await?;
+        if !answer.status().is_success() {
+            return self.get("/v2/").await.map(|_| String::new());
+        }
+        let (mut text, mut body) = (Vec::new(), answer.bytes_stream());
+        while let Some(piece) = body.next().await {
+            text.extend_from_slice(&piece.map_err(|e| self.error(&e))?);
+            if text.len() > MAX_METRICS_BYTES {
+                return Ok(String::new());
+            }
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// At most `n` of the repositories after `last` that `readable` says yes to, and whether there are more of
@@ -118,9 +146,13 @@ impl Registry {
     }
 
     async fn get(&self, target: &str) -> Result<reqwest::Response, RegistryError> {
+        self.ask(target).await?.error_for_status().map_err(|e| self.error(&e))
+    }
+
+    /// Its answer, whatever that is.
+    async fn ask(&self, target: &str) -> Result<reqwest::Response, RegistryError> {
         let url = format!("http://{}{target}", self.upstream.authority());
-        let answer = self.http.get(url).send().await.and_then(reqwest::Response::error_for_status);
-        answer.map_err(|e| self.error(&e))
+        self.http.get(url).send().await.map_err(|e| self.error(&e))
     }
 
     fn error(&self, error: &reqwest::Error) -> RegistryError {

@@ -9,10 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use berth_config::reopen_log;
+use berth_observe::reopen_log;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{app::App, client_authorities::ClientAuthorities, config::Config, tls::Certificate};
+use crate::{app::App, client_authorities::ClientAuthorities, config::Config, observe::Event, tls::Certificate};
 
 /// How often the files are looked at.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -73,6 +73,7 @@ pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: 
         let (now, now_tls) = (look(&files), look(&tls));
         if asked {
             reopen_log();
+            app.audit.reopen();
         }
         if asked || now_tls != seen_tls {
             shown.read_again();
@@ -82,14 +83,16 @@ pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: 
             continue;
         }
         seen = now;
-        if let Some(config) = reload(&app, &path) {
+        if let Some(config) = reload(&app, &path, &first) {
             (files, tls) = (files_of(&config), tls_of(&config));
             (seen, seen_tls) = (look(&files), look(&tls));
         }
     }
 }
 
-fn reload(app: &App, path: &Path) -> Option<Config> {
+/// Goes on with what the file says now, where the proxy that runs with `running` can.
+fn reload(app: &App, path: &Path, running: &Config) -> Option<Config> {
+    let outcome = |outcome: &str| app.audit.record_own(&Event::Reload { outcome });
     let (config, warnings) = match Config::read(path) {
         Ok(read) => read,
         Err(problems) => {
@@ -97,6 +100,7 @@ fn reload(app: &App, path: &Path) -> Option<Config> {
                 tracing::error!("{problem}");
             }
             tracing::error!("the configuration has changed and can't be used; what was goes on");
+            outcome("refused: the file can't be used");
             return None;
         }
     };
@@ -104,8 +108,18 @@ fn reload(app: &App, path: &Path) -> Option<Config> {
         tracing::warn!("{warning}");
     }
     match app.reload(&config) {
-        Ok(()) => tracing::info!("the configuration was read again: rules, providers, issuers and passwords"),
-        Err(error) => tracing::error!("{error}; what was goes on"),
+        Ok(()) => {
+            tracing::info!("the configuration was read again: rules, providers, issuers and passwords");
+            outcome("rules, providers, issuers and passwords are those of the file now");
+            let waiting = running.needs_restart_for(&config);
+            if !waiting.is_empty() {
+                tracing::warn!("changed in the file, and waiting for a restart of the proxy: {}", waiting.join(", "));
+            }
+        }
+        Err(error) => {
+            tracing::error!("{error}; what was goes on");
+            outcome("refused: a part of it can't be used");
+        }
     }
     Some(config)
 }

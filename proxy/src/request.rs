@@ -13,12 +13,15 @@ use ipnet::IpNet;
 
 use crate::{
     config::ExternalUrl,
-    identity::{ConnectionInfo, certificate::ClientCertificate, token::Push},
+    identity::{ConnectionInfo, Refusal, certificate::ClientCertificate, token::Push},
     policy::Circumstances,
     store::now,
 };
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// How much the log tells of a name that somebody has tried.
+const MAX_LOGGED_NAME_CHARS: usize = 200;
 
 /// Of one request.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +36,53 @@ pub struct RequestInfo {
     pub tls: Option<Arc<str>>,
     forwarded_for: String,
     user_agent: String,
-    /// Whoever sends it, as soon as that is known.
-    user: Arc<OnceLock<String>>,
+    /// What became known of it on its way, whoever found it out.
+    findings: Arc<Findings>,
+}
+
+/// What becomes known of a request on its way, for its line in the log, the counters and the audit log.
+#[derive(Debug, Default)]
+struct Findings {
+    operation: OnceLock<&'static str>,
+    caller: OnceLock<(String, &'static str)>,
+    tried: OnceLock<String>,
+    ruling: OnceLock<Ruling>,
+}
+
+/// What was decided about a request.
+#[derive(Debug)]
+pub struct Ruling {
+    /// In one word.
+    pub decision: Decision,
+    /// What of the file decided, if something did.
+    pub rule: Option<String>,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+/// In one word, what was decided about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is served.
+    Allowed,
+    /// It shows no credential, and needs one.
+    Challenged,
+    /// Its credential is no good, or can't be checked now.
+    Refused,
+    /// Its credential is good, and may not do this.
+    Denied,
+}
+
+impl Decision {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Challenged => "challenged",
+            Self::Refused => "refused",
+            Self::Denied => "denied",
+        }
+    }
 }
 
 impl RequestInfo {
@@ -66,14 +114,57 @@ impl RequestInfo {
         }
     }
 
-    /// Notes who sends it, for the log.
-    pub fn identified(&self, user: &str) {
-        let _ = self.user.set(user.to_owned());
+    /// Notes what it is.
+    pub fn asks_for(&self, operation: &'static str) {
+        let _ = self.findings.operation.set(operation);
     }
 
-    /// Who sends it, for the log.
+    /// What it is: the name of an operation, or of a kind of page.
+    pub fn operation(&self) -> &'static str {
+        self.findings.operation.get().copied().unwrap_or("unknown")
+    }
+
+    /// Notes who sends it, and how they proved it.
+    pub fn identified(&self, user: &str, credential: &'static str) {
+        let _ = self.findings.caller.set((user.to_owned(), credential));
+    }
+
+    /// Who sends it.
     pub fn user(&self) -> &str {
-        self.user.get().map_or("anonymous", String::as_str)
+        self.findings.caller.get().map_or("anonymous", |(user, _)| user)
+    }
+
+    /// The kind of credential that it shows, if that is any good.
+    pub fn credential(&self) -> &'static str {
+        self.findings.caller.get().map_or("none", |(_, credential)| credential)
+    }
+
+    /// Notes that its credential wasn't taken, and whose it was said to be.
+    pub fn refused(&self, tried: Option<&str>, refusal: &Refusal) {
+        if let Some(tried) = tried {
+            let _ = self.findings.tried.set(tried.chars().take(MAX_LOGGED_NAME_CHARS).collect());
+        }
+        self.decided(Ruling { decision: Decision::Refused, rule: None, reason: Some(refusal.to_string()) });
+    }
+
+    /// Whose credential it was said to be that wasn't taken.
+    pub fn tried(&self) -> Option<&str> {
+        self.findings.tried.get().map(String::as_str)
+    }
+
+    /// Notes what was decided about it.
+    pub fn decided(&self, ruling: Ruling) {
+        let _ = self.findings.ruling.set(ruling);
+    }
+
+    /// What was decided about it.
+    pub fn ruling(&self) -> Option<&Ruling> {
+        self.findings.ruling.get()
+    }
+
+    /// The client as it calls itself.
+    pub fn user_agent(&self) -> &str {
+        &self.user_agent
     }
 
     /// Where it comes from, for who looks at its credential.

@@ -8,8 +8,8 @@ use http::{Method, Uri};
 pub enum Route {
     /// A request to the distribution API, read once.
     Registry(Operation),
-    /// One of [`crate::site`].
-    Site,
+    /// One of [`crate::site`], of this kind.
+    Site(&'static str),
 }
 
 /// Where the zot-compatible part of the API that we answer ourselves begins.
@@ -24,5 +24,12 @@ pub fn route(method: &Method, uri: &Uri) -> Result<Route, RouteError> {
     if (path == "/v2" || path.starts_with("/v2/")) && !path.starts_with(OURS) {
         return Operation::parse(method, uri).map(Route::Registry);
     }
-    Ok(Route::Site)
+    Ok(Route::Site(match path {
+        "/zot/auth/token" => "token",
+        "/zot/auth/apikey" | "/keys" | "/keys/revoke" => "api_keys",
+        "/metrics" => "metrics",
+        "/livez" | "/readyz" | "/startupz" => "probe",
+        _ if path.starts_with("/zot/auth/login") || path.starts_with("/zot/auth/callback/") => "sign_in",
+        _ => "page",
+    }))
 }

@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use berth_config::{File, Log, Note, Problems, Section, Upstream};
+use berth_config::{File, Note, Problems, Section, Upstream};
+use berth_observe::{Collector, Log};
 
 use crate::storage::{Kind, Service};
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub garbage: Option<Garbage>,
     /// What to log, and where to.
     pub log: Log,
+    /// Where traces are sent to, if they are.
+    pub traces: Option<Collector>,
 }
 
 /// Where bytes are kept.
@@ -82,9 +85,10 @@ impl Config {
     pub fn read_with(path: &Path, sub_paths: SubPaths) -> Result<(Self, Vec<Note>), Problems> {
         let file = File::read(path)?;
         let root = file.root();
-        let upstream = Upstream::read(&root.section("sidecar"));
+        let sidecar = root.section("sidecar");
+        let (upstream, traces) = (Upstream::read(&sidecar), Collector::read(&sidecar));
         let (place, garbage) = read_storage(root.section("storage"), sub_paths);
-        let config = Self { upstream, place, garbage, log: Log::read(&root) };
+        let config = Self { upstream, place, garbage, log: Log::read(&root), traces };
         Ok((config, file.finish()?))
     }
 

@@ -2,7 +2,12 @@
 //!
 //! Endpoint numbers (`end-1` …) are the distribution specification's.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -12,7 +17,10 @@ use axum::{
     serve::ListenerExt,
 };
 use berth_config::Upstream;
-use berth_oci::{Digest, Error, ErrorCode, MANIFEST_LIMIT, MediaType, Operation, Page, Reference, Repository};
+use berth_observe::Traces;
+use berth_oci::{
+    Digest, Error, ErrorCode, MANIFEST_LIMIT, MediaType, Operation, Page, Reference, Repository, RouteError,
+};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -28,14 +36,18 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
 };
+use tracing::Instrument;
 
 use crate::{
     content::{Content, List, Stored},
+    metrics::Metrics,
     storage::{Condition, Upload},
 };
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+/// The proxy's name for a request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -46,12 +58,22 @@ const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-app
 /// How long requests may go on after the registry was told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// What all requests share.
+pub struct Serving {
+    /// The repositories.
+    pub content: Arc<Content>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where spans go.
+    pub traces: Traces,
+}
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// A sentence, if it can't listen.
-pub async fn serve(upstream: &Upstream, content: Arc<Content>) -> Result<(), String> {
-    let router = Router::new().fallback(answer).with_state(content);
+pub async fn serve(upstream: &Upstream, serving: Arc<Serving>) -> Result<(), String> {
+    let router = Router::new().fallback(answer).with_state(serving);
     let cannot = |error: io::Error| format!("sidecar.upstream: can't listen on {upstream} ({error})");
     let stopping = stop_signal()?;
     match upstream {
@@ -141,20 +163,75 @@ where
     Ok(sender.send_request(request).await?.status())
 }
 
-async fn answer(State(content): State<Arc<Content>>, request: Request) -> Response {
-    let outcome = match Operation::parse(request.method(), request.uri()) {
-        Ok(operation) if request.method().is_safe() => perform(&content, operation, request).await,
-        // A client that goes away takes its answer along, and not the half of a write: that goes on to its end, under
-        // its locks.
-        Ok(operation) => {
-            let writing = tokio::spawn(async move { perform(&content, operation, request).await });
-            writing.await.unwrap_or_else(|panic| Err(unreadable(&io::Error::other(panic))))
-        }
-        Err(error) => Err(error.into()),
-    };
+async fn answer(State(serving): State<Arc<Serving>>, request: Request) -> Response {
+    match request.uri().path() {
+        "/metrics" => return metrics(&serving).await,
+        "/readyz" => return ready(&serving).await,
+        _ => {}
+    }
+    let began = Instant::now();
+    let trace = serving.traces.begin(request.headers());
+    // Whatever is logged on the way says which request it is about.
+    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| is_request_id(id));
+    let span = tracing::error_span!("request", id, method = %request.method(), path = request.uri().path());
+    let parsed = Operation::parse(request.method(), request.uri());
+    let name = parsed.as_ref().map_or("unknown", Operation::name);
+    let outcome = answer_operation(&serving, parsed, request).instrument(span.clone()).await;
     let mut response = outcome.unwrap_or_else(|error| error_response(&error));
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    let (status, took) = (response.status().as_u16(), began.elapsed());
+    serving.metrics.request(name, status, took);
+    let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    span.in_scope(|| tracing::debug!(operation = name, status, us, "answered"));
+    if trace.is_recording() {
+        trace.named(name);
+        trace.end(status);
+    }
     response
+}
+
+async fn answer_operation(
+    serving: &Arc<Serving>,
+    parsed: Result<Operation, RouteError>,
+    request: Request,
+) -> Result<Response, Error> {
+    let operation = parsed?;
+    if request.method().is_safe() {
+        return perform(&serving.content, operation, request).await;
+    }
+    // A client that goes away takes its answer along, and not the half of a write: that goes on to its end, under its
+    // locks.
+    let content = Arc::clone(&serving.content);
+    let writing = async move { perform(&content, operation, request).await };
+    let writing = tokio::spawn(writing.in_current_span());
+    writing.await.unwrap_or_else(|panic| Err(unreadable(&io::Error::other(panic))))
+}
+
+/// What a proxy may call a request: it stands in every line of the log.
+fn is_request_id(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// `GET /metrics`, for the proxy or for a Prometheus beside it.
+async fn metrics(serving: &Serving) -> Response {
+    match serving.metrics.text(&serving.content).await {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the counters can't be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// `GET /readyz`: whether something can be stored. Pulls go on without that.
+async fn ready(serving: &Serving) -> Response {
+    match serving.content.readiness().await {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => {
+            tracing::warn!(reason, "nothing can be stored");
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+        }
+    }
 }
 
 async fn perform(content: &Content, operation: Operation, request: Request) -> Result<Response, Error> {

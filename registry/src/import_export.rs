@@ -24,14 +24,18 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub enum TransferError {
     /// It isn't one of the two.
     #[error(
-        "{0} is neither an OCI image layout (with index.json and blobs) nor a folder of them, such as zot's root directory"
+        "{} is neither an OCI image layout (with index.json and blobs) nor a folder of them, such as zot's root directory",
+        .0.display()
     )]
     NoLayout(PathBuf),
     /// A layout lies at the root, so its path names no repository.
-    #[error("{0} is one layout; say which repository it is with --repository")]
+    #[error("{} is one layout; say which repository it is with --repository", .0.display())]
     Unnamed(PathBuf),
+    /// There is something where the new folder should be.
+    #[error("{} exists already; name a folder that doesn't, which will be made", .0.display())]
+    Exists(PathBuf),
     /// A file is unreadable or unwritable.
-    #[error("{path}: {error}")]
+    #[error("{}: {error}", path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -39,7 +43,7 @@ pub enum TransferError {
         error: io::Error,
     },
     /// A file isn't what the specification says.
-    #[error("{path}: {error}")]
+    #[error("{}: {error}", path.display())]
     Shape {
         /// Which.
         path: PathBuf,
@@ -78,7 +82,12 @@ struct Index {
 /// # Errors
 /// [`TransferError`] if there is nothing to bring in, or the store can't be written. A repository, manifest or tag
 /// that can't be taken is left out, and reported.
-pub async fn import(content: &Content, folder: &Path, name: Option<Repository>) -> Result<Imported, TransferError> {
+pub async fn import(
+    content: &Content,
+    folder: &Path,
+    name: Option<Repository>,
+    copy: bool,
+) -> Result<Imported, TransferError> {
     let mut layouts = Vec::new();
     find_layouts(folder, &mut layouts)?;
     let mut imported = Imported::default();
@@ -101,7 +110,8 @@ pub async fn import(content: &Content, folder: &Path, name: Option<Repository>) 
     let total = files.iter().flatten().map(|(_, _, len)| len).sum();
     let progress = Progress::new("importing", total);
     for ((layout, repository), files) in sources.iter().zip(files) {
-        import_one(content, layout, repository, files, &progress, &mut imported).await?;
+        let source = Source { layout, repository, files, copy };
+        import_one(content, source, &progress, &mut imported).await?;
     }
     progress.finish();
     Ok(imported)
@@ -164,14 +174,22 @@ fn blob_files(layout: &Path) -> Result<Vec<(Digest, PathBuf, u64)>, TransferErro
     Ok(files)
 }
 
+/// A layout on its way in.
+struct Source<'a> {
+    layout: &'a Path,
+    repository: &'a Repository,
+    files: Vec<(Digest, PathBuf, u64)>,
+    /// Bytes are copied, and never linked.
+    copy: bool,
+}
+
 async fn import_one(
     content: &Content,
-    layout: &Path,
-    repository: &Repository,
-    files: Vec<(Digest, PathBuf, u64)>,
+    source: Source<'_>,
     progress: &Progress,
     imported: &mut Imported,
 ) -> Result<(), TransferError> {
+    let Source { layout, repository, files, copy } = source;
     let path = layout.join("index.json");
     let text = fs::read(&path).map_err(|error| TransferError::File { path: path.clone(), error })?;
     let index: Index = serde_json::from_slice(&text).map_err(|error| TransferError::Shape { path, error })?;
@@ -184,7 +202,7 @@ async fn import_one(
     }
     for (digest, path, len) in files {
         if !seen.contains(&digest) {
-            content.adopt_blob(repository, &digest, path).await?;
+            content.adopt_blob(repository, &digest, path, copy).await?;
             imported.blobs += 1;
         }
         progress.advance(len);
@@ -257,7 +275,12 @@ pub async fn export(content: &Content, repository: &Repository, folder: &Path) -
         move |error| TransferError::File { path, error }
     };
     let held = content.held(repository).await?;
-    fs::create_dir(folder).map_err(failed(folder))?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(TransferError::Exists(folder.to_owned()));
+        }
+        made => made.map_err(failed(folder))?,
+    }
     let blobs = held.blobs.iter().chain(held.manifests.iter().map(|manifest| &manifest.digest));
     for digest in blobs {
         let parent = folder.join("blobs").join(digest.algorithm().as_str());

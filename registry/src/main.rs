@@ -8,6 +8,7 @@ mod config;
 mod content;
 mod http;
 mod import_export;
+mod metrics;
 mod progress_bar;
 mod scrub;
 mod storage;
@@ -18,19 +19,20 @@ use std::{
     sync::Arc,
 };
 
-use berth_config::reopen_log;
+use berth_observe::{Traces, answer_health_checks, ask_health, raise_descriptor_limit, reopen_log};
 use clap::{Parser, Subcommand};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{Config, Garbage, Place, SubPaths},
     content::{Content, Mode},
+    http::Serving,
+    metrics::Metrics,
     storage::{Directory, Objects, Storage},
 };
 
 #[derive(Parser)]
-#[command(version, about = "The storage process of Berth, a private container registry")]
+#[command(version = berth_observe::VERSION, about = "The storage process of Berth, a private container registry")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -73,6 +75,9 @@ enum Command {
         /// The repository that a single layout becomes.
         #[arg(long)]
         repository: Option<String>,
+        /// Copy bytes, and link none: what is imported goes its own way, also on the same file system.
+        #[arg(long)]
+        copy: bool,
     },
     /// Write a repository as an OCI image layout.
     Export {
@@ -83,12 +88,18 @@ enum Command {
         /// The folder to make.
         folder: PathBuf,
     },
-    /// Exit with 0 if the registry of this file answers.
+    /// Exit with 0 if the registry of this file answers, and can store something.
     Health {
         /// The configuration file, zot's config.json.
         config: PathBuf,
+        /// Only ask whether it answers: to start it anew helps nobody whose disk is full.
+        #[arg(long)]
+        live: bool,
     },
 }
+
+/// By which name a health check asks for us.
+const PROGRAM: &str = "berth-registry";
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
@@ -96,9 +107,9 @@ fn main() -> ExitCode {
         Command::Verify { config, ignore_sub_paths } => verify(config, ignore_sub_paths),
         Command::Gc { config, dry_run } => gc(config, dry_run),
         Command::Scrub { config } => scrub(config),
-        Command::Import { config, folder, repository } => import(config, folder, repository),
+        Command::Import { config, folder, repository, copy } => import(config, folder, repository, copy),
         Command::Export { config, repository, folder } => export(config, repository, folder),
-        Command::Health { config } => health(config),
+        Command::Health { config, live } => health(config, live),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -116,6 +127,8 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     refuse_zot_store(&config, &path)?;
     let limit = raise_descriptor_limit();
     tracing::debug!(limit, "descriptors");
+    let traces = tokio::task::block_in_place(|| Traces::start(config.traces.as_ref(), "berth-registry"))?;
+    let metrics = Metrics::new().map_err(|e| format!("nothing can be counted: {e}"))?;
     let mut hangups = signal(SignalKind::hangup()).map_err(|e| format!("SIGHUP can't be watched ({e})"))?;
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
@@ -128,7 +141,23 @@ async fn serve(path: PathBuf) -> Result<(), String> {
         let content = Arc::clone(&content);
         tokio::spawn(async move { content.keep_collecting(delay, interval).await });
     }
-    http::serve(&config.upstream, content).await
+    let asked = Arc::clone(&content);
+    tokio::spawn(async move {
+        let check = || {
+            let content = Arc::clone(&asked);
+            async move { content.readiness().await }
+        };
+        answer_health_checks(PROGRAM, &path, check).await;
+    });
+    let counting = Arc::clone(&content);
+    tokio::spawn(async move { counting.keep_statistics().await });
+    let serving = Arc::new(Serving { content, metrics, traces });
+    let served = http::serve(&config.upstream, Arc::clone(&serving)).await;
+    if !serving.content.is_shared() {
+        serving.content.save_statistics().await;
+    }
+    tokio::task::block_in_place(|| serving.traces.stop());
+    served
 }
 
 /// A store of zot's isn't served as it is, and must not look as if it were empty.
@@ -143,18 +172,6 @@ fn refuse_zot_store(config: &Config, path: &Path) -> Result<(), String> {
         path.display(),
         root.display()
     ))
-}
-
-/// Takes as many descriptors as this process may have; how many those are, if that is known.
-fn raise_descriptor_limit() -> Option<u64> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => maximum,
-        Err(error) => {
-            tracing::warn!(%error, "the limit of descriptors can't be raised");
-            current
-        }
-    }
 }
 
 /// The storage, for this process to write.
@@ -181,7 +198,9 @@ async fn gc(path: PathBuf, dry_run: bool) -> Result<(), String> {
     } else {
         (open(&config)?, Mode::Offline, "removed")
     };
-    let collected = Content::new(storage, false).collect(config.delay(), mode).await.map_err(|e| e.to_string())?;
+    let content = Content::new(storage, false);
+    let collected = content.collect(config.delay(), mode).await.map_err(|e| e.to_string())?;
+    content.save_statistics().await;
     println!("{did}: {collected}");
     Ok(())
 }
@@ -202,11 +221,14 @@ async fn scrub(path: PathBuf) -> Result<(), String> {
 }
 
 #[tokio::main]
-async fn import(path: PathBuf, folder: PathBuf, repository: Option<String>) -> Result<(), String> {
+async fn import(path: PathBuf, folder: PathBuf, repository: Option<String>, copy: bool) -> Result<(), String> {
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
     let repository = repository.map(|name| name.parse()).transpose();
     let repository = repository.map_err(|e: berth_oci::RepositoryError| format!("--repository: {e}"))?;
-    let imported = import_export::import(&Content::new(open(&config)?, false), &folder, repository).await;
+    let content = Content::new(open(&config)?, false);
+    content.load_statistics().await.map_err(|e| e.to_string())?;
+    let imported = import_export::import(&content, &folder, repository, copy).await;
+    content.save_statistics().await;
     let imported = imported.map_err(|e| e.to_string())?;
     for left_out in &imported.left_out {
         println!("left out: {left_out}");
@@ -241,7 +263,13 @@ async fn verify(path: PathBuf, ignore_sub_paths: bool) -> Result<(), String> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn health(path: PathBuf) -> Result<(), String> {
+async fn health(path: PathBuf, live: bool) -> Result<(), String> {
+    // Whatever the file says by now.
+    match ask_health(PROGRAM, &path) {
+        Some(Err(why)) if !live => return Err(format!("the registry of {} is not well: {why}", path.display())),
+        Some(_) => return Ok(()),
+        None => {}
+    }
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
     http::health(&config.upstream).await
 }

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 
 use crate::{
     progress_bar::Progress,
-    storage::{Blob, Hasher, Storage, keys},
+    storage::{Blob, Hasher, Storage, StoredBlob, keys},
 };
 
 /// What was read.
@@ -28,9 +28,9 @@ pub async fn scrub(storage: &dyn Storage) -> io::Result<Scrubbed> {
     for shard in storage.shards().await? {
         blobs.extend(storage.blobs_in(&shard, Duration::ZERO).await?);
     }
-    let progress = Progress::new("scrubbing", blobs.iter().map(|(_, len)| len).sum());
+    let progress = Progress::new("scrubbing", blobs.iter().map(|blob| blob.len).sum());
     let mut scrubbed = Scrubbed::default();
-    for (digest, _) in blobs {
+    for StoredBlob { digest, .. } in blobs {
         let key = keys::blob(&digest);
         let read = match storage.blob(&digest).await {
             Ok(Some(blob)) => read(blob, &digest, &progress).await,

@@ -60,6 +60,13 @@ async fn health_says_whether_the_processes_serve() {
     for name in ["berth-proxy", "berth-registry"] {
         must(Command::new(binary(name)).arg("health").arg(&config));
     }
+    // They are asked themselves: the file may have got a mistake since.
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, "{\"http\": oops").unwrap();
+    for name in ["berth-proxy", "berth-registry"] {
+        must(Command::new(binary(name)).arg("health").arg(&config));
+    }
+    std::fs::write(&config, good).unwrap();
     system.registry.kill();
     for name in ["berth-proxy", "berth-registry"] {
         assert!(!run(Command::new(binary(name)).arg("health").arg(&config)).success, "{name}");

@@ -118,8 +118,8 @@ async fn authentik_s_tokens_work_as_bearer_and_as_password_with_any_user_name() 
         claims
     };
     for (claims, expected) in [
-        (alice(json!({"aud": "somebody-else"})), "another audience"),
-        (alice(json!({"azp": "somebody-else"})), "another audience"),
+        (alice(json!({"aud": "somebody-else"})), "made for somebody-else, and not for berth"),
+        (alice(json!({"azp": "somebody-else"})), "made for somebody-else (azp), and not for berth"),
         (alice(json!({"exp": now - 100})), "has expired"),
         (alice(json!({"nbf": now + 1000})), "not valid yet"),
         (alice(json!({"iss": "https://evil.example/"})), "neither a provider of this registry"),
@@ -289,7 +289,7 @@ async fn a_ci_job_pushes_with_its_own_token_and_a_refusal_says_what_was_missed()
     for (changes, expected) in [
         (json!({"ref": "refs/heads/x"}), r#"http.auth.bearer.oidc[0] came nearest: only from that branch"#),
         (json!({"repository_owner_id": "2"}), r#"repository_owner_id is "2""#),
-        (json!({"aud": "another"}), "another audience"),
+        (json!({"aud": "another"}), "made for another, and not for registry.company"),
     ] {
         let jwt = signed(&issuer, job(changes)).await;
         let answer = Api::new(&system.url, Credential::Bearer(jwt)).get("/v2/").await;

@@ -9,6 +9,7 @@ use std::{
 use berth_tests::{
     api::{Api, error_of},
     images::{Image, digest},
+    process::wait_for,
     system::{Setup, System, binary},
     tools::{self, must, run},
 };
@@ -62,6 +63,20 @@ async fn a_full_disk_is_507_loses_nothing_and_recovers() {
     let refused = api.push("r", "another", &Image::new(3, 100_000)).await.unwrap();
     assert_eq!(error_of(refused).await, (507, "UNAVAILABLE".to_owned()));
 
+    // Nobody shall send more here, and the registry says why.
+    wait_for("the probe", async || {
+        (api.get("/readyz").await.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    })
+    .await;
+    let health = |arguments: &[&str]| {
+        run(Command::new(binary("berth-registry")).arg("health").args(arguments).arg(system.config()))
+    };
+    let outcome = health(&[]);
+    assert!(!outcome.success && outcome.printed.contains("No space left on device"), "{}", outcome.printed);
+    assert!(health(&["--live"]).success);
+    let strangers = api.get("/readyz").await.text().await.unwrap();
+    assert_eq!(strangers, "the registry can store nothing; the log says why\n");
+    system.proxy.prints("No space left on device").await;
     // What was there is there, can be pulled, and can be deleted.
     let layer = api.get(&format!("/v2/r/blobs/{}", digest(&small.layer))).await;
     assert!(layer.bytes().await.unwrap() == small.layer);
@@ -69,6 +84,7 @@ async fn a_full_disk_is_507_loses_nothing_and_recovers() {
     assert_eq!(listed["tags"], json!(["small"]));
 
     fs::remove_file(filler).unwrap();
+    wait_for("the probe", async || (api.get("/readyz").await.status() == StatusCode::OK).then_some(())).await;
     api.must_push("r", "another", &Image::new(3, 100_000)).await;
 }
 
@@ -115,10 +131,7 @@ async fn a_second_request_to_one_upload_is_refused_while_the_first_writes() {
     let first = tokio::spawn(first.send());
     sender.send(Ok(b"first".to_vec())).await.unwrap();
     let upload = system.folder.join("registry/uploads").join(address.rsplit('/').next().unwrap()).join("data");
-    berth_tests::process::wait_for("the first bytes", async || {
-        upload.metadata().is_ok_and(|m| m.len() == 5).then_some(())
-    })
-    .await;
+    wait_for("the first bytes", async || upload.metadata().is_ok_and(|m| m.len() == 5).then_some(())).await;
     let second = api.request(reqwest::Method::PATCH, &address).body("second").send().await.unwrap();
     assert_eq!(error_of(second).await, (409, "BLOB_UPLOAD_INVALID".to_owned()));
     drop(sender);

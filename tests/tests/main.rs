@@ -21,6 +21,7 @@ mod kubernetes;
 mod movers;
 mod names;
 mod objects;
+mod observe;
 mod outage;
 mod registry;
 mod reload;

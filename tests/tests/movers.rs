@@ -174,7 +174,8 @@ fn values_are_read_as_zot_s_parser_reads_them() {
     verified("berth-registry", &config);
     let config = files.config(|config| config["storage"]["gc"] = json!("maybe"));
     assert!(
-        refused("berth-registry", &config).contains("storage.gc: is a text that isn't one; expected true or false")
+        refused("berth-registry", &config)
+            .contains("storage.gc: is a text that can't be read as that; expected true or false")
     );
 }
 

@@ -65,12 +65,19 @@ async fn new_rules_are_taken_without_dropping_a_connection_and_bad_ones_are_refu
     .await;
     assert_eq!(api.get("/v2/r/manifests/1").await.status(), StatusCode::OK);
     assert_eq!(api.post("/v2/r/blobs/uploads/").await.status(), StatusCode::FORBIDDEN);
-    // A changed file is noticed without a signal, too.
-    system.configure(|config| config["http"]["accessControl"] = rules(&["read", "create"]));
+    // A changed file is noticed without a signal, too. What can't be taken over is named.
+    system.configure(|config| {
+        config["http"]["accessControl"] = rules(&["read", "create"]);
+        config["http"]["externalUrl"] = json!("https://elsewhere.company");
+        config["sidecar"]["trustedProxies"] = json!(["10.0.0.0/8"]);
+    });
     wait_for("the next rules", async || {
         (api.post("/v2/r/blobs/uploads/").await.status() == StatusCode::ACCEPTED).then_some(())
     })
     .await;
+    let waiting =
+        "waiting for a restart of the proxy: http.externalUrl, http.auth.secureSession, sidecar.trustedProxies";
+    system.proxy.prints(waiting).await;
 }
 
 #[tokio::test]
@@ -143,7 +150,9 @@ async fn what_is_counted_is_for_whom_the_rules_name() {
     let (system, api) = alice(rules).await;
     let (bob, _) = system.signed_in("bob").await.make_key("b").await;
     let text = api.get("/metrics").await.text().await.unwrap();
-    assert!(text.contains("berth_requests_total{status=\"2xx\"}"), "{text}");
+    let logged_in = "berth_requests_total{credential=\"api_key\",operation=\"metrics\",status=\"200\"} 1";
+    let again = api.get("/metrics").await.text().await.unwrap();
+    assert!(text.contains("berth_requests_total") && again.contains(logged_in), "{again}");
     let bob = Api::basic(&system.url, "bob", &bob);
     assert_eq!(error_of(bob.get("/metrics").await).await, (403, "DENIED".to_owned()));
     assert_eq!(api.with(Credential::None).get("/metrics").await.status(), StatusCode::UNAUTHORIZED);

@@ -74,7 +74,7 @@ async fn only_a_genuine_logout_token_signs_out_and_only_once() {
         (status, answer.text().await.unwrap())
     };
     for (change, value, expected) in [
-        ("aud", json!("another"), "another audience"),
+        ("aud", json!("another"), "made for another, and not for berth"),
         ("iss", json!("https://evil.example/"), "another issuer"),
         ("events", json!({}), "event of a logout"),
         ("nonce", json!("n"), "nonce"),

@@ -3,6 +3,7 @@
 mod access;
 mod extensions;
 mod provider;
+mod restart;
 mod trust_roots;
 mod workloads;
 
@@ -12,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use berth_config::{File, Log, Note, Problems, Section, Upstream};
+use berth_config::{File, Note, Problems, Section, Upstream};
+use berth_observe::{Collector, Log};
 use ipnet::IpNet;
 use url::Url;
 
@@ -67,6 +69,8 @@ pub struct Config {
     pub state: State,
     /// What to log, and where to.
     pub log: Log,
+    /// Where traces are sent to, if they are.
+    pub traces: Option<Collector>,
 }
 
 /// `http.tls`
@@ -163,6 +167,7 @@ impl Config {
         let upstream = Upstream::read(&sidecar);
         let state = read_state(&sidecar);
         let trusted_proxies = read_trusted_proxies(&sidecar);
+        let traces = Collector::read(&sidecar);
         let connections_per_address = sidecar.number("connectionsPerAddress").and_then(|n| usize::try_from(n).ok());
         // Docker kills after ten seconds.
         let drain_timeout = sidecar.duration("drainTimeout").unwrap_or(Duration::from_secs(8));
@@ -228,6 +233,7 @@ impl Config {
             metrics_path,
             state,
             log,
+            traces,
         };
         Ok((config, file.finish()?))
     }

@@ -17,7 +17,7 @@ use pingora::{
     services::Service,
 };
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpSocket, TcpStream},
     time::Instant,
 };
 
@@ -25,7 +25,7 @@ use super::{
     Connection, Connections, HEADER_TIMEOUT, lock,
     stream::{Watched, refuse_headers},
 };
-use crate::metrics::Metrics;
+use crate::observe::Metrics;
 
 /// How many connections the kernel holds until they are accepted.
 const BACKLOG: u32 = 4096;
@@ -35,7 +35,8 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 
 /// The way in to `app`.
 pub struct Door<A> {
-    address: SocketAddr,
+    /// Bound, until it listens.
+    socket: Option<TcpSocket>,
     serving: Arc<Serving<A>>,
 }
 
@@ -47,32 +48,38 @@ struct Serving<A> {
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Door<A> {
-    /// A door at `address`, with TLS if there is an acceptor.
+    /// A door at `socket`, with TLS if there is an acceptor.
     pub fn new(
-        address: SocketAddr,
+        socket: TcpSocket,
         app: A,
         tls: Option<Acceptor>,
         connections: Arc<Connections>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { address, serving: Arc::new(Serving { app: Arc::new(app), tls, connections, metrics }) }
+        let serving = Serving { app: Arc::new(app), tls, connections, metrics };
+        Self { socket: Some(socket), serving: Arc::new(serving) }
     }
+}
 
-    fn listen(&self) -> io::Result<TcpListener> {
-        let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(self.address)?;
-        socket.listen(BACKLOG)
-    }
+/// Takes an address, and doesn't listen yet.
+///
+/// # Errors
+/// As the system says it: somebody else has it, or it isn't one of this machine.
+pub fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> Service for Door<A> {
     async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
-        let listener = match self.listen() {
+        let Some(socket) = self.socket.take() else { return };
+        let listener = match socket.listen(BACKLOG) {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::error!(%error, "can't listen on {}", self.address);
+                tracing::error!(%error, "http.address, http.port: can't listen");
                 std::process::exit(1);
             }
         };
@@ -108,7 +115,9 @@ impl<A: ServerApp + Send + Sync + 'static> Serving<A> {
         };
         let (serving, shutdown) = (Arc::clone(self), shutdown.clone());
         tokio::spawn(async move {
+            serving.metrics.connections_changed(1);
             serving.serve_while_wanted(stream, &connection, &shutdown).await;
+            serving.metrics.connections_changed(-1);
             serving.connections.leave(&connection);
         });
     }

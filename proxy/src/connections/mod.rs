@@ -19,10 +19,9 @@ use std::{
 
 use ipnet::IpNet;
 use pingora::protocols::Stream;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{sync::Notify, time::Instant};
 
-pub use self::door::Door;
+pub use self::door::{Door, bind};
 use crate::network::Network;
 
 /// How long a connection is kept for the next request. Proxies in front of us keep theirs for a minute.
@@ -38,11 +37,8 @@ const MAX_CONNECTIONS: usize = 10_000;
 /// How many descriptors one connection may need: its own, one to the registry, and some for everything else.
 const DESCRIPTORS_PER_CONNECTION: u64 = 3;
 
-/// Takes as many descriptors as this process may have; how many connections those are for.
-pub fn raise_descriptor_limit() -> usize {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
-    let descriptors = if raised { maximum } else { current };
+/// How many connections so many descriptors are for.
+pub fn connections_for(descriptors: Option<u64>) -> usize {
     let connections =
         descriptors.map_or(MAX_CONNECTIONS, |n| usize::try_from(n / DESCRIPTORS_PER_CONNECTION).unwrap_or(usize::MAX));
     connections.clamp(16, MAX_CONNECTIONS)

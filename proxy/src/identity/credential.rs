@@ -8,6 +8,7 @@ use http::{
 };
 
 use super::api_key;
+use crate::oidc::jwt::claimed_issuer;
 
 /// A credential as it came; nothing of it was checked. It has no `Debug`, so that it can't be logged.
 pub enum Credential {
@@ -33,6 +34,14 @@ impl Credential {
     pub fn guessed_user(&self) -> Option<&str> {
         match self {
             Self::Basic { user, password } if !api_key::is_key(password) => Some(user),
+            Self::Basic { .. } | Self::None | Self::Session(_) | Self::Bearer(_) | Self::RefreshToken(_) => None,
+        }
+    }
+
+    /// Whose it is said to be, for the log. Who mixes up name and password has no credential written there.
+    pub fn claimed_user(&self) -> Option<&str> {
+        match self {
+            Self::Basic { user, .. } if !api_key::is_key(user) && claimed_issuer(user).is_none() => Some(user),
             Self::Basic { .. } | Self::None | Self::Session(_) | Self::Bearer(_) | Self::RefreshToken(_) => None,
         }
     }

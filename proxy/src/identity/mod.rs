@@ -97,6 +97,22 @@ pub enum AuthMethod {
     Certificate(String),
 }
 
+impl AuthMethod {
+    /// The kind, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Session(_) => "session",
+            Self::ApiKey(_) => "api_key",
+            Self::ProviderToken => "provider_token",
+            Self::AppPassword => "app_password",
+            Self::Workload(_) => "workload",
+            Self::RefreshToken(_) => "refresh_token",
+            Self::Password(_) => "password",
+            Self::Certificate(_) => "certificate",
+        }
+    }
+}
+
 impl Identity {
     /// Somebody whom a provider has signed in.
     fn of_person(user: User, method: AuthMethod) -> Self {
@@ -181,6 +197,11 @@ impl Caller {
     /// The name for the log.
     pub fn name(&self) -> &str {
         self.identity.as_ref().map_or("anonymous", |identity| &identity.user)
+    }
+
+    /// The kind of credential for the log: what a token of ours was made of, and not the token.
+    pub fn credential(&self) -> &'static str {
+        self.identity.as_ref().map_or("none", |identity| identity.method.kind())
     }
 }
 

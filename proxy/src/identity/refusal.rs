@@ -175,6 +175,15 @@ impl Rejection {
 }
 
 impl Refusal {
+    /// The kind, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "rejected",
+            Self::Throttled(_) => "throttled",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
     /// Whether somebody may have tried out what they don't know.
     pub fn is_guess(&self) -> bool {
         match self {

@@ -57,6 +57,16 @@ pub struct Renewals {
     grace: Duration,
     /// Providers that renew nobody.
     trouble: Mutex<BTreeSet<String>>,
+    /// Who was suspended lately.
+    suspended: Mutex<Vec<Suspension>>,
+}
+
+/// That somebody was suspended.
+pub struct Suspension {
+    /// Their name.
+    pub user: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// What became of a question.
@@ -77,7 +87,7 @@ impl Renewals {
     /// Renewals of the people in `store`, whose sessions live `idle` unused, and who are good for `grace` without a word of
     /// their provider.
     pub fn new(store: Store, sealer: Arc<Sealer>, idle: Duration, grace: Duration) -> Self {
-        Self { store, sealer, idle, grace, trouble: Mutex::default() }
+        Self { store, sealer, idle, grace, trouble: Mutex::default(), suspended: Mutex::default() }
     }
 
     /// The providers that renew nobody, by their keys.
@@ -87,6 +97,16 @@ impl Renewals {
 
     fn lock_trouble(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who was suspended since this was last asked.
+    pub fn take_suspended(&self) -> Vec<Suspension> {
+        std::mem::take(&mut *self.suspended.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note_suspended(&self, user: &str, reason: &str) {
+        let suspension = Suspension { user: user.to_owned(), reason: reason.to_owned() };
+        self.suspended.lock().unwrap_or_else(PoisonError::into_inner).push(suspension);
     }
 
     /// For how long somebody is good whose provider can't be asked about them any more.
@@ -105,6 +125,7 @@ impl Renewals {
         join_all(all).await.into_iter().collect::<Result<(), _>>()?;
         for user in self.store.suspend_unconfirmed(self.grace).await? {
             tracing::warn!(user, "suspended: for too long, the identity provider could not be asked about them");
+            self.note_suspended(&user, "for too long, the identity provider could not be asked about them");
         }
         Ok(())
     }
@@ -180,6 +201,7 @@ impl Renewals {
             Outcome::Renamed => {
                 if self.store.suspend(due).await? {
                     tracing::warn!(user, "suspended: the identity provider calls them by another name now");
+                    self.note_suspended(user, "the identity provider calls them by another name now");
                 }
             }
             Outcome::Refused(reason) => {
@@ -193,6 +215,7 @@ impl Renewals {
                         "suspended: the identity provider does not renew their sign-in any more (if it renews nobody's, allow \
                          the grant type refresh_token there)"
                     );
+                    self.note_suspended(user, &reason);
                 }
             }
         }

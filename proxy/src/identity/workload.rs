@@ -14,8 +14,8 @@ use super::{AuthMethod, Identity, Refusal, Rejection, shared_issuer::SharedIssue
 use crate::{
     expression::{Expression, know},
     oidc::{
-        ForUnknownKeys, Http, Lately, SignInError, TrustRoots,
-        jwt::{Claims, Expected, JwtError, JwtKeys, numeric_date},
+        ForUnknownKeys, Freshness, Http, Lately, SignInError, TrustRoots,
+        jwt::{Claims, Expected, JwtError, JwtKeys, audiences_of, numeric_date},
         keep_fresh, keys_of,
     },
 };
@@ -63,7 +63,8 @@ impl Rule {
     fn apply(&self, claims: &Claims) -> Result<Identity, Missed> {
         let missed = |held, why: String| Missed { held, why };
         if !self.is_for(claims) {
-            return Err(missed(0, format!("its audience is not {}", self.audiences.join(" or "))));
+            let shown = claims.get("aud").map_or_else(|| "none".to_owned(), audiences_of);
+            return Err(missed(0, format!("its audience is {shown}, and not {}", self.audiences.join(" or "))));
         }
         let document = Value::Object(claims.clone());
         let mut context = Context::default();
@@ -153,6 +154,8 @@ pub struct Issuer {
     keys: RwLock<Option<Arc<JwtKeys>>>,
     lately: Lately<JwtKeys>,
     for_unknown_keys: ForUnknownKeys,
+    /// How it goes with its keys.
+    pub freshness: Freshness,
 }
 
 impl Issuer {
@@ -162,8 +165,14 @@ impl Issuer {
     /// A sentence, if its certificate authorities can't be read.
     pub fn new(config: &IssuerConfig) -> Result<Self, String> {
         let http = Http::new(&config.issuer, &config.authority)?;
-        let (lately, for_unknown_keys) = (Lately::default(), ForUnknownKeys::default());
-        Ok(Self { config: config.clone(), http, keys: RwLock::default(), lately, for_unknown_keys })
+        Ok(Self {
+            config: config.clone(),
+            http,
+            keys: RwLock::default(),
+            lately: Lately::default(),
+            for_unknown_keys: ForUnknownKeys::default(),
+            freshness: Freshness::default(),
+        })
     }
 
     /// Keeps its keys fresh for as long as the process runs. Nothing waits for this.
@@ -175,7 +184,18 @@ impl Issuer {
         .await;
     }
 
+    /// By its `iss`.
+    pub fn name(&self) -> &str {
+        &self.config.issuer
+    }
+
     async fn fetch(&self) -> Result<Arc<JwtKeys>, SignInError> {
+        let fetched = self.fetch_now().await;
+        self.freshness.note(fetched.is_ok());
+        fetched
+    }
+
+    async fn fetch_now(&self) -> Result<Arc<JwtKeys>, SignInError> {
         let (_, document) = self.http.discovery(self.config.any_issuer).await?;
         let keys = Arc::new(keys_of(&self.http, &document, None).await?);
         *self.keys.write().await = Some(Arc::clone(&keys));
@@ -331,7 +351,7 @@ mod tests {
         let why = refused(json!({"repository_owner_id": "9"}));
         assert!(why.contains(r#"repository_owner_id is "9""#), "{why}");
         let why = refused(json!({"aud": "other"}));
-        assert!(why.contains("its audience is not berth"), "{why}");
+        assert!(why.contains("its audience is other, and not berth"), "{why}");
     }
 
     #[test]

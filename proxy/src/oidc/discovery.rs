@@ -61,6 +61,24 @@ fn algorithms_of(document: &serde_json::Value) -> Vec<String> {
     listed.into_iter().flatten().filter_map(|v| v.as_str()).map(str::to_owned).collect()
 }
 
+/// How it goes with fetching something.
+#[derive(Default)]
+pub struct Freshness(std::sync::Mutex<(Option<Instant>, bool)>);
+
+impl Freshness {
+    /// It was fetched, or couldn't be.
+    pub fn note(&self, fetched: bool) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = (if fetched { Some(Instant::now()) } else { state.0 }, fetched);
+    }
+
+    /// Whether it went well the last time, and how long ago it went well.
+    pub fn of_now(&self) -> (bool, Option<Duration>) {
+        let (fetched_at, well) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (well, fetched_at.map(|at| at.elapsed()))
+    }
+}
+
 /// Runs `fetch` again and again, for as long as the process runs: in ten minutes if it went well, and sooner if not.
 pub async fn keep_fresh<F>(what: String, fetch: impl Fn() -> F)
 where
@@ -155,6 +173,12 @@ impl Provider {
 
     /// Asks the provider what it is, and remembers that.
     pub(super) async fn discover(&self) -> Result<Arc<Discovered>, SignInError> {
+        let discovered = self.ask_what_it_is().await;
+        self.freshness.note(discovered.is_ok());
+        discovered
+    }
+
+    async fn ask_what_it_is(&self) -> Result<Arc<Discovered>, SignInError> {
         let (url, document) = self.http.discovery(false).await?;
         let wrong = |cause: String| SignInError::NotAProvider { url: url.clone(), cause };
         let metadata: CoreProviderMetadata =
@@ -208,7 +232,10 @@ impl Provider {
     /// The claims of a token that was made for us alone.
     fn for_us(&self, claims: Claims) -> Result<Claims, JwtError> {
         match claims.get("azp").and_then(|azp| azp.as_str()) {
-            Some(azp) if azp != self.config.client_id => Err(JwtError::Audience),
+            Some(azp) if azp != self.config.client_id => {
+                let shown = format!("{} (azp)", azp.chars().filter(|c| !c.is_control()).take(200).collect::<String>());
+                Err(JwtError::Audience { shown, expected: self.config.client_id.clone() })
+            }
             _ => Ok(claims),
         }
     }

@@ -17,8 +17,8 @@ const LEEWAY_SECONDS: i64 = 30;
 /// The claims of a token.
 pub type Claims = Map<String, Value>;
 
-/// Why a token isn't taken. The sentences hold nothing of the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a token isn't taken. Of a token whose signature is wrong the sentences hold nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
     /// Its issuer has no signing key, so that everybody who knows the client secret could have made it.
     #[error(
@@ -45,8 +45,13 @@ pub enum JwtError {
     #[error("the token is of another issuer")]
     Issuer,
     /// It was made for somebody else.
-    #[error("the token was made for another audience than this registry")]
-    Audience,
+    #[error("the token was made for {shown}, and not for {expected}: ask for one with that audience (aud)")]
+    Audience {
+        /// For whom it was made.
+        shown: String,
+        /// For whom it must have been made.
+        expected: String,
+    },
     /// A claim that it must have is missing or malformed.
     #[error("the token lacks a claim that it must have (iss, aud, exp), or one of them is malformed")]
     Claims,
@@ -67,7 +72,7 @@ pub enum JwtError {
 
 impl JwtError {
     /// Whether other keys of the issuer could say otherwise.
-    pub fn may_be_stale(self) -> bool {
+    pub fn may_be_stale(&self) -> bool {
         matches!(self, Self::UnknownKey | Self::Signature)
     }
 }
@@ -181,7 +186,7 @@ impl JwtKeys {
         }
         let mut outcome = Err(JwtError::UnknownKey);
         for key in self.candidates(header.alg, header.kid.as_deref()) {
-            outcome = decode::<Claims>(token, key, &validation).map_err(|e| reason(e.kind()));
+            outcome = decode::<Claims>(token, key, &validation).map_err(|e| reason(e.kind(), token, expected));
             if !matches!(outcome, Err(JwtError::Signature)) {
                 break;
             }
@@ -260,13 +265,39 @@ fn is_symmetric(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
 }
 
-fn reason(kind: &ErrorKind) -> JwtError {
+fn reason(kind: &ErrorKind, token: &str, expected: &Expected<'_>) -> JwtError {
     match kind {
         ErrorKind::InvalidIssuer => JwtError::Issuer,
-        ErrorKind::InvalidAudience => JwtError::Audience,
+        // Of a token whose signature is good.
+        ErrorKind::InvalidAudience => JwtError::Audience {
+            shown: unchecked_claims(token)
+                .and_then(|claims| claims.get("aud").map(audiences_of))
+                .unwrap_or_else(|| "nobody".to_owned()),
+            expected: expected.audiences.join(" or "),
+        },
         ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) | ErrorKind::Json(_) => JwtError::Claims,
         _ => JwtError::Signature,
     }
+}
+
+/// The claims of a token, of which nothing was checked.
+pub fn unchecked_claims(token: &str) -> Option<Claims> {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice(&payload).ok()
+}
+
+/// How much is told of audiences, in characters.
+const MAX_AUDIENCE_CHARS: usize = 200;
+
+/// `aud` in words: it is one text, or several (RFC 7519, section 4.1.3).
+pub fn audiences_of(aud: &Value) -> String {
+    let words = match aud {
+        Value::String(one) => one.clone(),
+        Value::Array(many) => many.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    };
+    words.chars().filter(|c| !c.is_control()).take(MAX_AUDIENCE_CHARS).collect()
 }
 
 /// The `iss` that a text claims to have if it is a JWT. Nothing of it was checked: it only says whom to ask.
@@ -350,7 +381,7 @@ mod tests {
         for (changes, expected) in [
             (json!({"iss": "https://b/"}), JwtError::Issuer),
             (json!({"iss": null}), JwtError::Claims),
-            (json!({"aud": "other"}), JwtError::Audience),
+            (json!({"aud": "other"}), JwtError::Audience { shown: "other".to_owned(), expected: "berth".to_owned() }),
             (json!({"aud": null}), JwtError::Claims),
             (json!({"exp": now() - 31}), JwtError::Expired),
             (json!({"exp": null}), JwtError::Claims),

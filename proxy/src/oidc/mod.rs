@@ -25,7 +25,7 @@ use url::Url;
 
 pub use self::{
     app_password_grant::ExchangeError,
-    discovery::{ForUnknownKeys, Lately, keep_fresh, keys_of},
+    discovery::{ForUnknownKeys, Freshness, Lately, keep_fresh, keys_of},
     http::Http,
     renewal::{RenewalError, Renewed},
     settings::{ProviderConfig, TrustRoots},
@@ -131,6 +131,8 @@ pub struct Provider {
     discovered: RwLock<Option<Arc<Discovered>>>,
     lately: Lately<Discovered>,
     for_unknown_keys: ForUnknownKeys,
+    /// How it goes with its discovery and keys.
+    pub freshness: Freshness,
 }
 
 /// A sign-in that has begun: what the browser must bring back, and where it goes.
@@ -180,8 +182,15 @@ impl Provider {
     /// A sentence, if its certificate authorities can't be read.
     pub fn new(config: ProviderConfig, redirect_uri: String) -> Result<Self, String> {
         let http = Http::new(&config.issuer, &config.authority)?;
-        let (lately, for_unknown_keys) = (Lately::default(), ForUnknownKeys::default());
-        Ok(Self { config, redirect_uri, http, discovered: RwLock::default(), lately, for_unknown_keys })
+        Ok(Self {
+            config,
+            redirect_uri,
+            http,
+            discovered: RwLock::default(),
+            lately: Lately::default(),
+            for_unknown_keys: ForUnknownKeys::default(),
+            freshness: Freshness::default(),
+        })
     }
 
     /// Begins a sign-in. The provider is asked whether it is there, since the browser couldn't say so.

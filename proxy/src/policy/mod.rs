@@ -209,8 +209,8 @@ impl fmt::Display for Rule<'_> {
 /// What may come of a request.
 #[derive(Clone, Debug)]
 pub enum Verdict<'a> {
-    /// Forward it, with this condition on the write.
-    Allowed(WriteCondition),
+    /// Forward it, with this condition on the write; what grants it, where something must.
+    Allowed(WriteCondition, Option<Rule<'a>>),
     /// Don't.
     Denied(Decision<'a>),
 }
@@ -372,11 +372,11 @@ impl Rules {
             self.evaluate(identity, &Question { action, repository: repository.as_str(), reference }, circumstances)
         };
         let simply = |decision: Decision<'a>| match decision.allowed {
-            true => Verdict::Allowed(WriteCondition::None),
+            true => Verdict::Allowed(WriteCondition::None, Some(decision.rule)),
             false => Verdict::Denied(decision),
         };
         match operation {
-            Op::Ping | Op::ListRepositories(_) => Verdict::Allowed(WriteCondition::None),
+            Op::Ping | Op::ListRepositories(_) => Verdict::Allowed(WriteCondition::None, None),
             Op::HeadManifest { repository, reference } | Op::PullManifest { repository, reference } => {
                 simply(ask(Action::Read, repository, Some(reference)))
             }
@@ -408,14 +408,20 @@ impl Rules {
                 };
                 // Of several tags, what holds for all of them.
                 let all = |action| {
-                    let mut decisions = references.iter().map(|reference| ask(action, repository, Some(reference)));
-                    let first_no = decisions.find(|decision| !decision.allowed);
-                    first_no.map_or(Ok(()), Err)
+                    let mut rule = None;
+                    for reference in &references {
+                        let decision = ask(action, repository, Some(reference));
+                        if !decision.allowed {
+                            return Err(decision);
+                        }
+                        rule = Some(decision.rule);
+                    }
+                    Ok(rule)
                 };
                 match (all(Action::Create), all(Action::Update)) {
-                    (Ok(()), Ok(())) => Verdict::Allowed(WriteCondition::None),
-                    (Ok(()), Err(_)) => Verdict::Allowed(WriteCondition::OnlyCreate),
-                    (Err(_), Ok(())) => Verdict::Allowed(WriteCondition::OnlyUpdate),
+                    (Ok(rule), Ok(_)) => Verdict::Allowed(WriteCondition::None, rule),
+                    (Ok(rule), Err(_)) => Verdict::Allowed(WriteCondition::OnlyCreate, rule),
+                    (Err(_), Ok(rule)) => Verdict::Allowed(WriteCondition::OnlyUpdate, rule),
                     (Err(no), Err(_)) => Verdict::Denied(no),
                 }
             }
@@ -528,13 +534,13 @@ mod tests {
         let push = operation("/v2/team/x/manifests/1");
         assert!(matches!(
             rules.authorize(Some(&who("b", &["dev"])), &push, &Circumstances::default()),
-            Verdict::Allowed(WriteCondition::OnlyCreate)
+            Verdict::Allowed(WriteCondition::OnlyCreate, _)
         ));
         assert!(matches!(rules.authorize(Some(&who("b", &[])), &push, &Circumstances::default()), Verdict::Denied(_)));
         let elsewhere = operation("/v2/x/manifests/1");
         assert!(matches!(
             rules.authorize(Some(&who("alice", &[])), &elsewhere, &Circumstances::default()),
-            Verdict::Allowed(WriteCondition::None)
+            Verdict::Allowed(WriteCondition::None, _)
         ));
     }
 
@@ -610,7 +616,7 @@ mod tests {
             let operation = Operation::parse(&http::Method::PUT, &target).expect("an operation");
             rules.authorize(Some(&who("alice", &[])), &operation, &Circumstances::default())
         };
-        assert!(matches!(verdict("tag=v1&tag=v2"), Verdict::Allowed(WriteCondition::OnlyCreate)));
+        assert!(matches!(verdict("tag=v1&tag=v2"), Verdict::Allowed(WriteCondition::OnlyCreate, _)));
         assert!(matches!(verdict("tag=v1&tag=latest"), Verdict::Denied(_)));
     }
 

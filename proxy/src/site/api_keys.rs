@@ -22,6 +22,7 @@ use crate::{
         api_key::{MAX_KEYS, WantedKey},
         api_key_scopes::KeyScopes,
     },
+    observe::Event,
     request::{RequestInfo, is_our_own},
     store::{ApiKey, now},
 };
@@ -174,11 +175,24 @@ pub async fn create(
     };
     match created.await {
         Ok((text, key)) => {
-            tracing::info!(request = request.id, user = key.user.name, key = key.id, "an API key was made");
+            key_created(&app, &request, &key);
             (StatusCode::CREATED, Json(Shown::new(&key, Some(&text)))).into_response()
         }
         Err(error) => error_response(&error),
     }
+}
+
+/// Tells the log and the audit log of a new key.
+pub fn key_created(app: &App, request: &RequestInfo, key: &ApiKey) {
+    tracing::info!(request = request.id, user = key.user.name, key = key.id, "an API key was made");
+    let ApiKey { id, label, scopes, .. } = key;
+    app.audit.record(request, &Event::KeyCreated { key: id, label, scopes });
+}
+
+/// Tells the log and the audit log that a key is gone.
+pub fn key_revoked(app: &App, request: &RequestInfo, id: &str) {
+    tracing::info!(request = request.id, user = request.user(), key = id, "an API key was revoked");
+    app.audit.record(request, &Event::KeyRevoked { key: id });
 }
 
 /// How many scopes a key may have.
@@ -215,7 +229,7 @@ pub async fn revoke(
         let owner = owner(&app, &request, &headers).await?;
         let id = which.id.as_deref().ok_or_else(|| bad_request("the query parameter 'id' is missing"))?;
         if app.identities.keys.revoke(&owner.id, id).await.map_err(database_failed)? {
-            tracing::info!(request = request.id, user = owner.identity.user, key = id, "an API key was revoked");
+            key_revoked(&app, &request, id);
             return Ok(());
         }
         Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "you have no API key of this id"))

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::App,
+    observe::Event,
     oidc::jwt::{Claims, numeric_date},
     request::RequestInfo,
     secrets,
@@ -48,6 +49,7 @@ pub async fn sign_out(
     let mut response = match outcome {
         Ok(ended) => {
             tracing::info!(request = request.id, provider, ended, "the provider has signed somebody out");
+            app.audit.record(&request, &Event::SignOutByProvider { provider: &provider, sessions: ended });
             StatusCode::OK.into_response()
         }
         Err(Failed::Refused(reason)) => {

@@ -36,7 +36,7 @@ pub async fn browser_session(app: &App, request: &RequestInfo, headers: &HeaderM
     let (live, session) = (app.live(), Credential::Session(id));
     match app.identities.identify(&live.verifiers, &session, &request.connection(None)).await {
         Ok(caller) => {
-            request.identified(caller.name());
+            request.identified(caller.name(), caller.credential());
             let owner = caller.identity.and_then(|identity| Some(Owner { id: identity.person.clone()?, identity }));
             Ok(owner.map_or(BrowserSession::Unknown, BrowserSession::Known))
         }

@@ -13,13 +13,14 @@ use serde::Deserialize;
 use time::{OffsetDateTime, macros::format_description};
 
 use super::{
-    api_keys::{MAX_LABEL_CHARS, must_be_scopes, too_many_keys, user_agent},
+    api_keys::{MAX_LABEL_CHARS, key_created, key_revoked, must_be_scopes, too_many_keys, user_agent},
     browser_session::{BrowserSession, Owner, browser_session, clear_cookie, with_cookies},
     page::{self, Page},
 };
 use crate::{
     app::App,
     identity::{AuthMethod, Identity, Rejection, api_key::WantedKey},
+    observe::Event,
     request::{RequestInfo, is_our_own},
     store::{ApiKey, PersonId, Session, now},
 };
@@ -58,6 +59,13 @@ fn signed_out(app: &App, notice: Option<&str>) -> Response {
         h1 { "Sign in" }
         @if let Some(notice) = notice { p role="status" class="reason" { (notice) } }
         p { "This is the private container registry " code { (app.external_url.authority()) } "." }
+        @if app.live().providers().is_empty() {
+            p {
+                "Nobody signs in with a browser here: no identity provider is configured. Clients log in with the name and "
+                "password that whoever runs this registry has given you:"
+            }
+            pre { "docker login " (app.external_url.authority()) }
+        }
         @for provider in app.live().providers() {
             p {
                 a class="button" href={ "/zot/auth/login?provider=" (provider.config.id) "&callback_ui=/" } {
@@ -263,7 +271,7 @@ pub async fn create_key(
             page::refusal(StatusCode::FORBIDDEN, "No key was made", &reason, &request.id).into_response()
         }
         Ok(Some((text, key))) => {
-            tracing::info!(request = request.id, user = owner.identity.user, key = key.id, "an API key was made");
+            key_created(&app, &request, &key);
             signed_in(&app, &owner, Some(NewKey { text, label }), &request).await
         }
         Err(error) => database_failed(&error, &request),
@@ -287,8 +295,10 @@ pub async fn revoke_key(
         Err(response) => return response,
     };
     match app.identities.keys.revoke(&owner.id, &form.id).await {
-        Ok(_) => {
-            tracing::info!(request = request.id, user = owner.identity.user, key = form.id, "an API key was revoked");
+        Ok(there) => {
+            if there {
+                key_revoked(&app, &request, &form.id);
+            }
             Redirect::to("/").into_response()
         }
         Err(error) => database_failed(&error, &request),
@@ -314,6 +324,7 @@ pub async fn end_session(
     match app.identities.sessions.end_of(&owner.id, &form.id).await {
         Ok(_) => {
             tracing::info!(request = request.id, user = owner.identity.user, "a session was ended from another one");
+            app.audit.record(&request, &Event::SessionEnded);
             Redirect::to("/").into_response()
         }
         Err(error) => database_failed(&error, &request),

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     app::App,
     identity::{credential, session::Beginning},
+    observe::Event,
     oidc::{Provider, SignInError},
     request::RequestInfo,
     secrets,
@@ -93,7 +94,9 @@ impl Broken {
     }
 
     /// The page, and the same in the log.
-    fn answer(&self, request: &RequestInfo) -> Response {
+    fn answer(&self, app: &App, request: &RequestInfo) -> Response {
+        app.metrics.sign_in(if self.status().is_server_error() { "failed" } else { "refused" });
+        app.audit.record(request, &Event::SignInRefused { reason: &self.to_string() });
         tracing::warn!(request = request.id, client = ?request.client, reason = %self, "a sign-in was refused");
         page::refusal(self.status(), "You are not signed in", &self.to_string(), &request.id).into_response()
     }
@@ -135,7 +138,7 @@ pub async fn begin(
     headers: HeaderMap,
     Query(query): Query<Begin>,
 ) -> Response {
-    begin_with(&app, &headers, &query).await.unwrap_or_else(|broken| broken.answer(&request))
+    begin_with(&app, &headers, &query).await.unwrap_or_else(|broken| broken.answer(&app, &request))
 }
 
 async fn begin_with(app: &App, headers: &HeaderMap, query: &Begin) -> Result<Response, Broken> {
@@ -184,7 +187,7 @@ pub async fn finish(
     let name = callback.state.as_deref().map(|state| cookie_name(&app, state));
     let response = match finish_with(&app, &provider_id, &headers, callback, name.as_deref(), &request).await {
         Ok(response) => response,
-        Err(broken) => broken.answer(&request),
+        Err(broken) => broken.answer(&app, &request),
     };
     // However it ended, it ended.
     with_cookies(response, name.and_then(|name| clear_cookie(&app, &name)))
@@ -224,7 +227,7 @@ async fn finish_with(
         SignInRefused::NameTaken => Broken::NameTaken(user.name.clone()),
         SignInRefused::Store(error) => store_failed(error),
     })?;
-    request.identified(&user.name);
+    request.identified(&user.name, "session");
     app.identities.refresh();
     // A session that this browser may have had before doesn't outlive the sign-in (session fixation).
     let session_cookie = app.session_cookie();
@@ -232,6 +235,8 @@ async fn finish_with(
         app.identities.sessions.end(&old).await.map_err(store_failed)?;
     }
     tracing::info!(request = request.id, user = user.name, provider = user.id.provider, "signed in");
+    app.metrics.sign_in("signed_in");
+    app.audit.record(request, &Event::SignIn { provider: &user.id.provider });
     let response = Redirect::to(&pending.return_to).into_response();
     Ok(with_cookies(found(response), set_cookie(app, session_cookie, &id, None)))
 }

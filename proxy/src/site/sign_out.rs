@@ -17,6 +17,7 @@ use super::{
 use crate::{
     app::App,
     identity::credential,
+    observe::Event,
     request::{RequestInfo, is_our_own},
 };
 
@@ -35,8 +36,9 @@ pub async fn sign_out(
     if let Some(id) = credential::cookie(&headers, app.session_cookie()) {
         match app.identities.sessions.end(&id).await {
             Ok(Some((session, tokens))) => {
-                request.identified(&session.user.name);
+                request.identified(&session.user.name, "session");
                 tracing::info!(request = request.id, user = session.user.name, "signed out");
+                app.audit.record(&request, &Event::SignOut);
                 if let Some(provider) = app.live().verifiers.provider(&session.user.id.provider) {
                     end_session = provider.end_session_url(&tokens, &app.external_url.join("/")).await;
                 }

@@ -12,9 +12,11 @@ use berth_oci::{Error, ErrorCode};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    answer::{denied, error_response, retry_later_response},
-    app::App,
-    identity::Credential,
+    answer::{denied, error_response, retry_later_response, unavailable},
+    app::{App, Reloadable},
+    identity::{Credential, workload::Issuer},
+    observe::Snapshot,
+    oidc::Provider,
     request::RequestInfo,
 };
 
@@ -45,15 +47,22 @@ pub async fn metrics(
         Err(malformed) => return error_response(&unauthorized(malformed.to_string())),
     };
     let shown = app.identities.identify(&live.verifiers, &credential, &request.connection(None)).await;
+    if let Err(refusal) = &shown {
+        app.refused(&request, credential.claimed_user(), refusal);
+    }
     if let Ok(caller) = &shown {
-        request.identified(caller.name());
+        request.identified(caller.name(), caller.credential());
     }
     match shown {
-        Ok(caller) if live.rules.may_see_metrics(caller.identity.as_deref()) && caller.is_unrestricted() => (
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-            app.metrics.text(&app.identities.renewals.troubled()),
-        )
-            .into_response(),
+        Ok(caller) if live.rules.may_see_metrics(caller.identity.as_deref()) && caller.is_unrestricted() => {
+            match app.metrics.text(&snapshot(&app, &live).await) {
+                Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+                Err(error) => {
+                    tracing::error!(%error, "the counters can't be written");
+                    error_response(&unavailable("the counters can't be written; the log says why"))
+                }
+            }
+        }
         Ok(caller) if caller.identity.is_some() && !caller.is_unrestricted() => {
             error_response(&denied("this credential is for repositories; show one without scopes of its own"))
         }
@@ -71,6 +80,21 @@ pub async fn metrics(
     }
 }
 
+/// What is looked up when somebody asks for the counters.
+async fn snapshot(app: &App, live: &Reloadable) -> Snapshot {
+    let (database, registry) = tokio::join!(app.store.ping(), app.registry.metrics());
+    let of_provider = |provider: &Arc<Provider>| (provider.config.issuer.clone(), provider.freshness.of_now());
+    let of_issuer = |issuer: &Arc<Issuer>| (issuer.name().to_owned(), issuer.freshness.of_now());
+    let providers = live.providers().iter().map(of_provider);
+    let issuers = providers.chain(live.verifiers.workloads.issuers().iter().map(of_issuer));
+    Snapshot {
+        database: database.is_ok(),
+        registry: registry.ok(),
+        issuers: issuers.map(|(name, (up, age))| (name, up, age)).collect(),
+        troubled: app.identities.renewals.troubled(),
+    }
+}
+
 /// `GET /livez`: this process answers.
 pub async fn live() -> &'static str {
     "ok\n"
@@ -81,21 +105,47 @@ pub async fn started() -> &'static str {
     "ok\n"
 }
 
+/// Why requests can't be served.
+pub struct Unready {
+    /// For everybody.
+    what: &'static str,
+    /// For who runs the registry.
+    why: Option<String>,
+}
+
+impl std::fmt::Display for Unready {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.what)?;
+        self.why.iter().try_for_each(|why| write!(f, ": {why}"))
+    }
+}
+
+/// Whether requests can be served.
+///
+/// # Errors
+/// Why not.
+pub async fn readiness(app: &App) -> Result<(), Unready> {
+    if app.stopping.load(Ordering::Relaxed) {
+        return Err(Unready { what: "the proxy is stopping", why: None });
+    }
+    let because = |what, error: &dyn std::fmt::Display| Unready { what, why: Some(error.to_string()) };
+    app.store.ping().await.map_err(|error| because("the database does not answer", &error))?;
+    match app.registry.readiness().await {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => Err(because("the registry can store nothing", &reason)),
+        Err(error) => Err(because("the registry does not answer", &error)),
+    }
+}
+
 /// `GET /readyz`: requests can be served. The identity provider isn't asked: without it only sign-ins fail. Strangers may
 /// ask, so it names nothing that only the log should.
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
-    let unready = |what: &'static str, error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "not ready: {what}");
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{what}; the log says why\n")).into_response()
-    };
-    if app.stopping.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the proxy is stopping\n").into_response();
-    }
-    if let Err(error) = app.store.ping().await {
-        return unready("the database does not answer", &error);
-    }
-    if let Err(error) = app.registry.ping().await {
-        return unready("the registry does not answer", &error);
+    if let Err(Unready { what, why }) = readiness(&app).await {
+        let Some(error) = why else {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")).into_response();
+        };
+        tracing::warn!(error, "not ready: {what}");
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{what}; the log says why\n")).into_response();
     }
     let mut text = String::from("ok\n");
     for provider in app.identities.renewals.troubled() {

@@ -22,7 +22,8 @@ use crate::{
     answer::{denied, error_response, retry_later_response},
     app::{App, Reloadable},
     identity::{AuthMethod, Caller, Credential, Grant, Identity, Refusal, Rejection, scope::Access},
-    request::{RequestInfo, is_our_own},
+    observe::Event,
+    request::{Decision, RequestInfo, Ruling, is_our_own},
 };
 
 /// How many scopes one token may have: it travels in a header.
@@ -101,6 +102,7 @@ pub async fn revoke(State(app): State<Arc<App>>, Extension(request): Extension<R
         Ok(there) => {
             if there {
                 tracing::info!(request = request.id, "a refresh token was revoked");
+                app.audit.record(&request, &Event::RefreshTokenRevoked);
             }
             StatusCode::OK.into_response()
         }
@@ -124,13 +126,14 @@ async fn identify(
     credential: &Credential,
 ) -> Result<Caller, Response> {
     let found = app.identities.identify(&live.verifiers, credential, &request.connection(None)).await;
-    let caller = found.map_err(|refusal| refused(request, &refusal))?;
-    request.identified(caller.name());
+    let caller = found.map_err(|refusal| refused(app, request, credential.claimed_user(), &refusal))?;
+    request.identified(caller.name(), caller.credential());
     Ok(caller)
 }
 
-fn refused(request: &RequestInfo, refusal: &Refusal) -> Response {
-    tracing::info!(request = request.id, client = ?request.client, reason = %refusal, "no token was given");
+fn refused(app: &App, request: &RequestInfo, tried: Option<&str>, refusal: &Refusal) -> Response {
+    app.refused(request, tried, refusal);
+    app.audit.record(request, &Event::TokenRefused);
     retry_later_response(refusal).unwrap_or_else(|| {
         error_response(&Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, refusal.to_string()))
     })
@@ -159,20 +162,32 @@ async fn answer(
     };
     let ((token, lifetime), granted) = match minted {
         Ok(minted) => minted,
-        Err(refusal) => return refused(request, &refusal),
+        Err(refusal) => return refused(app, request, None, &refusal),
     };
+    let scope = granted.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let mut body = json!({"token": token, "access_token": token, "expires_in": lifetime});
     if wanted.oauth {
-        body["scope"] = granted.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ").into();
+        body["scope"] = scope.as_str().into();
     }
+    let mut has_refresh_token = false;
     if let (true, Some(identity)) = (wanted.offline, caller.identity.as_deref())
         && let Some(issuer) = issuer_of(identity)
     {
         match app.identities.refresh_tokens.create(issuer, &identity.claims).await {
-            Ok(text) => body["refresh_token"] = text.into(),
+            Ok(text) => {
+                body["refresh_token"] = text.into();
+                has_refresh_token = true;
+            }
             Err(error) => return error_response(&database_failed(error)),
         }
     }
+    app.metrics.token_issued(request.credential());
+    // Every client begins with one that says nothing of anybody.
+    if caller.identity.is_some() {
+        app.audit.record(request, &Event::TokenIssued { scope: &scope, refresh_token: has_refresh_token });
+    }
+    let reason = (!scope.is_empty()).then(|| format!("a token for {scope}"));
+    request.decided(Ruling { decision: Decision::Allowed, rule: None, reason });
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
     (headers, body.to_string()).into_response()
 }

@@ -124,7 +124,10 @@ impl Content {
         }
         let _telling = self.lock_of(repository).read().await;
         let _guard = self.guard_blob(&digest).await?;
-        upload.finish(&digest).await.map_err(upload_error)?;
+        let len = upload.len();
+        if upload.finish(&digest).await.map_err(upload_error)? {
+            self.statistics.added(len);
+        }
         self.link_blob(repository, &digest).await
     }
 
@@ -133,11 +136,20 @@ impl Content {
         self.resume_upload(session).await?.cancel().await.map_err(storage_error)
     }
 
-    /// Lets `repository` hold the bytes of the file `from`, which are taken to have this digest.
-    pub async fn adopt_blob(&self, repository: &Repository, digest: &Digest, from: PathBuf) -> Result<(), Error> {
+    /// Lets `repository` hold the bytes of the file `from`, which are taken to have this digest: linked where that can be,
+    /// unless `copy` says otherwise.
+    pub async fn adopt_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        from: PathBuf,
+        copy: bool,
+    ) -> Result<(), Error> {
         let _telling = self.lock_of(repository).read().await;
         let _guard = self.guard_blob(digest).await?;
-        self.storage.adopt(digest, from).await.map_err(storage_error)?;
+        if let Some(len) = self.storage.adopt(digest, from, copy).await.map_err(storage_error)? {
+            self.statistics.added(len);
+        }
         self.link_blob(repository, digest).await
     }
 

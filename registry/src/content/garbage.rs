@@ -23,8 +23,8 @@ use berth_oci::{Digest, Error, ErrorCode, Manifest, Repository};
 use http::StatusCode;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Content, lock_stripe, storage_error};
-use crate::storage::keys;
+use super::{Content, lock_stripe, statistics::Usage, storage_error};
+use crate::storage::{StoredBlob, keys};
 
 /// An upload that nobody has gone on with for so long has expired.
 const UPLOAD_LIFETIME: Duration = Duration::from_hours(24);
@@ -145,6 +145,17 @@ pub struct Collected {
     pub bytes: u64,
     /// Uploads that had expired.
     pub uploads: u64,
+    /// Blobs that would be garbage if they were older.
+    pub waiting: u64,
+    /// How many bytes those have.
+    pub waiting_bytes: u64,
+}
+
+impl Collected {
+    /// Whether nothing was removed.
+    pub fn is_nothing(&self) -> bool {
+        (self.unnamed, self.unheld, self.uploads) == (0, 0, 0)
+    }
 }
 
 impl Content {
@@ -163,12 +174,15 @@ impl Content {
         let young = Young { delay, began: Instant::now() };
         // Fingerprints: two that are alike keep a piece of garbage, which is harmless.
         let mut live = HashSet::new();
+        // What is held and not named, and too young to be collected.
+        let mut waiting = HashSet::new();
         let mut last: Option<String> = None;
         loop {
             let names = self.storage.repositories(&[keys::BLOBS, keys::MANIFESTS], last.as_deref(), 1000).await?;
             for name in &names {
                 if let Ok(repository) = name.parse() {
-                    self.collect_unnamed(&repository, young, mode, &mut live, &mut collected).await?;
+                    let kept = (&mut live, &mut waiting);
+                    self.collect_unnamed(&repository, young, mode, kept, &mut collected).await?;
                 }
             }
             match names.last() {
@@ -176,9 +190,17 @@ impl Content {
                 None => break,
             }
         }
+        let (before, mut counted) = (self.statistics.usage(), Usage::default());
         for shard in self.storage.shards().await? {
-            for (digest, len) in self.storage.blobs_in(&shard, young.age()).await? {
-                if live.contains(&fingerprint(&digest)) {
+            for StoredBlob { digest, len, is_old } in self.storage.blobs_in(&shard, young.age()).await? {
+                counted = Usage { blobs: counted.blobs + 1, bytes: counted.bytes + len };
+                let fingerprint = fingerprint(&digest);
+                if live.contains(&fingerprint) {
+                    continue;
+                }
+                if !is_old || waiting.contains(&fingerprint) {
+                    collected.waiting += 1;
+                    collected.waiting_bytes += len;
                     continue;
                 }
                 let _removing = self.recent.removing(&digest).await;
@@ -189,20 +211,26 @@ impl Content {
                 {
                     collected.unheld += 1;
                     collected.bytes += len;
+                    counted = Usage { blobs: counted.blobs - 1, bytes: counted.bytes - len };
                 }
             }
+        }
+        // What came and went meanwhile may have been counted or not: the next collection knows.
+        if mode != Mode::DryRun && before.is_none_or(|before| before != counted) {
+            self.statistics.counted(counted);
         }
         collected.uploads = self.storage.expire_uploads(UPLOAD_LIFETIME, mode == Mode::DryRun).await?;
         Ok(collected)
     }
 
-    /// Takes away what `repository` holds and none of its manifests names. What it goes on to hold is `live`.
+    /// Takes away what `repository` holds and none of its manifests names. What it goes on to hold is live, or waits to be
+    /// old enough.
     async fn collect_unnamed(
         &self,
         repository: &Repository,
         young: Young,
         mode: Mode,
-        live: &mut HashSet<u64>,
+        (live, waiting): (&mut HashSet<u64>, &mut HashSet<u64>),
         collected: &mut Collected,
     ) -> io::Result<()> {
         let mut named = HashSet::new();
@@ -226,8 +254,12 @@ impl Content {
         let old: HashSet<Digest> =
             self.storage.digests_in(&keys::held_blobs(repository), young.age()).await?.into_iter().collect();
         for digest in self.storage.digests_in(&keys::held_blobs(repository), Duration::ZERO).await? {
-            if named.contains(&fingerprint(&digest)) || !old.contains(&digest) {
+            if named.contains(&fingerprint(&digest)) {
                 live.insert(fingerprint(&digest));
+                continue;
+            }
+            if !old.contains(&digest) {
+                waiting.insert(fingerprint(&digest));
                 continue;
             }
             // No manifest is pushed while this lasts; one that was pushed since `named` was read has told.
@@ -292,20 +324,25 @@ impl Content {
             if !self.knows_what_was_told(delay) {
                 continue;
             }
-            match self.collect(delay, Mode::Online).await {
-                Ok(collected) if collected == Collected::default() => {}
+            let began = Instant::now();
+            let outcome = self.collect(delay, Mode::Online).await;
+            self.statistics.collected(began, outcome.as_ref().ok().copied());
+            match outcome {
+                Ok(collected) if collected.is_nothing() => {}
                 Ok(collected) => tracing::info!("garbage was collected: {collected}"),
                 Err(error) => tracing::error!(%error, "garbage can't be collected"),
             }
+            self.save_statistics().await;
         }
     }
 }
 
 impl std::fmt::Display for Collected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { unnamed, unheld, bytes, uploads } = self;
+        let Self { unnamed, unheld, bytes, uploads, waiting, waiting_bytes } = self;
         write!(f, "{unnamed} blobs that no manifest named, {unheld} blobs that no repository held ({bytes} bytes), ")?;
-        write!(f, "{uploads} uploads that had expired")
+        write!(f, "{uploads} uploads that had expired; ")?;
+        write!(f, "{waiting} blobs that nothing names are younger than storage.gcDelay ({waiting_bytes} bytes)")
     }
 }
 
@@ -399,7 +436,7 @@ mod tests {
         store.grow_old();
         let would = store.content.collect(DELAY, Mode::DryRun).await.expect("counted");
         let did = store.collect().await;
-        assert_eq!((did, would), (Collected { unnamed: 1, unheld: 1, bytes: 7, uploads: 0 }, did));
+        assert_eq!((did, would), (Collected { unnamed: 1, unheld: 1, bytes: 7, ..Collected::default() }, did));
         assert!(store.content.blob(&r, &named).await.is_ok());
         assert!(store.content.blob(&r, &unnamed).await.is_err());
         assert_eq!(store.collect().await, Collected::default());

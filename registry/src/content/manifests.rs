@@ -123,7 +123,10 @@ impl Content {
 
         let _guard = self.guard_blob(&digest).await?;
         let descriptor = manifest.descriptor(digest.clone(), bytes.len() as u64);
-        self.storage.put_blob(&digest, bytes).await.map_err(storage_error)?;
+        let len = bytes.len() as u64;
+        if self.storage.put_blob(&digest, bytes).await.map_err(storage_error)? {
+            self.statistics.added(len);
+        }
         if let Some(subject) = &manifest.subject {
             let entry = serde_json::to_vec(&descriptor).map_err(|e| storage_error(e.into()))?;
             self.write(keys::referrer(repository, subject, &digest), entry, Condition::None).await?;

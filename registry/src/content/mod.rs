@@ -8,20 +8,27 @@ mod blobs;
 mod garbage;
 mod lists;
 mod manifests;
+mod statistics;
 mod tag_lists;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use berth_oci::{Error, ErrorCode, Repository};
 use http::StatusCode;
 use tokio::sync::RwLock;
 
-pub use self::{garbage::Mode, lists::List, manifests::Stored};
-use self::{garbage::RecentReferences, tag_lists::TagLists};
-use crate::storage::{Storage, keys};
+pub use self::{
+    garbage::Mode,
+    lists::List,
+    manifests::Stored,
+    statistics::{LastCollection, Usage},
+};
+use self::{garbage::RecentReferences, statistics::Statistics, tag_lists::TagLists};
+use crate::storage::{Space, Storage, keys};
 
 /// All repositories.
 pub struct Content {
@@ -31,7 +38,15 @@ pub struct Content {
     repositories: [RwLock<()>; 64],
     recent: RecentReferences,
     tag_lists: TagLists,
+    statistics: Statistics,
+    readiness: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
 }
+
+/// For how long it is known whether something can be written: strangers may make the proxy ask.
+const READINESS_LIFETIME: Duration = Duration::from_secs(2);
+
+/// How many uploads are counted.
+const MAX_UPLOADS_COUNTED: usize = 100_000;
 
 impl Content {
     /// The repositories in `storage`; whether garbage will be collected in this process.
@@ -41,7 +56,45 @@ impl Content {
             recent: RecentReferences::new(collecting && !storage.is_shared()),
             storage,
             tag_lists: TagLists::new(),
+            statistics: Statistics::default(),
+            readiness: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Whether other processes may store here, too.
+    pub fn is_shared(&self) -> bool {
+        self.storage.is_shared()
+    }
+
+    /// Whether something can be stored now.
+    ///
+    /// # Errors
+    /// Why not, for an operator.
+    pub async fn readiness(&self) -> Result<(), String> {
+        let mut known = self.readiness.lock().await;
+        if let Some((at, outcome)) = &*known
+            && at.elapsed() < READINESS_LIFETIME
+        {
+            return outcome.clone();
+        }
+        let outcome = self.storage.probe().await.map_err(|error| error.to_string());
+        *known = Some((Instant::now(), outcome.clone()));
+        outcome
+    }
+
+    /// How many uploads aren't finished.
+    ///
+    /// # Errors
+    /// If they can't be listed.
+    pub async fn uploads(&self) -> std::io::Result<u64> {
+        let names = self.storage.list(keys::UPLOADS, None, MAX_UPLOADS_COUNTED).await?;
+        // What is being written beside them has names of another kind.
+        Ok(names.iter().filter(|name| name.parse::<berth_oci::UploadId>().is_ok()).count() as u64)
+    }
+
+    /// How much room there is, if there is a bound.
+    pub async fn space(&self) -> Option<Space> {
+        self.storage.space().await
     }
 
     fn lock_of(&self, repository: &Repository) -> &RwLock<()> {

@@ -7,6 +7,7 @@
 //! repositories/<name>/_blobs/sha256/<hex>            the repository holds this blob
 //! repositories/<name>/_referrers/sha256/<hex>/<digest> a descriptor, ready to serve
 //! uploads/<id>/…                                     what has not been finished
+//! statistics.json                                    how much is stored
 //! ```
 //! No part of a repository name begins with `_`, so a repository `a/tags` never meets the tags of `a`.
 
@@ -25,6 +26,9 @@ pub const UPLOADS: &str = "uploads";
 pub fn upload(id: &UploadId) -> String {
     format!("{UPLOADS}/{id}")
 }
+
+/// How much is stored.
+pub const STATISTICS: &str = "statistics.json";
 
 /// The folder of all repositories.
 pub const REPOSITORIES: &str = "repositories";

@@ -58,12 +58,13 @@ pub trait Storage: Send + Sync {
     /// How many bytes have this digest, if they are here.
     async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>>;
 
-    /// Keeps a small blob whose bytes are all at hand, and whose digest the caller has computed.
-    async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<()>;
+    /// Keeps a small blob whose bytes are all at hand, and whose digest the caller has computed. Whether it is new, as far
+    /// as that is known.
+    async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<bool>;
 
     /// Keeps the file `from` as a blob, which is taken to have this digest: linked or cloned where that can be, or else
-    /// copied.
-    async fn adopt(&self, digest: &Digest, from: PathBuf) -> io::Result<()>;
+    /// copied, and always copied if `copy` says so. Its length, if it is new.
+    async fn adopt(&self, digest: &Digest, from: PathBuf, copy: bool) -> io::Result<Option<u64>>;
 
     /// Copies a blob to the new file `to`: cloned where that can be.
     async fn give(&self, digest: &Digest, to: PathBuf) -> io::Result<()>;
@@ -87,8 +88,17 @@ pub trait Storage: Send + Sync {
     /// The folders that blobs are spread over.
     async fn shards(&self) -> io::Result<Vec<String>>;
 
-    /// The blobs on a shard that were written at least `age` ago, and their lengths.
-    async fn blobs_in(&self, shard: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>>;
+    /// The blobs on a shard; those that were written at least `age` ago are old.
+    async fn blobs_in(&self, shard: &str, age: Duration) -> io::Result<Vec<StoredBlob>>;
+
+    /// Finds out whether something can be written now, and leaves nothing behind.
+    ///
+    /// # Errors
+    /// Why it can't.
+    async fn probe(&self) -> io::Result<()>;
+
+    /// How much room there is, if there is a bound.
+    async fn space(&self) -> Option<Space>;
 
     /// Keeps what is under a key from being [deleted](Self::delete_if_unprotected) by a collector in another process for a while. A
     /// collector may be at it already; then it is as good as gone, and the answer is no.
@@ -96,6 +106,26 @@ pub trait Storage: Send + Sync {
 
     /// Takes away what is under a key, unless it was written or leased less than `age` ago. Whether it did.
     async fn delete_if_unprotected(&self, key: &str, age: Duration) -> io::Result<bool>;
+}
+
+/// A blob as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBlob {
+    /// What it is called by.
+    pub digest: Digest,
+    /// Its bytes.
+    pub len: u64,
+    /// Whether it was written as long ago as was asked for.
+    pub is_old: bool,
+}
+
+/// The room of a disk, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// What we may still write.
+    pub free: u64,
+    /// All of it.
+    pub size: u64,
 }
 
 /// What must be so when something is written.
@@ -145,11 +175,11 @@ pub trait Upload: Send {
     /// As [`Upload::append`].
     async fn flush(self: Box<Self>) -> io::Result<Box<dyn Upload>>;
 
-    /// Makes it the blob that it is. The upload is gone afterwards.
+    /// Makes it the blob that it is. The upload is gone afterwards. Whether the blob is new.
     ///
     /// # Errors
     /// [`UploadError::Digest`] if its bytes have another digest.
-    async fn finish(self: Box<Self>, expected: &Digest) -> Result<(), UploadError>;
+    async fn finish(self: Box<Self>, expected: &Digest) -> Result<bool, UploadError>;
 
     /// Lets others take it up, with what counted before.
     async fn release(self: Box<Self>) -> io::Result<()>;

@@ -17,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use berth_oci::{Algorithm, Digest, Repository, UploadId};
 use rustix::{
-    fs::{Access, CWD, FlockOperation, RenameFlags, access, flock, ioctl_ficlone, renameat_with},
+    fs::{Access, CWD, FlockOperation, RenameFlags, access, flock, ioctl_ficlone, renameat_with, statvfs},
     io::Errno,
 };
 use uuid::Uuid;
@@ -26,7 +26,7 @@ use self::{
     blob::BlobFile,
     durable::{Folders, folder_of, found},
 };
-use super::{Blob, Condition, Storage, Upload, UploadError, keys};
+use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, keys};
 
 /// Why a directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,20 @@ impl Directory {
         look(self.0.opened.as_ref()?)
     }
 
+    /// Runs `work` at the path of `key`, where it may block. What fails is told with the path.
+    async fn at_path<T: Send + 'static>(
+        &self,
+        key: &str,
+        work: impl FnOnce(&Inner, &Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let key = key.to_owned();
+        self.blocking(move |inner| {
+            let path = inner.path(&key);
+            work(inner, &path).map_err(|error| named(&path, error))
+        })
+        .await
+    }
+
     /// Runs `work` where it may block.
     async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'static>(
         &self,
@@ -120,16 +134,14 @@ impl Storage for Directory {
         if let Some(read) = self.at_once(|root| cached::read(root, key)) {
             return read;
         }
-        let key = key.to_owned();
-        self.blocking(move |inner| found(fs::read(inner.path(&key)))).await
+        self.at_path(key, |_, path| found(fs::read(path))).await
     }
 
     async fn exists(&self, key: &str) -> io::Result<bool> {
         if let Some(exists) = self.at_once(|root| cached::exists(root, key)) {
             return exists;
         }
-        let key = key.to_owned();
-        self.blocking(move |inner| fs::exists(inner.path(&key))).await
+        self.at_path(key, |_, path| fs::exists(path)).await
     }
 
     async fn is_folder(&self, folder: &str) -> io::Result<bool> {
@@ -137,34 +149,28 @@ impl Storage for Directory {
     }
 
     async fn write(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> io::Result<bool> {
-        let key = key.to_owned();
-        self.blocking(move |inner| {
-            let path = inner.path(&key);
+        self.at_path(key, move |inner, path| {
             if bytes.is_empty() && condition == Condition::None {
-                return inner.touch(&path).map(|()| true);
+                return inner.touch(path).map(|()| true);
             }
             let temporary = inner.temporary(&bytes)?;
-            inner.publish(&temporary, &path, condition)
+            inner.publish(&temporary, path, condition)
         })
         .await
     }
 
     async fn remove(&self, key: &str) -> io::Result<bool> {
-        let key = key.to_owned();
-        self.blocking(move |inner| {
-            let path = inner.path(&key);
-            match found(fs::remove_file(&path))? {
-                None => Ok(false),
-                Some(()) => inner.folders.flush(folder_of(&path)?).map(|()| true),
-            }
+        self.at_path(key, |inner, path| match found(fs::remove_file(path))? {
+            None => Ok(false),
+            Some(()) => inner.folders.flush(folder_of(path)?).map(|()| true),
         })
         .await
     }
 
     async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
-        let (folder, last) = (folder.to_owned(), last.map(str::to_owned));
-        self.blocking(move |inner| {
-            let mut names = inner.list(&folder)?.unwrap_or_default();
+        let last = last.map(str::to_owned);
+        self.at_path(folder, move |_, folder| {
+            let mut names = list(folder)?.unwrap_or_default();
             let first = last.map_or(0, |last| names.partition_point(|name| *name <= last));
             names.drain(..first);
             names.truncate(limit);
@@ -188,7 +194,7 @@ impl Storage for Directory {
         let key = keys::blob(digest);
         let file = match self.at_once(|root| cached::open(root, &key)) {
             Some(file) => file?,
-            None => self.blocking(move |inner| found(File::open(inner.path(&key)))).await?,
+            None => self.at_path(&key, |_, path| found(File::open(path))).await?,
         };
         let Some(file) = file else { return Ok(None) };
         // Of an open file, so in memory.
@@ -201,46 +207,44 @@ impl Storage for Directory {
         if let Some(file) = self.at_once(|root| cached::open(root, &key)) {
             return file?.map(|file| Ok(file.metadata()?.len())).transpose();
         }
-        self.blocking(move |inner| Ok(found(fs::metadata(inner.path(&key)))?.map(|m| m.len()))).await
+        self.at_path(&key, |_, path| Ok(found(fs::metadata(path))?.map(|m| m.len()))).await
     }
 
-    async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<()> {
-        let key = keys::blob(digest);
-        self.blocking(move |inner| {
-            let path = inner.path(&key);
-            if inner.is_there(&path)? {
-                return Ok(());
+    async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<bool> {
+        self.at_path(&keys::blob(digest), move |inner, path| {
+            if inner.is_there(path)? {
+                return Ok(false);
             }
             let temporary = inner.temporary(&bytes)?;
             fs::set_permissions(&temporary, fs::Permissions::from_mode(0o440))?;
-            inner.publish(&temporary, &path, Condition::None).map(drop)
+            inner.publish(&temporary, path, Condition::None)
         })
         .await
     }
 
-    async fn adopt(&self, digest: &Digest, from: PathBuf) -> io::Result<()> {
-        let key = keys::blob(digest);
-        self.blocking(move |inner| {
-            let path = inner.path(&key);
-            if inner.is_there(&path)? {
-                return Ok(());
+    async fn adopt(&self, digest: &Digest, from: PathBuf, copy: bool) -> io::Result<Option<u64>> {
+        self.at_path(&keys::blob(digest), move |inner, path| {
+            if inner.is_there(path)? {
+                return Ok(None);
             }
             let temporary = inner.new_temporary();
             // What a link leads to, and not the link.
             let from = fs::canonicalize(from)?;
-            if fs::hard_link(&from, &temporary).is_err() {
+            if copy || fs::hard_link(&from, &temporary).is_err() {
                 clone_or_copy(&from, &temporary)?;
                 fs::set_permissions(&temporary, fs::Permissions::from_mode(0o440))?;
             }
-            File::open(&temporary)?.sync_all()?;
-            inner.publish(&temporary, &path, Condition::None).map(drop)
+            let file = File::open(&temporary)?;
+            file.sync_all()?;
+            let len = file.metadata()?.len();
+            inner.publish(&temporary, path, Condition::None)?;
+            Ok(Some(len))
         })
         .await
     }
 
     async fn give(&self, digest: &Digest, to: PathBuf) -> io::Result<()> {
-        let key = keys::blob(digest);
-        self.blocking(move |inner| clone_or_copy(&inner.path(&key), &to)).await
+        self.at_path(&keys::blob(digest), move |_, path| clone_or_copy(path, &to)).await
     }
 
     async fn begin_upload(&self, repository: &Repository, algorithm: Algorithm) -> io::Result<Box<dyn Upload>> {
@@ -275,11 +279,10 @@ impl Storage for Directory {
     }
 
     async fn digests_in(&self, folder: &str, age: Duration) -> io::Result<Vec<Digest>> {
-        let folder = folder.to_owned();
-        self.blocking(move |inner| {
+        self.at_path(folder, move |inner, folder| {
             let mut digests = Vec::new();
             for algorithm in Algorithm::ALL {
-                for (name, _) in inner.older(&inner.path(&folder).join(algorithm.as_str()), age)? {
+                for (name, _) in inner.older(&folder.join(algorithm.as_str()), age)? {
                     // Whatever isn't a digest is none of ours.
                     digests.extend(format!("{algorithm}:{name}").parse::<Digest>());
                 }
@@ -294,20 +297,42 @@ impl Storage for Directory {
             let mut shards = Vec::new();
             for algorithm in Algorithm::ALL {
                 let folder = keys::blobs(algorithm);
-                shards.extend(inner.list(&folder)?.into_iter().flatten().map(|name| format!("{folder}/{name}")));
+                shards.extend(list(&inner.path(&folder))?.into_iter().flatten().map(|name| format!("{folder}/{name}")));
             }
             Ok(shards)
         })
         .await
     }
 
-    async fn blobs_in(&self, shard: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>> {
-        let shard = shard.to_owned();
-        self.blocking(move |inner| {
-            let old = inner.older(&inner.path(&shard), age)?.into_iter();
-            Ok(old.filter_map(|(name, len)| Some((keys::digest_in(&shard, &name)?, len))).collect())
+    async fn blobs_in(&self, shard: &str, age: Duration) -> io::Result<Vec<StoredBlob>> {
+        let name_of_shard = shard.to_owned();
+        self.at_path(shard, move |_, folder| {
+            let blob = |(name, len, its_age): (String, u64, Duration)| {
+                Some(StoredBlob { digest: keys::digest_in(&name_of_shard, &name)?, len, is_old: its_age >= age })
+            };
+            Ok(ages(folder)?.into_iter().filter_map(blob).collect())
         })
         .await
+    }
+
+    async fn probe(&self) -> io::Result<()> {
+        self.at_path(keys::UPLOADS, |inner, _| {
+            // A block: an empty file has room where nothing else has.
+            let temporary = inner.new_temporary();
+            let written = fs::write(&temporary, [0; 4096]);
+            let removed = found(fs::remove_file(&temporary));
+            written.and(removed.map(drop))
+        })
+        .await
+    }
+
+    async fn space(&self) -> Option<Space> {
+        let space = |inner: &Inner| {
+            let stat = statvfs(&inner.root).map_err(io::Error::from)?;
+            let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+            Ok::<_, io::Error>(Space { free: bytes(stat.f_bavail), size: bytes(stat.f_blocks) })
+        };
+        self.blocking(space).await.ok()
     }
 
     async fn acquire_lease(&self, _key: &str) -> io::Result<bool> {
@@ -386,35 +411,10 @@ impl Inner {
         self.folders.flush(folder).map(|()| true)
     }
 
-    fn list(&self, folder: &str) -> io::Result<Option<Vec<String>>> {
-        let Some(entries) = found(fs::read_dir(self.path(folder)))? else { return Ok(None) };
-        let mut names = Vec::new();
-        for entry in entries {
-            // Whatever isn't text is none of ours.
-            if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name);
-            }
-        }
-        names.sort_unstable();
-        Ok(Some(names))
-    }
-
     /// The names in a folder that were written at least `age` ago, with their lengths.
     fn older(&self, folder: &Path, age: Duration) -> io::Result<Vec<(String, u64)>> {
-        let mut old = Vec::new();
-        let Some(entries) = found(fs::read_dir(folder))? else { return Ok(old) };
-        for entry in entries {
-            let entry = entry?;
-            let Some(metadata) = found(entry.metadata())? else { continue };
-            // A clock that was set back makes things young, and the young are kept.
-            let its_age = metadata.modified()?.elapsed().unwrap_or_default();
-            if its_age >= age
-                && let Ok(name) = entry.file_name().into_string()
-            {
-                old.push((name, metadata.len()));
-            }
-        }
-        Ok(old)
+        let old = ages(folder)?.into_iter().filter(|(_, _, its_age)| *its_age >= age);
+        Ok(old.map(|(name, len, _)| (name, len)).collect())
     }
 
     /// Appends the repositories at and below `name` that come after `last`, until there are `limit`.
@@ -427,7 +427,7 @@ impl Inner {
         out: &mut Vec<String>,
     ) -> io::Result<()> {
         let folder = if name.is_empty() { keys::REPOSITORIES.into() } else { format!("{}/{name}", keys::REPOSITORIES) };
-        let entries = self.list(&folder)?.unwrap_or_default();
+        let entries = list(&self.path(&folder))?.unwrap_or_default();
         // Before what is below it, as the order has it.
         let is_one = entries.iter().any(|entry| having.contains(entry));
         if is_one && keys::is_after(name, last) {
@@ -444,6 +444,41 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// The names in a folder, sorted; nothing if there is no such folder.
+fn list(folder: &Path) -> io::Result<Option<Vec<String>>> {
+    let Some(entries) = found(fs::read_dir(folder))? else { return Ok(None) };
+    let mut names = Vec::new();
+    for entry in entries {
+        // Whatever isn't text is none of ours.
+        if let Ok(name) = entry?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(Some(names))
+}
+
+/// The names in a folder, with their lengths and how long ago they were written.
+fn ages(folder: &Path) -> io::Result<Vec<(String, u64, Duration)>> {
+    let mut all = Vec::new();
+    let Some(entries) = found(fs::read_dir(folder))? else { return Ok(all) };
+    for entry in entries {
+        let entry = entry?;
+        let Some(metadata) = found(entry.metadata())? else { continue };
+        // A clock that was set back makes things young, and the young are kept.
+        let age = metadata.modified()?.elapsed().unwrap_or_default();
+        if let Ok(name) = entry.file_name().into_string() {
+            all.push((name, metadata.len(), age));
+        }
+    }
+    Ok(all)
+}
+
+/// The error with the path that it is about.
+fn named(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Renames, if the condition holds, in one step.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::{Directory, durable::found};
+use super::{Directory, durable::found, named};
 use crate::storage::{Condition, Hasher, Upload, UploadError, keys, new_upload_id};
 
 /// An upload that one request holds.
@@ -43,13 +43,16 @@ struct State {
 pub fn begin(storage: Directory, repository: Repository, algorithm: Algorithm) -> io::Result<Box<dyn Upload>> {
     let id = new_upload_id()?;
     let folder = storage.0.path(&keys::upload(&id));
-    fs::create_dir(&folder)?;
-    let data = OpenOptions::new().write(true).create_new(true).open(folder.join("data"))?;
-    flock(&data, FlockOperation::NonBlockingLockExclusive)?;
-    let hasher = Hasher::new(algorithm);
-    let upload = UploadFolder { storage, id, repository, data, len: 0, flushed: 0, hasher };
-    upload.save()?;
-    Ok(Box::new(upload))
+    let make = || {
+        fs::create_dir(&folder)?;
+        let data = OpenOptions::new().write(true).create_new(true).open(folder.join("data"))?;
+        flock(&data, FlockOperation::NonBlockingLockExclusive)?;
+        let hasher = Hasher::new(algorithm);
+        let upload = UploadFolder { storage, id, repository, data, len: 0, flushed: 0, hasher };
+        upload.save()?;
+        Ok(Box::new(upload) as Box<dyn Upload>)
+    };
+    make().map_err(|error| named(&folder, error))
 }
 
 /// Takes up an upload.
@@ -115,7 +118,7 @@ impl Upload for UploadFolder {
         .await
     }
 
-    async fn finish(self: Box<Self>, expected: &Digest) -> Result<(), UploadError> {
+    async fn finish(self: Box<Self>, expected: &Digest) -> Result<bool, UploadError> {
         let (storage, expected) = (self.storage.clone(), expected.clone());
         storage.blocking(move |_| self.close(expected)).await
     }
@@ -144,7 +147,7 @@ impl UploadFolder {
             Ok(()) => Ok(self),
             Err(error) => {
                 self.data.set_len(self.flushed)?;
-                Err(error)
+                Err(named(&self.folder(), error))
             }
         });
         Ok(changed.await?)
@@ -164,7 +167,8 @@ impl UploadFolder {
         fs::rename(next, folder.join("state"))
     }
 
-    fn close(self: Box<Self>, expected: Digest) -> Result<(), UploadError> {
+    /// Whether the blob is new.
+    fn close(self: Box<Self>, expected: Digest) -> Result<bool, UploadError> {
         let folder = self.folder();
         let actual = self.hasher.finish().map_err(io::Error::other)?;
         if actual != expected {
@@ -174,13 +178,18 @@ impl UploadFolder {
         let data = folder.join("data");
         let inner = &self.storage.0;
         let path = inner.path(&keys::blob(&expected));
-        // The same bytes may be here already: then the name keeps the file that it has.
-        if !inner.is_there(&path)? {
-            self.data.sync_all()?;
-            self.data.set_permissions(fs::Permissions::from_mode(0o440))?;
-            inner.publish(&data, &path, Condition::None)?;
-        }
-        fs::remove_dir_all(folder)?;
-        Ok(())
+        let publish = || {
+            // The same bytes may be here already: then the name keeps the file that it has.
+            let is_new = !inner.is_there(&path)?;
+            if is_new {
+                self.data.sync_all()?;
+                self.data.set_permissions(fs::Permissions::from_mode(0o440))?;
+                inner.publish(&data, &path, Condition::None)?;
+            }
+            Ok(is_new)
+        };
+        let is_new = publish().map_err(|error| named(&path, error))?;
+        fs::remove_dir_all(&folder).map_err(|error| named(&folder, error))?;
+        Ok(is_new)
     }
 }

@@ -26,7 +26,7 @@ use object_store::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use self::service::{Kind, Service};
-use super::{Blob, Condition, Storage, Upload, UploadError, keys};
+use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, keys};
 
 /// How large the parts are in which a blob is sent: the same for all but the last, as some services demand, and large
 /// enough for 10,000 of them to make 80 GB.
@@ -34,6 +34,9 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 
 /// How many parts are on their way at once when a file is sent.
 const PART_CONCURRENCY: usize = 2;
+
+/// How long a bucket may take to say that it is there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most that services copy in one request: 5 GB at S3.
 const MAX_COPY_BYTES: u64 = 5_000_000_000;
@@ -238,16 +241,18 @@ impl Storage for Objects {
         Ok(self.meta(&keys::blob(digest)).await?.map(|meta| meta.size))
     }
 
-    async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<()> {
-        self.put(&keys::blob(digest), bytes, PutMode::Overwrite).await.map(drop)
+    async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<bool> {
+        // Written anew, since that makes it young. Whether it was there isn't worth a question.
+        self.put(&keys::blob(digest), bytes, PutMode::Overwrite).await.map(|_| true)
     }
 
-    async fn adopt(&self, digest: &Digest, from: PathBuf) -> io::Result<()> {
+    async fn adopt(&self, digest: &Digest, from: PathBuf, _copy: bool) -> io::Result<Option<u64>> {
         let key = keys::blob(digest);
         if self.exists(&key).await? {
-            return Ok(());
+            return Ok(None);
         }
-        self.send(&key, pieces(&from).await?).await
+        let len = tokio::fs::metadata(&from).await?.len();
+        self.send(&key, pieces(&from).await?).await.map(|()| Some(len))
     }
 
     async fn give(&self, digest: &Digest, to: PathBuf) -> io::Result<()> {
@@ -311,16 +316,24 @@ impl Storage for Objects {
         Ok(shards)
     }
 
-    async fn blobs_in(&self, shard: &str, age: Duration) -> io::Result<Vec<(Digest, u64)>> {
+    async fn blobs_in(&self, shard: &str, age: Duration) -> io::Result<Vec<StoredBlob>> {
         let mut blobs = Vec::new();
         let mut objects = self.below(shard, None)?;
         while let Some(object) = objects.try_next().await? {
-            if age_of(&object) >= age {
-                let digest = last_part(&object.location).and_then(|name| keys::digest_in(shard, &name));
-                blobs.extend(digest.map(|digest| (digest, object.size)));
-            }
+            let digest = last_part(&object.location).and_then(|name| keys::digest_in(shard, &name));
+            let is_old = age_of(&object) >= age;
+            blobs.extend(digest.map(|digest| StoredBlob { digest, len: object.size, is_old }));
         }
         Ok(blobs)
+    }
+
+    async fn probe(&self) -> io::Result<()> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the bucket does not answer");
+        tokio::time::timeout(PROBE_TIMEOUT, self.check()).await.map_err(late)?
+    }
+
+    async fn space(&self) -> Option<Space> {
+        None
     }
 
     async fn acquire_lease(&self, key: &str) -> io::Result<bool> {

@@ -199,7 +199,7 @@ impl Upload for UploadObjects {
         Ok(self)
     }
 
-    async fn finish(mut self: Box<Self>, expected: &Digest) -> Result<(), UploadError> {
+    async fn finish(mut self: Box<Self>, expected: &Digest) -> Result<bool, UploadError> {
         let actual = self.hasher.clone().finish().map_err(io::Error::other)?;
         if actual != *expected {
             // It goes on as if this request had not been: with what counted before.
@@ -209,7 +209,8 @@ impl Upload for UploadObjects {
         self.claim().await?;
         self.sent().await?;
         let (storage, blob) = (self.storage.clone(), keys::blob(expected));
-        if !storage.exists(&blob).await? {
+        let is_new = !storage.exists(&blob).await?;
+        if is_new {
             let rest = std::mem::take(&mut self.rest).freeze();
             match self.state.multipart.clone() {
                 None => {
@@ -233,7 +234,7 @@ impl Upload for UploadObjects {
             }
         }
         drop_whole(&storage, &self.id).await?;
-        Ok(())
+        Ok(is_new)
     }
 
     async fn release(mut self: Box<Self>) -> io::Result<()> {

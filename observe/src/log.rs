@@ -1,12 +1,13 @@
 //! The section `log`, and the subscriber that it asks for.
 
 use std::{
-    fs::{File, OpenOptions},
+    borrow::Cow,
     io::{self, Write},
-    path::{Path, PathBuf},
-    sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard},
+    path::PathBuf,
+    sync::OnceLock,
 };
 
+use berth_config::{Note, Section};
 use tracing::Level;
 use tracing_subscriber::{
     EnvFilter,
@@ -15,14 +16,16 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{Note, Section};
+use crate::AppendFile;
 
 /// `log`: how much is said, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     level: Level,
     format: Format,
     output: Option<PathBuf>,
+    /// Where the proxy writes down who did what: `log.audit`.
+    pub audit: Option<PathBuf>,
 }
 
 /// How a line is written.
@@ -57,10 +60,10 @@ impl Log {
                 Format::Text
             }
         };
-        let output = log.text("output").map(PathBuf::from);
-        log.ignore("audit", "what people do is in the log itself");
+        let file = |key| log.text(key).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let (output, audit) = (file("output"), file("audit"));
         log.close();
-        Self { level, format, output }
+        Self { level, format, output, audit }
     }
 
     /// Starts logging, and says what the file was warned of.
@@ -76,7 +79,16 @@ impl Log {
             filter = filter.add_directive(directive.parse().map_err(|e| format!("log filter {directive}: {e}"))?);
         }
         let registry = tracing_subscriber::registry().with(filter);
-        let file = self.output.as_deref().map(LogFile::open).transpose()?;
+        let open = |path: &PathBuf| {
+            let opened = AppendFile::open(path);
+            opened.map_err(|e| {
+                format!(
+                    "log.output: {} can't be written ({e}); make its folder, writable for this user",
+                    path.display()
+                )
+            })
+        };
+        let file = self.output.as_ref().map(open).transpose()?;
         let file = file.map(|file| FILE.get_or_init(|| file));
         let output = Output { file, format: self.format };
         let layer = fmt::layer().with_ansi(false).with_writer(output);
@@ -92,49 +104,33 @@ impl Log {
 }
 
 /// The file that lines go to, if they don't go to standard output.
-static FILE: OnceLock<LogFile> = OnceLock::new();
-
-struct LogFile {
-    path: PathBuf,
-    file: RwLock<File>,
-}
-
-impl LogFile {
-    fn open(path: &Path) -> Result<Self, String> {
-        Ok(Self { path: path.to_owned(), file: RwLock::new(append(path)?) })
-    }
-}
-
-fn append(path: &Path) -> Result<File, String> {
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    file.map_err(|e| format!("log.output: {} can't be written ({e})", path.display()))
-}
+static FILE: OnceLock<AppendFile> = OnceLock::new();
 
 /// Opens the log's file again, since it may have been renamed (logrotate does so). If that fails, the old one stays.
 pub fn reopen_log() {
     let Some(log) = FILE.get() else { return };
-    match append(&log.path) {
-        Ok(file) => *log.file.write().unwrap_or_else(PoisonError::into_inner) = file,
-        Err(error) => tracing::error!("{error}; the old file stays in use"),
+    if let Err(error) = log.reopen() {
+        tracing::error!("log.output: {} can't be written ({error}); the old file stays in use", log.path().display());
     }
 }
 
 /// Where lines go: a file, or standard output.
 struct Output {
-    file: Option<&'static LogFile>,
+    file: Option<&'static AppendFile>,
     format: Format,
 }
 
 /// The log's file, for one line.
-struct Locked(RwLockReadGuard<'static, File>);
+struct Appending(&'static AppendFile);
 
-impl Write for Locked {
+impl Write for Appending {
+    /// `bytes` are a whole line.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(bytes)
+        self.0.append(bytes).map(|()| bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        (&*self.0).flush()
+        Ok(())
     }
 }
 
@@ -147,7 +143,7 @@ impl<'a> MakeWriter<'a> for Output {
 
     fn make_writer(&'a self) -> Self::Writer {
         let to: Box<dyn Write + 'a> = match self.file {
-            Some(log) => Box::new(Locked(log.file.read().unwrap_or_else(PoisonError::into_inner))),
+            Some(file) => Box::new(Appending(file)),
             None => Box::new(io::stdout()),
         };
         Line(to, self.format)
@@ -159,17 +155,9 @@ impl<W: Write> Write for Line<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let (line, end) = text.strip_suffix('\n').map_or((&*text, ""), |line| (line, "\n"));
-        if line.contains(is_invisible) {
-            let escaped = |c: char| match self.1 {
-                _ if !is_invisible(c) => c.to_string(),
-                Format::Text => c.escape_unicode().to_string(),
-                // RFC 8259, section 7; all of them have four digits.
-                Format::Json => format!("\\u{:04x}", u32::from(c)),
-            };
-            let line: String = line.chars().map(escaped).collect();
-            self.0.write_all(format!("{line}{end}").as_bytes())?;
-        } else {
-            self.0.write_all(bytes)?;
+        match escape(line, self.1) {
+            Cow::Borrowed(_) => self.0.write_all(bytes)?,
+            Cow::Owned(line) => self.0.write_all(format!("{line}{end}").as_bytes())?,
         }
         Ok(bytes.len())
     }
@@ -177,6 +165,25 @@ impl<W: Write> Write for Line<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
+}
+
+/// The line with all that can't be seen escaped.
+fn escape(line: &str, format: Format) -> Cow<'_, str> {
+    if !line.contains(is_invisible) {
+        return line.into();
+    }
+    let escaped = |c: char| match format {
+        _ if !is_invisible(c) => c.to_string(),
+        Format::Text => c.escape_unicode().to_string(),
+        // RFC 8259, section 7; all of them have four digits.
+        Format::Json => format!("\\u{:04x}", u32::from(c)),
+    };
+    line.chars().map(escaped).collect::<String>().into()
+}
+
+/// The same for a line of JSON that doesn't go through the log.
+pub fn escape_json(line: &str) -> Cow<'_, str> {
+    escape(line, Format::Json)
 }
 
 /// C0 and C1 controls, line and paragraph separators, and the marks that change the direction of text (Unicode Standard
