@@ -23,7 +23,8 @@ use crate::AppendFile;
 pub struct Log {
     level: Level,
     format: Format,
-    output: Option<PathBuf>,
+    /// The file that lines go to: `log.output`; standard output, without one.
+    pub output: Option<PathBuf>,
     /// Where the proxy writes down who did what: `log.audit`.
     pub audit: Option<PathBuf>,
 }

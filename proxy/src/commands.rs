@@ -22,19 +22,16 @@ use tokio::{
 };
 
 use crate::{
-    action::Action,
     app::App,
-    client_authorities::ClientAuthorities,
     config::Config,
     connections::{self, Connections, Door, Limits},
     gateway::Gateway,
-    identity::{Identity, renewal::Suspension},
+    identity::renewal::Suspension,
     observe::Event,
-    policy::{Circumstances, Question},
     reload::{self, Shown},
     secrets::RootKey,
     site::status::readiness,
-    store::{Standing, Store, back_up, now},
+    store::{Standing, Store, back_up},
     tls::{self, Certificate},
 };
 
@@ -190,51 +187,6 @@ async fn renewals(app: Arc<App>) {
             app.audit.record_own(&Event::Suspended { user: &user, reason: &reason });
         }
     }
-}
-
-/// `berth-proxy verify`
-pub fn verify(path: &Path) -> Result<(), String> {
-    let (config, warnings) = Config::read(path).map_err(|problems| problems.to_string())?;
-    for warning in warnings {
-        eprintln!("warning: {warning}");
-    }
-    if let Some(files) = &config.tls {
-        Certificate::read(files)?;
-        files.client_authorities.as_deref().map(ClientAuthorities::read).transpose()?;
-    }
-    if config.state.secret_file.exists() {
-        RootKey::load(&config.state.secret_file)?;
-    }
-    for provider in config.providers {
-        crate::oidc::Provider::new(provider, String::new())?;
-    }
-    println!("{}: the proxy can serve this", path.display());
-    Ok(())
-}
-
-/// `berth-proxy can`: whether somebody may do something, and which rule decides.
-pub fn can(path: &Path, user: Option<&str>, groups: Vec<String>, action: &str, target: &str) -> Result<(), String> {
-    let (config, _) = Config::read(path).map_err(|problems| problems.to_string())?;
-    let action = Action::from_name(action)
-        .ok_or_else(|| format!("{action} is not an action; expected read, create, update or delete"))?;
-    // A digest has a colon, a tag has none, and a repository has neither.
-    let (repository, reference) = match target.split_once(['@', ':']) {
-        None => (target, None),
-        Some((repository, reference)) => (repository, Some(reference)),
-    };
-    let repository: berth_oci::Repository = repository.parse().map_err(|e| format!("{repository}: {e}"))?;
-    let reference = reference.map(str::parse::<berth_oci::Reference>).transpose();
-    let reference = reference.map_err(|e| format!("{target}: {e}"))?;
-    let identity = user.map(|user| Identity::named(user, groups));
-    let question = Question { action, repository: repository.as_str(), reference: reference.as_ref() };
-    let circumstances = Circumstances { time: now(), ..Circumstances::default() };
-    let decision = config.rules.evaluate(identity.as_ref(), &question, &circumstances);
-    let text = format!("{}: {}", if decision.allowed { "yes" } else { "no" }, decision.rule);
-    if decision.allowed {
-        println!("{text}");
-        return Ok(());
-    }
-    Err(text)
 }
 
 /// `berth-proxy people`: who holds which name; or gives a name away.

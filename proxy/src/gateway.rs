@@ -5,7 +5,10 @@
 //! registry, and [`ProxyHttp::response_filter`] looks at what comes back.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -70,6 +73,8 @@ pub struct Gateway {
     upstream: Upstream,
     connections: Arc<Connections>,
     traces: Arc<Traces>,
+    /// Whether the log says already that somebody's `X-Forwarded-For` isn't believed.
+    hinted: AtomicBool,
 }
 
 /// What is known of one request on its way.
@@ -88,7 +93,14 @@ pub struct Context {
 impl Gateway {
     /// The gateway to the registry at `upstream`, for requests on these `connections`.
     pub fn new(app: Arc<App>, upstream: Upstream, connections: Arc<Connections>, traces: Arc<Traces>) -> Self {
-        Self { site: site::router(Arc::clone(&app)), app, upstream, connections, traces }
+        Self {
+            site: site::router(Arc::clone(&app)),
+            app,
+            upstream,
+            connections,
+            traces,
+            hinted: AtomicBool::new(false),
+        }
     }
 
     /// Writes down what a request to the registry did, or what it was kept from doing. The site has its own words.
@@ -261,6 +273,13 @@ impl ProxyHttp for Gateway {
         let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
         let request = session.req_header();
         context.info.arrive(peer.map(|peer| peer.ip()), &request.headers, &self.app.trusted_proxies);
+        if context.info.is_forwarded_by_a_stranger(&request.headers) && !self.hinted.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                client = context.info.client.map(tracing::field::display),
+                "X-Forwarded-For is not believed of this address; if it is a proxy of yours, name it in sidecar.trustedProxies, \
+                 or all its clients count as one (this is said once)"
+            );
+        }
         if let Some(tls) = tls {
             context.info.certificate = tls.extension.get::<Arc<ClientCertificate>>().cloned();
             context.info.tls = Some(tls.version.trim_start_matches("TLSv").replace('_', ".").into());

@@ -12,6 +12,7 @@ mod action;
 mod answer;
 mod app;
 mod authorize;
+mod certificate_check;
 mod challenge;
 mod client_authorities;
 mod commands;
@@ -26,6 +27,7 @@ mod observe;
 mod oidc;
 mod pattern;
 mod policy;
+mod questions;
 mod registry;
 mod reload;
 mod request;
@@ -34,15 +36,16 @@ mod secrets;
 mod site;
 mod store;
 mod tls;
+mod verify;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use tikv_jemallocator::Jemalloc;
 
 /// Threads of its own give memory back that a crowd of connections has needed, also when nothing else is done.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 #[command(version = berth_observe::VERSION, about = "The only door of Berth, a private container registry")]
@@ -62,6 +65,9 @@ enum Command {
     Verify {
         /// The configuration file, zot's config.json.
         config: PathBuf,
+        /// Ask the providers and issuers, too, and the registry and the database.
+        #[arg(long)]
+        online: bool,
     },
     /// Say whether somebody may do something, and which rule decides; exit with 1 if not.
     Can {
@@ -73,10 +79,24 @@ enum Command {
         /// A group that the user's claims have; as often as there are groups.
         #[arg(long = "group", requires = "user")]
         groups: Vec<String>,
+        /// A JSON file with the claims of the user, whom their provider's claimMapping then names; their groups, too.
+        #[arg(long, conflicts_with_all = ["user", "groups"])]
+        claims: Option<PathBuf>,
+        /// Where the request comes from, for conditions that look at it.
+        #[arg(long)]
+        ip: Option<IpAddr>,
         /// read, create, update or delete.
         action: String,
         /// The repository, with :TAG or @DIGEST if it is about one.
         target: String,
+    },
+    /// Say whose a token is, and which rule takes it, or why none does, without asking its issuer: its signature isn't
+    /// checked.
+    Token {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+        /// A file with the token, or - for standard input: an argument would be seen by everybody on this machine.
+        jwt: PathBuf,
     },
     /// List who holds which user name, or give a name to whoever signs in with it next.
     People {
@@ -111,10 +131,12 @@ enum PeopleAction {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve { config } => commands::serve(&config),
-        Command::Verify { config } => commands::verify(&config),
-        Command::Can { config, user, groups, action, target } => {
-            commands::can(&config, user.as_deref(), groups, &action, &target)
+        Command::Verify { config, online } => verify::verify(&config, online),
+        Command::Can { config, user, groups, claims, ip, action, target } => {
+            let who = questions::Who { user, groups, claims, ip };
+            questions::can(&config, who, &action, &target)
         }
+        Command::Token { config, jwt } => questions::token(&config, &jwt),
         Command::People { config, action } => {
             let release = action.map(|PeopleAction::Release { name }| name);
             commands::people(&config, release.as_deref())

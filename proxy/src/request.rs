@@ -114,6 +114,12 @@ impl RequestInfo {
         }
     }
 
+    /// Whether somebody who isn't trusted says on whose behalf it comes: a proxy that `sidecar.trustedProxies` lacks, or
+    /// anybody.
+    pub fn is_forwarded_by_a_stranger(&self, headers: &HeaderMap) -> bool {
+        self.forwarded_for.is_empty() && headers.contains_key(FORWARDED_FOR)
+    }
+
     /// Notes what it is.
     pub fn asks_for(&self, operation: &'static str) {
         let _ = self.findings.operation.set(operation);

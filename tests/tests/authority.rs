@@ -5,7 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+};
 use reqwest::{Certificate, Client, redirect::Policy};
 
 /// The authority, and its certificate.
@@ -34,6 +36,14 @@ impl Authority {
         if let Some(email) = email {
             params.subject_alt_names.push(SanType::Rfc822Name(email.try_into().unwrap()));
         }
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// A certificate for this name, and its key, that ended in 2021.
+    pub fn expired(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 

@@ -2,12 +2,15 @@
 
 use std::process::Command;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use berth_tests::{
     process::wait_for,
-    system::{Setup, System, binary},
+    system::{CLIENT_ID, Setup, System, binary},
     tools::{must, run},
 };
 use serde_json::json;
+
+use crate::authority::Authority;
 
 #[test]
 fn the_guide_s_two_files_are_accepted_by_both() {
@@ -51,6 +54,146 @@ fn verify_tells_every_problem_by_its_path_and_exits_with_an_error() {
             assert!(outcome.printed.lines().any(|l| l.starts_with(path)), "{path} is missing: {}", outcome.printed);
         }
     }
+}
+
+#[tokio::test]
+async fn verify_finds_what_would_fail_later() {
+    let system = System::start(Setup::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    let good: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(system.config()).unwrap()).unwrap();
+    let verify = |change: &dyn Fn(&mut serde_json::Value), more: &[&str]| {
+        let mut changed = good.clone();
+        change(&mut changed);
+        std::fs::write(&config, changed.to_string()).unwrap();
+        run(Command::new(binary("berth-proxy")).arg("verify").args(more).arg(&config))
+    };
+    let outcome = verify(&|_| {}, &["--online"]);
+    assert!(outcome.success, "{}", outcome.printed);
+
+    let authority = Authority::new();
+    let (cert, key) = authority.write(folder.path());
+    let condition = |expression: &'static str| {
+        move |config: &mut serde_json::Value| {
+            config["http"]["accessControl"] = json!({"repositories": {"**": {"policies": [
+                {"users": ["a"], "actions": ["read"], "conditions": [{"expression": expression}]}]}}});
+        }
+    };
+    let job = |expression: &'static str| {
+        move |config: &mut serde_json::Value| {
+            config["http"]["auth"]["bearer"] = json!({"oidc": [{
+                "issuer": "https://token.actions.githubusercontent.com", "audiences": ["x"], "claimMapping": {"validations": [
+                    {"expression": "claims.repository_owner_id == '1'"}, {"expression": expression}]}}]});
+        }
+    };
+    let tls = |config: &mut serde_json::Value| {
+        config["http"]["tls"] = json!({"cert": cert, "key": key});
+        config["http"]["externalUrl"] = json!("https://registry.company");
+    };
+    let (old, old_key) = authority.expired("registry.company");
+    std::fs::write(folder.path().join("old.pem"), old).unwrap();
+    std::fs::write(folder.path().join("old.key"), old_key).unwrap();
+    let expired = |config: &mut serde_json::Value| {
+        tls(config);
+        config["http"]["tls"] = json!({"cert": folder.path().join("old.pem"), "key": folder.path().join("old.key")});
+    };
+    let issuer = |config: &mut serde_json::Value| {
+        let own = config["http"]["auth"]["openid"]["providers"]["oidc"]["issuer"].as_str().unwrap().to_owned();
+        config["http"]["auth"]["openid"]["providers"]["oidc"]["issuer"] = json!(own.replace("localhost", "127.0.0.1"));
+    };
+    let database = |config: &mut serde_json::Value| config["sidecar"]["database"] = json!("sqlite:/dev/null/proxy.db");
+    let audit = |config: &mut serde_json::Value| config["log"]["audit"] = json!("/dev/null/audit.log");
+    for (change, more, expected, is_fatal) in [
+        (&condition("req.tagg == 'x'") as &dyn Fn(&mut serde_json::Value), &[][..], "looks at req.tagg", true),
+        (&condition("req.tag"), &[], "is a text, and neither true nor false", true),
+        (&condition("claims.sub == 'x'"), &[], "looks at claims, which there isn't", true),
+        (
+            &condition("req.tag == 5"),
+            &[],
+            "warning: http.accessControl.repositories.**.policies[0].conditions[0]",
+            false,
+        ),
+        (&job("claims.repository_id == 5"), &[], "compares a text with a number", false),
+        (&job("claims.ref"), &[], "http.auth.bearer.oidc[0].claimMapping.validations[1].expression: is a text", true),
+        (&job("vars.owner == '1'"), &[], "looks at vars.owner, which isn't among the variables", true),
+        (&tls, &[], "is for localhost, and not for registry.company", true),
+        (&expired, &[], "has expired", true),
+        (&database, &[], "sidecar.database: /dev/null is no folder", true),
+        (&audit, &[], "log.audit: /dev/null is no folder", true),
+        (&issuer, &["--online"], "calls itself http://localhost:", true),
+    ] {
+        let outcome = verify(change, more);
+        assert!(outcome.printed.contains(expected), "{expected}: {}", outcome.printed);
+        assert_eq!(outcome.success, !is_fatal, "{expected}: {}", outcome.printed);
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_judged_without_its_issuer_and_rules_are_asked_with_claims() {
+    let auth = json!({"bearer": {"oidc": [{
+        "issuer": "https://gitlab.company", "audiences": ["registry.company"],
+        "claimMapping": {"validations": [{"expression": "claims.ref == 'main'"}], "username": "'job-' + claims.project",
+                         "groups": "['ci']"},
+    }]}});
+    let access_control = json!({"repositories": {
+        "built/**": {"policies": [{"groups": ["ci"], "actions": ["create"],
+                                   "conditions": [{"expression": "req.client.ip == '192.0.2.7'"}]}]},
+        "team/**": {"policies": [{"groups": ["dev"], "actions": ["read"]}]},
+    }});
+    let system = System::start(Setup { auth, access_control, ..Setup::default() }).await;
+    let file = |name: &str, text: String| {
+        let path = system.folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let job = |changes: serde_json::Value| {
+        let mut claims = json!({"iss": "https://gitlab.company", "aud": "registry.company", "sub": "1", "ref": "main",
+                                "project": "app", "exp": 4_000_000_000_u64});
+        claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        claims
+    };
+    let token = |claims: &serde_json::Value| {
+        let part = |value: &serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        let jwt = format!("{}.{}.c2lnbmF0dXJl", part(&json!({"alg": "RS256", "typ": "JWT"})), part(claims));
+        let path = file("token", format!("{jwt}\n"));
+        run(Command::new(binary("berth-proxy")).arg("token").arg(system.config()).arg(path))
+    };
+    let own = |more: serde_json::Value| {
+        let mut claims = json!({"iss": system.issuer, "aud": CLIENT_ID, "sub": "1", "preferred_username": "alice",
+                                "exp": 4_000_000_000_u64, "groups": ["dev"]});
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        claims
+    };
+    for (claims, success, expected) in [
+        (
+            job(json!({})),
+            true,
+            "taken by http.auth.bearer.oidc[0], if its signature is good: user \"job-app\", groups [\"ci\"]",
+        ),
+        (job(json!({"ref": "x"})), false, "refused: no rule takes this token; http.auth.bearer.oidc[0] came nearest"),
+        (job(json!({"aud": "other"})), false, "its audience is other, and not registry.company"),
+        (job(json!({"iss": "https://nobody.company"})), false, "neither a provider of this registry nor in"),
+        (job(json!({"exp": 5})), true, "expired "),
+        (own(json!({"azp": CLIENT_ID, "uid": "x"})), true, "taken by http.auth.openid.providers.oidc"),
+        (own(json!({})), false, "can't be told from an ID token"),
+        (own(json!({"aud": "other"})), false, "not made for berth"),
+    ] {
+        let outcome = token(&claims);
+        assert!(outcome.printed.contains(expected), "{claims}: {}", outcome.printed);
+        assert_eq!(outcome.success, success, "{claims}: {}", outcome.printed);
+    }
+    let can = |claims: &serde_json::Value, more: &[&str]| {
+        let path = file("claims.json", claims.to_string());
+        run(Command::new(binary("berth-proxy")).arg("can").arg(system.config()).arg("--claims").arg(path).args(more))
+    };
+    let yes = can(&job(json!({})), &["--ip", "192.0.2.7", "create", "built/app:1"]);
+    assert!(yes.success && yes.printed.starts_with("job-app (in ci): yes: http.accessControl"), "{}", yes.printed);
+    let no = can(&job(json!({})), &["--ip", "192.0.2.8", "create", "built/app:1"]);
+    assert!(!no.success && no.printed.contains("does not hold"), "{}", no.printed);
+    let person = can(&own(json!({})), &["read", "team/app"]);
+    assert!(person.success && person.printed.starts_with("alice (in dev): yes"), "{}", person.printed);
+    let nameless = can(&json!({"iss": system.issuer, "sub": "1"}), &["read", "team/app"]);
+    assert!(!nameless.success && nameless.printed.contains("preferred_username"), "{}", nameless.printed);
 }
 
 #[tokio::test]

@@ -6,7 +6,10 @@ use berth_config::Section;
 
 use crate::{
     action::{Action, Actions},
-    expression::Expression,
+    expression::{
+        Expression,
+        check::{Mistakes, check_condition},
+    },
     pattern::Pattern,
     policy::{Condition, MetricsPolicy, Policy, RepositoryRules, Rules, condition},
 };
@@ -62,13 +65,21 @@ fn read_condition(section: Section<'_>) -> Option<Condition> {
     };
     // Without it the policy would grant more than its writer meant; but then the file is refused.
     let expression = compiled.map_err(|problem| section.problem("expression", problem));
-    for path in expression.iter().flat_map(|expression| expression.paths_of("req")) {
-        if let Some(problem) = condition::unknown_field(&path) {
-            section.problem("expression", problem);
-        }
+    if let Ok(expression) = &expression {
+        report(&section, check_condition(expression, &condition::kind_of));
     }
     section.close();
     Some(Condition { expression: expression.ok()?, message })
+}
+
+/// Reports the mistakes of an expression.
+pub fn report(section: &Section<'_>, Mistakes { fatal, doubtful }: Mistakes) {
+    for mistake in fatal {
+        section.problem("expression", mistake);
+    }
+    for doubt in doubtful {
+        section.warn("expression", doubt);
+    }
 }
 
 fn read_metrics(section: Section<'_>) -> MetricsPolicy {

@@ -139,6 +139,11 @@ impl ExternalUrl {
         self.url.authority()
     }
 
+    /// The host alone.
+    pub fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
     /// Whether it is https.
     pub fn is_https(&self) -> bool {
         self.url.scheme() == "https"

@@ -2,10 +2,16 @@
 
 use berth_config::Section;
 
-use super::{provider::read_issuer, trust_roots};
+use super::{access::report, provider::read_issuer, trust_roots};
 use crate::{
-    expression::Expression,
-    identity::workload::{IssuerConfig, Rule},
+    expression::{
+        Expression,
+        check::{Kind, check_condition, check_value},
+    },
+    identity::{
+        shared_issuer::SharedIssuer,
+        workload::{IssuerConfig, Rule},
+    },
 };
 
 const EXAMPLE: &str = "expected the issuer of the tokens, such as \"https://token.actions.githubusercontent.com\" or \
@@ -33,12 +39,21 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
         let compiled = Expression::compile(section.text(key)?);
         compiled.map_err(|e| section.problem(key, format!("is no CEL expression: {e}; mend it"))).ok()
     };
+    let any_issuer = section.flag("skipIssuerVerification").unwrap_or(false);
+    let claims =
+        ClaimKinds { all_texts: issuer.as_deref().is_some_and(|own| SharedIssuer::of(own, any_issuer).is_some()) };
+    let mut kinds: Vec<(String, Kind)> = Vec::new();
     let variables = mapping.sections("variables").into_iter().filter_map(|variable| {
         let name = variable.text("name").map(str::to_owned);
         if name.is_none() {
             variable.problem("name", "is missing; expected the name by which vars knows it");
         }
         let expression = required(&variable, expression(&variable, "expression"));
+        if let (Some(name), Some(expression)) = (&name, &expression) {
+            let (kind, mistakes) = check_value(expression, &|root, path| claims.kind_of(&kinds, root, path));
+            report(&variable, mistakes);
+            kinds.push((name.clone(), kind));
+        }
         variable.close();
         Some((name?, expression?))
     });
@@ -46,6 +61,9 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
     let validations = mapping.sections("validations").into_iter().filter_map(|validation| {
         let message = validation.text("message").map(str::to_owned);
         let expression = required(&validation, expression(&validation, "expression"));
+        if let Some(expression) = &expression {
+            report(&validation, check_condition(expression, &|root, path| claims.kind_of(&kinds, root, path)));
+        }
         validation.close();
         Some((expression?, message))
     });
@@ -53,7 +71,6 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
     let (username, groups) = (expression(&mapping, "username"), expression(&mapping, "groups"));
     mapping.close();
     let authority = trust_roots::read(&section);
-    let any_issuer = section.flag("skipIssuerVerification").unwrap_or(false);
     let path = section.path_of("").trim_end_matches('.').to_owned();
     let issuer = IssuerConfig { issuer: issuer?, authority, any_issuer };
     let rule = Rule { path, issuer, audiences, variables, validations, username, groups };
@@ -63,6 +80,30 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
     }
     section.close();
     Some(rule)
+}
+
+/// What the claims of an issuer are.
+struct ClaimKinds {
+    /// CI services send texts, ids and flags too: all but the times.
+    all_texts: bool,
+}
+
+impl ClaimKinds {
+    /// What a path gives that an expression looks at, after these variables.
+    fn kind_of(&self, variables: &[(String, Kind)], root: &str, path: &[&str]) -> Result<Kind, String> {
+        match (root, path) {
+            ("claims", ["exp" | "iat" | "nbf"]) => Ok(Kind::Number),
+            // Some of GitLab's are lists or objects.
+            ("claims", ["aud" | "user_identities" | "groups_direct" | "user_access_level"]) => Ok(Kind::Unknown),
+            ("claims", [_]) if self.all_texts => Ok(Kind::Text),
+            ("claims", _) | ("vars", []) => Ok(Kind::Unknown),
+            ("vars", [name, ..]) => match variables.iter().rev().find(|(own, _)| own == name) {
+                Some((_, kind)) => Ok(if path.len() == 1 { *kind } else { Kind::Unknown }),
+                None => Err(format!("looks at vars.{name}, which isn't among the variables before it; add it there")),
+            },
+            _ => Err(format!("looks at {root}, which there isn't; expected claims.… or vars.…")),
+        }
+    }
 }
 
 fn required(section: &Section<'_>, expression: Option<Expression>) -> Option<Expression> {

@@ -136,6 +136,11 @@ impl Identity {
         Self::without_person(user.to_owned(), groups, Map::new(), AuthMethod::ApiKey(String::new()))
     }
 
+    /// Somebody with claims, for a question about the rules.
+    pub fn for_question(user: String, groups: Vec<String>, claims: Map<String, Value>) -> Self {
+        Self::without_person(user, groups, claims, AuthMethod::ProviderToken)
+    }
+
     /// Somebody for a test of the rules.
     #[cfg(test)]
     pub fn for_test(user: &str, groups: &[&str]) -> Self {

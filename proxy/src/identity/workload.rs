@@ -184,6 +184,14 @@ impl Issuer {
         .await;
     }
 
+    /// Asks it for its keys, as a start does in the background.
+    ///
+    /// # Errors
+    /// [`SignInError`] if it isn't there, or isn't what is configured.
+    pub async fn look(&self) -> Result<(), SignInError> {
+        self.fetch().await.map(drop)
+    }
+
     /// By its `iss`.
     pub fn name(&self) -> &str {
         &self.config.issuer
@@ -280,10 +288,18 @@ impl Workloads {
     /// # Errors
     /// [`Rejection::NoRule`] with the rule that came nearest.
     pub fn apply(&self, issuer: &str, claims: &Claims) -> Result<Identity, Refusal> {
+        self.apply_and_name(issuer, claims).map(|(identity, _)| identity)
+    }
+
+    /// The same, with the rule that takes them.
+    ///
+    /// # Errors
+    /// As [`Workloads::apply`].
+    pub fn apply_and_name(&self, issuer: &str, claims: &Claims) -> Result<(Identity, &str), Refusal> {
         let mut nearest: Option<(&Rule, Missed)> = None;
         for rule in self.rules_of(issuer) {
             match rule.apply(claims) {
-                Ok(identity) => return Ok(identity),
+                Ok(identity) => return Ok((identity, &rule.path)),
                 Err(missed) if nearest.as_ref().is_none_or(|(_, before)| missed.held > before.held) => {
                     nearest = Some((rule, missed));
                 }

@@ -157,6 +157,14 @@ impl Provider {
         .await;
     }
 
+    /// Asks the provider whether it is what is configured.
+    ///
+    /// # Errors
+    /// [`SignInError`] if it isn't, or isn't there.
+    pub async fn look(&self) -> Result<(), SignInError> {
+        self.discover().await.map(drop)
+    }
+
     /// What was discovered before, or else now.
     pub(super) async fn discovered(&self) -> Result<Arc<Discovered>, SignInError> {
         let known = self.discovered.read().await.clone();

@@ -253,6 +253,12 @@ fn is_access_token(typ: Option<&str>, claims: &Claims) -> bool {
     }
 }
 
+/// The same of a token that isn't verified.
+pub fn is_access_token_of(token: &str, claims: &Claims) -> bool {
+    let typ = decode_header(token).ok().and_then(|header| header.typ);
+    is_access_token(typ.as_deref(), claims)
+}
+
 /// Whether a token's header has `crit`.
 fn has_critical_parameters(token: &str) -> bool {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

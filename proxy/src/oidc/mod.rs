@@ -25,6 +25,7 @@ use url::Url;
 
 pub use self::{
     app_password_grant::ExchangeError,
+    claims::user_of,
     discovery::{ForUnknownKeys, Freshness, Lately, keep_fresh, keys_of},
     http::Http,
     renewal::{RenewalError, Renewed},

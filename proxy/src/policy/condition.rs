@@ -8,7 +8,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Question;
-use crate::{expression::Expression, identity::Identity};
+use crate::{
+    expression::{Expression, check::Kind},
+    identity::Identity,
+};
 
 /// One condition.
 #[derive(Clone, Debug)]
@@ -81,34 +84,50 @@ struct Tls<'a> {
     version: &'a str,
 }
 
-/// The fields of `req`, and of those that have fields theirs.
-const FIELDS: [(&str, &[&str]); 14] = [
-    ("time", &[]),
-    ("method", &[]),
-    ("userAgent", &[]),
-    ("action", &[]),
-    ("repository", &[]),
-    ("reference", &[]),
-    ("referenceType", &[]),
-    ("tag", &[]),
-    ("digest", &[]),
-    ("user", &["username", "groups"]),
-    ("auth", &["anonymous", "admin"]),
-    ("client", &["ip", "forwardedFor"]),
-    ("tls", &["enabled", "version"]),
-    ("claims", &[]),
+/// A field, what it gives, and its own fields.
+type Field = (&'static str, Kind, &'static [(&'static str, Kind)]);
+
+/// The fields of `req`, and what each gives; of those that have fields, theirs.
+const FIELDS: [Field; 14] = [
+    ("time", Kind::Time, &[]),
+    ("method", Kind::Text, &[]),
+    ("userAgent", Kind::Text, &[]),
+    ("action", Kind::Text, &[]),
+    ("repository", Kind::Text, &[]),
+    ("reference", Kind::Text, &[]),
+    ("referenceType", Kind::Text, &[]),
+    ("tag", Kind::Text, &[]),
+    ("digest", Kind::Text, &[]),
+    ("user", Kind::Unknown, &[("username", Kind::Text), ("groups", Kind::List)]),
+    ("auth", Kind::Unknown, &[("anonymous", Kind::Boolean), ("admin", Kind::Boolean)]),
+    ("client", Kind::Unknown, &[("ip", Kind::Text), ("forwardedFor", Kind::Text)]),
+    ("tls", Kind::Unknown, &[("enabled", Kind::Boolean), ("version", Kind::Text)]),
+    ("claims", Kind::Unknown, &[]),
 ];
 
-/// What is wrong with a path that an expression looks at in `req`, if it can't be there: a condition that looks at what
-/// isn't there never holds, and its policy grants nothing.
-pub fn unknown_field(path: &[&str]) -> Option<String> {
-    let (field, rest) = path.split_first()?;
-    let Some((_, inner)) = FIELDS.iter().find(|(name, _)| name == field) else {
-        let known: Vec<&str> = FIELDS.iter().map(|(name, _)| *name).collect();
-        return Some(format!("looks at req.{field}, which there isn't; expected one of {}", known.join(", ")));
+/// What a path gives that a condition looks at.
+///
+/// # Errors
+/// If there is nothing: a condition that looks at what isn't there never holds, and its policy grants nothing.
+pub fn kind_of(variable: &str, path: &[&str]) -> Result<Kind, String> {
+    let names = |names: Vec<&str>| names.join(", ");
+    if variable != "req" {
+        return Err(format!("looks at {variable}, which there isn't; expected req.… (req.claims for claims)"));
+    }
+    let Some((field, rest)) = path.split_first() else { return Ok(Kind::Unknown) };
+    let Some((_, kind, inner)) = FIELDS.iter().find(|(name, ..)| name == field) else {
+        let known = names(FIELDS.iter().map(|(name, ..)| *name).collect());
+        return Err(format!("looks at req.{field}, which there isn't; expected one of {known}"));
     };
-    let next = rest.first().filter(|next| !inner.is_empty() && !inner.contains(next))?;
-    Some(format!("looks at req.{field}.{next}, which there isn't; expected one of {}", inner.join(", ")))
+    let Some(next) = rest.first() else { return Ok(*kind) };
+    if inner.is_empty() {
+        return Ok(Kind::Unknown);
+    }
+    let found = inner.iter().find(|(name, _)| name == next).map(|(_, kind)| *kind);
+    found.ok_or_else(|| {
+        let known = names(inner.iter().map(|(name, _)| *name).collect());
+        format!("looks at req.{field}.{next}, which there isn't; expected one of {known}")
+    })
 }
 
 /// Why a condition doesn't hold.

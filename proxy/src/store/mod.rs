@@ -134,6 +134,21 @@ impl Store {
         Ok(Self { pool })
     }
 
+    /// Whether a server can be used, and changes nothing there.
+    ///
+    /// # Errors
+    /// A sentence with the mend.
+    pub async fn can_connect(url: &str) -> Result<(), String> {
+        sqlx::any::install_default_drivers();
+        let connected = tokio::time::timeout(ACQUIRE_TIMEOUT, AnyConnection::connect(url)).await;
+        let why = match connected {
+            Ok(Ok(connection)) => return connection.close().await.map_err(|e| e.to_string()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it takes longer than {} s", ACQUIRE_TIMEOUT.as_secs()),
+        };
+        Err(format!("sidecar.database: PostgreSQL can't be used ({why}); check its address, user and password"))
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.within(sqlx::query("SELECT 1").execute(&self.pool)).await?;
@@ -148,9 +163,12 @@ impl Store {
     }
 }
 
-/// Makes a database file that only its owner reads, or takes the rights of others away. SQLite makes the files beside it
-/// with the same rights.
+/// Makes a database file that only its owner reads, and its folder, or takes the rights of others away. SQLite makes the
+/// files beside it with the same rights.
 fn make_private(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     for suffix in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();

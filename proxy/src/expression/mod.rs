@@ -1,5 +1,7 @@
 //! Expressions of the configuration, in CEL (Common Expression Language), compiled when the file is read.
 
+pub mod check;
+
 use std::sync::Arc;
 
 use cel::{
