@@ -33,6 +33,10 @@ need python3 python3
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 need caddy caddy
 need promtool prometheus
+need nginx nginx
+need htpasswd apache2-utils
+need jq jq
+need systemd-analyze systemd
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "missing:$missing. On Debian: sudo apt-get install$missing" >&2

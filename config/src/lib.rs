@@ -5,8 +5,9 @@
 //! its key, with what was expected and how to mend it.
 
 mod duration;
+pub mod reference;
 mod section;
 mod upstream;
 
-pub use section::{File, Note, Problems, Section};
+pub use section::{File, Note, Problems, Record, Section};
 pub use upstream::Upstream;

@@ -1,6 +1,6 @@
 //! A cursor over the file that collects problems.
 
-use std::{cell::RefCell, fmt, path::Path, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, fmt, path::Path, rc::Rc, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
@@ -44,6 +44,8 @@ impl std::error::Error for Problems {}
 struct Findings {
     problems: RefCell<Vec<Note>>,
     warnings: RefCell<Vec<Note>>,
+    /// The paths of all keys that were read, and do something.
+    read: RefCell<BTreeSet<String>>,
 }
 
 /// A configuration file that is being read.
@@ -103,6 +105,11 @@ impl File {
         }
     }
 
+    /// What will be read of it, for the test that compares that with the [reference](crate::reference).
+    pub fn record(&self) -> Record {
+        Record(Rc::clone(&self.findings))
+    }
+
     /// Ends the reading.
     ///
     /// # Errors
@@ -110,6 +117,16 @@ impl File {
     pub fn finish(self) -> Result<Vec<Note>, Problems> {
         let problems = self.findings.problems.take();
         if problems.is_empty() { Ok(self.findings.warnings.take()) } else { Err(Problems(problems)) }
+    }
+}
+
+/// Which keys are read of a file.
+pub struct Record(Rc<Findings>);
+
+impl Record {
+    /// The paths of all keys that were read until now and do something, whether they stand in the file or not.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.0.read.borrow().clone()
     }
 }
 
@@ -209,7 +226,12 @@ impl<'a> Section<'a> {
     }
 
     /// The value of `key`; `null` counts as absent.
-    pub fn value(&self, key: &'static str) -> Option<&'a Value> {
+    fn value(&self, key: &'static str) -> Option<&'a Value> {
+        self.findings.read.borrow_mut().insert(self.path_of(key));
+        self.find(key)
+    }
+
+    fn find(&self, key: &'static str) -> Option<&'a Value> {
         self.known.borrow_mut().push(key);
         let mut found = self.map?.iter().filter(|(name, _)| name.eq_ignore_ascii_case(key));
         let (_, value) = found.next()?;
@@ -221,13 +243,13 @@ impl<'a> Section<'a> {
 
     /// The object at `key`, empty if there is none.
     pub fn section(&self, key: &'static str) -> Section<'a> {
-        let map = self.value(key).and_then(|value| self.expect(key, value.as_object(), value, "an object {…}"));
+        let map = self.find(key).and_then(|value| self.expect(key, value.as_object(), value, "an object {…}"));
         self.child(key, map)
     }
 
     /// The entries of the object at `key`, whose names are data (a pattern, a group), in the file's order.
     pub fn entries(&self, key: &'static str) -> Vec<(&'a str, Section<'a>)> {
-        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(value) = self.find(key) else { return Vec::new() };
         let Some(map) = self.expect(key, value.as_object(), value, "an object {…}") else { return Vec::new() };
         let outer = self.child(key, Some(map));
         map.iter()
@@ -240,7 +262,7 @@ impl<'a> Section<'a> {
 
     /// The objects in the array at `key`.
     pub fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
-        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(value) = self.find(key) else { return Vec::new() };
         let items = self.expect(key, value.as_array(), value, "an array of objects [{…}]");
         items
             .into_iter()
@@ -309,7 +331,7 @@ impl<'a> Section<'a> {
     /// Marks a key of zot's that Berth doesn't have and that only adds something: if it is there, it is
     /// warned of, with the reason.
     pub fn ignore(&self, key: &'static str, reason: &str) {
-        if self.value(key).is_some() {
+        if self.find(key).is_some() {
             self.warn(key, format!("is not used: {reason}"));
         }
     }
@@ -317,9 +339,14 @@ impl<'a> Section<'a> {
     /// Marks a key of zot's that Berth doesn't have and that guards something: if it is there, the file is
     /// refused, with what to do instead.
     pub fn refuse(&self, key: &'static str, instead: &str) {
-        if self.value(key).is_some() {
+        if self.find(key).is_some() {
             self.problem(key, format!("is not supported, and leaving it out silently could let people in; {instead}"));
         }
+    }
+
+    /// Whether there is an object with something in it at `key`, which Berth doesn't have.
+    pub fn holds_object(&self, key: &'static str) -> bool {
+        self.find(key).and_then(Value::as_object).is_some_and(|object| !object.is_empty())
     }
 
     /// Marks a key that the other process reads.

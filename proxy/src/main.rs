@@ -112,6 +112,8 @@ enum Command {
         /// The folder.
         to: PathBuf,
     },
+    /// Print every key of the configuration, as a page of Markdown.
+    Reference,
     /// Exit with 0 if the proxy of this file serves, and the registry behind it.
     Health {
         /// The configuration file, zot's config.json.
@@ -142,6 +144,10 @@ fn main() -> ExitCode {
             commands::people(&config, release.as_deref())
         }
         Command::Backup { config, to } => commands::backup(&config, &to),
+        Command::Reference => {
+            print!("{}", berth_config::reference::page());
+            Ok(())
+        }
         Command::Health { config } => commands::health(&config),
     };
     match outcome {

@@ -25,6 +25,7 @@ pub struct Config {
 }
 
 /// Where bytes are kept.
+#[derive(PartialEq)]
 pub enum Place {
     /// `storage.rootDirectory`
     Directory(PathBuf),
@@ -47,7 +48,7 @@ impl Place {
 }
 
 /// `storage.gcDelay` and `gcInterval`
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Garbage {
     /// A push must name what it has sent within this.
     pub delay: Duration,
@@ -58,6 +59,15 @@ pub struct Garbage {
 impl Garbage {
     /// The delay unless the file says otherwise.
     pub const DEFAULT_DELAY: Duration = Duration::from_hours(1);
+
+    /// The interval unless the file says otherwise.
+    const DEFAULT_INTERVAL: Duration = Duration::from_hours(1);
+}
+
+impl Default for Garbage {
+    fn default() -> Self {
+        Self { delay: Self::DEFAULT_DELAY, interval: Self::DEFAULT_INTERVAL }
+    }
 }
 
 /// What becomes of zot's `storage.subPaths`, which has other root directories for some repositories.
@@ -83,13 +93,29 @@ impl Config {
     /// # Errors
     /// Every problem of the parts that the registry reads.
     pub fn read_with(path: &Path, sub_paths: SubPaths) -> Result<(Self, Vec<Note>), Problems> {
-        let file = File::read(path)?;
+        Self::from_file(File::read(path)?, sub_paths)
+    }
+
+    fn from_file(file: File, sub_paths: SubPaths) -> Result<(Self, Vec<Note>), Problems> {
         let root = file.root();
         let sidecar = root.section("sidecar");
         let (upstream, traces) = (Upstream::read(&sidecar), Collector::read(&sidecar));
         let (place, garbage) = read_storage(root.section("storage"), sub_paths);
         let config = Self { upstream, place, garbage, log: Log::read(&root), traces };
         Ok((config, file.finish()?))
+    }
+
+    /// The keys whose values in `new` need a restart, for the registry that runs with these.
+    pub fn needs_restart_for(&self, new: &Self) -> Vec<&'static str> {
+        let Self { upstream, place, garbage, log, traces } = self;
+        let differs = [
+            ("sidecar.upstream", *upstream != new.upstream),
+            ("storage", *place != new.place),
+            ("storage.gc", garbage.is_some() != new.garbage.is_some()),
+            ("log", *log != new.log),
+            ("sidecar.traces", *traces != new.traces),
+        ];
+        differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
 
     /// How long garbage is kept.
@@ -108,7 +134,7 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
     }
     let on = storage.flag("gc").unwrap_or(true);
     let delay = storage.duration("gcDelay").unwrap_or(Garbage::DEFAULT_DELAY);
-    let interval = storage.duration("gcInterval").unwrap_or(Duration::from_hours(1));
+    let interval = storage.duration("gcInterval").unwrap_or(Garbage::DEFAULT_INTERVAL);
     if on && interval < Duration::from_secs(1) {
         storage.problem("gcInterval", "is too short; expected a second at least, such as \"1h\"");
     }
@@ -122,7 +148,7 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
     }
     storage.ignore("remoteCache", "there is no cache database");
     storage.ignore("cacheDriver", "there is no cache database");
-    let there = storage.value("subPaths").and_then(|value| value.as_object()).is_some_and(|paths| !paths.is_empty());
+    let there = storage.holds_object("subPaths");
     match sub_paths {
         SubPaths::Ignored if there => storage.warn("subPaths", "is not used: everything is stored under rootDirectory"),
         SubPaths::Refused if there => storage.problem(
@@ -220,4 +246,27 @@ fn read_driver(driver: Section<'_>) -> Option<Service> {
     }
     driver.close();
     Some(Service { kind, bucket, folder })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_has_every_key_that_the_registry_reads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.json");
+        let mut read = std::collections::BTreeSet::new();
+        for name in ["local", "s3", "gcs", "azure"] {
+            let keys = r#""accesskey": "k", "secretkey": "s", "credentials": {}"#;
+            let text = format!(r#"{{"storage": {{"storageDriver": {{"name": "{name}", {keys}}}}}}}"#);
+            std::fs::write(&path, text).expect("a file");
+            let file = File::read(&path).expect("JSON");
+            let record = file.record();
+            let _ = Config::from_file(file, SubPaths::Refused);
+            read.extend(record.keys());
+        }
+        berth_config::reference::must_describe("the registry", &read);
+        berth_config::reference::must_be_read(&["storage."], &read);
+    }
 }

@@ -17,11 +17,15 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use berth_observe::{Traces, answer_health_checks, ask_health, raise_descriptor_limit, reopen_log};
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 use crate::{
     config::{Config, Garbage, Place, SubPaths},
@@ -129,18 +133,15 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     tracing::debug!(limit, "descriptors");
     let traces = tokio::task::block_in_place(|| Traces::start(config.traces.as_ref(), "berth-registry"))?;
     let metrics = Metrics::new().map_err(|e| format!("nothing can be counted: {e}"))?;
-    let mut hangups = signal(SignalKind::hangup()).map_err(|e| format!("SIGHUP can't be watched ({e})"))?;
-    tokio::spawn(async move {
-        while hangups.recv().await.is_some() {
-            reopen_log();
-            tracing::info!("the log was opened again; what else is in the configuration needs a restart");
-        }
-    });
     let content = Arc::new(Content::new(open(&config)?, config.garbage.is_some()));
-    if let Some(Garbage { delay, interval }) = config.garbage {
+    let Garbage { delay, interval } = config.garbage.unwrap_or_default();
+    let (schedule, changes) = watch::channel((delay, interval));
+    if config.garbage.is_some() {
         let content = Arc::clone(&content);
-        tokio::spawn(async move { content.keep_collecting(delay, interval).await });
+        tokio::spawn(async move { content.keep_collecting(changes).await });
     }
+    let upstream = config.upstream.clone();
+    tokio::spawn(keep_reloading(path.clone(), config, schedule)?);
     let asked = Arc::clone(&content);
     tokio::spawn(async move {
         let check = || {
@@ -152,12 +153,48 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     let counting = Arc::clone(&content);
     tokio::spawn(async move { counting.keep_statistics().await });
     let serving = Arc::new(Serving { content, metrics, traces });
-    let served = http::serve(&config.upstream, Arc::clone(&serving)).await;
+    let served = http::serve(&upstream, Arc::clone(&serving)).await;
     if !serving.content.is_shared() {
         serving.content.save_statistics().await;
     }
     tokio::task::block_in_place(|| serving.traces.stop());
     served
+}
+
+/// On SIGHUP, for as long as the process runs: opens the log again, goes on with what the file says where that can be, and
+/// says what needs a restart.
+fn keep_reloading(
+    path: PathBuf,
+    running: Config,
+    schedule: watch::Sender<(Duration, Duration)>,
+) -> Result<impl Future<Output = ()>, String> {
+    let mut hangups = signal(SignalKind::hangup()).map_err(|e| format!("SIGHUP can't be watched ({e})"))?;
+    Ok(async move {
+        while hangups.recv().await.is_some() {
+            reopen_log();
+            let new = match Config::read(&path) {
+                Ok((new, _)) => new,
+                Err(problems) => {
+                    for problem in &problems.0 {
+                        tracing::error!("{problem}");
+                    }
+                    tracing::error!("the configuration can't be used; what was goes on");
+                    continue;
+                }
+            };
+            tracing::info!("the configuration was read again: storage.gcDelay and gcInterval");
+            if let Some(Garbage { delay, interval }) = new.garbage {
+                schedule.send_replace((delay, interval));
+            }
+            let waiting = running.needs_restart_for(&new);
+            if !waiting.is_empty() {
+                tracing::warn!(
+                    "changed in the file, and waiting for a restart of the registry: {}",
+                    waiting.join(", ")
+                );
+            }
+        }
+    })
 }
 
 /// A store of zot's isn't served as it is, and must not look as if it were empty.
@@ -208,9 +245,11 @@ async fn gc(path: PathBuf, dry_run: bool) -> Result<(), String> {
 #[tokio::main]
 async fn scrub(path: PathBuf) -> Result<(), String> {
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
-    let scrubbed = scrub::scrub(&*open_to_read(&config)?).await.map_err(|e| e.to_string())?;
-    for (key, how) in &scrubbed.damaged {
-        println!("damaged: {key}: {how}");
+    let storage = open_to_read(&config)?;
+    let content = Content::new(Arc::clone(&storage), false);
+    let scrubbed = scrub::scrub(&*storage, &content).await.map_err(|e| e.to_string())?;
+    for damaged in &scrubbed.damaged {
+        println!("damaged: {damaged}");
     }
     println!("read {} blobs; {} are damaged", scrubbed.blobs, scrubbed.damaged.len());
     if scrubbed.damaged.is_empty() {

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use berth_tests::{
+    api::Api,
     process::wait_for,
     system::{CLIENT_ID, Setup, System, binary},
     tools::{must, run},
@@ -255,6 +256,29 @@ async fn a_log_that_was_renamed_is_opened_again_by_both_on_sighup() {
     let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
     wait_for("the request's line", async || std::fs::read_to_string(&log).unwrap().contains(&id).then_some(())).await;
     assert!(!system.registry.has_ended() && !system.proxy.has_ended());
+}
+
+#[tokio::test]
+async fn the_registry_takes_over_what_it_can_on_sighup_and_names_the_rest() {
+    let storage = json!({"gcDelay": "1s", "gcInterval": "1h"});
+    let system = System::start(Setup { storage, ..Setup::default() }).await;
+    let (key, _) = system.signed_in("alice").await.make_key("a").await;
+    let api = Api::basic(&system.url, "alice", &key);
+    api.push_blob("r", b"nobody names this").await.unwrap();
+    let hang_up = || must(Command::new("kill").args(["-HUP", &system.registry.id().to_string()]));
+    std::fs::write(system.config(), std::fs::read_to_string(system.config()).unwrap().replace("\"1h\"", "\"soon\""))
+        .unwrap();
+    hang_up();
+    system.registry.prints("storage.gcInterval: is a text that can't be read as that").await;
+    system.registry.prints("what was goes on").await;
+    system.configure(|config| {
+        config["storage"]["gcInterval"] = json!("1s");
+        config["storage"]["rootDirectory"] = json!("/elsewhere");
+    });
+    hang_up();
+    system.registry.prints("waiting for a restart of the registry: storage").await;
+    // Which would have been an hour later.
+    system.registry.prints("garbage was collected: 1 blobs that no manifest named").await;
 }
 
 #[tokio::test]

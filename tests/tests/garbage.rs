@@ -61,6 +61,14 @@ async fn the_command_counts_beside_a_running_registry_and_removes_without_one() 
     };
     let counted = must(&mut gc(&["--dry-run"]));
     assert!(counted.contains("would be removed: 1 blobs that no manifest named"), "{counted}");
+    assert!(counted.contains("; 0 blobs that nothing names are younger than storage.gcDelay"), "{counted}");
+    // What waits is counted, too.
+    let text = std::fs::read_to_string(&config).unwrap().replace("\"1ms\"", "\"1h\"");
+    let patient = system.folder.join("patient.json");
+    std::fs::write(&patient, text).unwrap();
+    let waiting = must(Command::new(binary("berth-registry")).arg("gc").arg(&patient).arg("--dry-run"));
+    let expected = format!("; 1 blobs that nothing names are younger than storage.gcDelay ({} bytes)", bytes.len());
+    assert!(waiting.contains("would be removed: 0 blobs") && waiting.contains(&expected), "{waiting}");
     assert!(stored(&system.folder, &digest(&bytes)));
     let busy = berth_tests::tools::run(&mut gc(&[]));
     assert!(!busy.success && busy.printed.contains("in use"), "{}", busy.printed);

@@ -14,6 +14,7 @@ mod crash;
 mod credentials;
 mod deployment;
 mod disk;
+mod docs;
 mod garbage;
 mod hardening;
 mod hostile;

@@ -217,6 +217,17 @@ async fn a_request_is_one_line_that_says_who_what_why_and_how_much() {
 }
 
 #[tokio::test]
+async fn a_proxy_in_front_that_nobody_trusts_is_told_of_once() {
+    let (system, api) = alice(Setup::default()).await;
+    for _ in 0..3 {
+        api.request(Method::GET, "/v2/").header("x-forwarded-for", "192.0.2.7").send().await.unwrap();
+    }
+    system.proxy.prints("name it in sidecar.trustedProxies").await;
+    assert_eq!(system.proxy.printed().matches("name it in sidecar.trustedProxies").count(), 1);
+    assert!(!system.proxy.printed().contains("client=192.0.2.7"));
+}
+
+#[tokio::test]
 async fn a_storage_error_is_told_with_its_path_repository_and_request() {
     let (system, api) = alice(Setup::default()).await;
     api.must_push("r/app", "1", &Image::new(1, 100)).await;

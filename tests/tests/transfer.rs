@@ -8,8 +8,8 @@ use berth_tests::{
     system::{Setup, System, binary},
     tools::{self, must, run},
 };
-use reqwest::StatusCode;
-use serde_json::Value;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
 
 async fn stopped() -> (System, Api) {
     let mut system = System::start(Setup::default()).await;
@@ -52,7 +52,7 @@ async fn a_zot_root_directory_is_moved_in_by_one_command() {
         assert!(layer.bytes().await.unwrap() == image.layer);
     }
     let catalog: Value = api.get("/v2/_catalog").await.json().await.unwrap();
-    assert_eq!(catalog["repositories"], serde_json::json!(["other", "team/app"]));
+    assert_eq!(catalog["repositories"], json!(["other", "team/app"]));
 }
 
 #[tokio::test]
@@ -119,4 +119,39 @@ async fn a_scrub_finds_the_blob_that_was_damaged_and_no_other() {
     let outcome = run(&mut registry(&system, &["scrub"]));
     assert!(!outcome.success);
     assert!(outcome.printed.contains(&hex) && outcome.printed.contains("1 are damaged"), "{}", outcome.printed);
+    assert!(outcome.printed.contains("; in r:1\n"), "{}", outcome.printed);
+    // An index and another repository that are made of it are named, and nothing else is.
+    let parts = json!([{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(&image.manifest),
+                        "size": image.manifest.len()}]);
+    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": parts});
+    let put = api.request(Method::PUT, "/v2/r/manifests/all").body(index.to_string());
+    let put = put.header("content-type", "application/vnd.oci.image.index.v1+json");
+    assert_eq!(put.send().await.unwrap().status(), StatusCode::CREATED);
+    api.must_push("other", "2", &Image::new(8, 100)).await;
+    let outcome = run(&mut registry(&system, &["scrub"]));
+    assert!(outcome.printed.contains("; in r:1, r:all\n"), "{}", outcome.printed);
+}
+
+#[tokio::test]
+async fn what_is_imported_shares_its_bytes_with_the_source_unless_it_is_copied() {
+    use std::os::unix::fs::MetadataExt;
+    let (system, _) = stopped().await;
+    let image = Image::new(9, 10_000);
+    let layout = system.folder.join("layout");
+    image.write_layout(&layout, "1");
+    let hex = digest(&image.layer).replace("sha256:", "");
+    let source = fs::metadata(layout.join("blobs/sha256").join(&hex)).unwrap();
+    let stored = || fs::metadata(system.folder.join("registry/blobs/sha256").join(&hex[..2]).join(&hex)).unwrap();
+    let import = |more: &[&str]| {
+        let arguments = [&["import", layout.to_str().unwrap(), "--repository", "r"], more].concat();
+        must(&mut registry(&system, &arguments));
+    };
+    import(&["--copy"]);
+    assert_ne!(stored().ino(), source.ino());
+    fs::remove_dir_all(system.folder.join("registry")).unwrap();
+    import(&[]);
+    assert_eq!(stored().ino(), source.ino());
+    // An export makes its folder, and says so if it is there.
+    let outcome = run(&mut registry(&system, &["export", "r", layout.to_str().unwrap()]));
+    assert!(!outcome.success && outcome.printed.contains("exists already; name a folder that doesn't"));
 }

@@ -490,6 +490,24 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_has_every_key_that_the_proxy_reads() {
+        let condition = r#"{"expression": "req.tag == ''", "message": "x"}"#;
+        let policy = format!(r#"{{"users": [], "groups": [], "actions": [], "conditions": [{condition}]}}"#);
+        let text = format!(
+            r#"{{"http": {{"tls": {{}}, "auth": {{"openid": {{"providers": {{"NAME": {{}}}}}}, "bearer": {{"oidc": [{{
+                "issuer": "https://x", "claimMapping": {{"variables": [{{}}], "validations": [{{}}]}}}}]}}, "htpasswd": {{}}, "mtls": {{}}}},
+                "accessControl": {{"groups": {{"NAME": {{}}}}, "repositories": {{"NAME": {{"policies": [{policy}]}}}},
+                "adminPolicy": {policy}, "metrics": {{}}}}}},
+                "sidecar": {{"session": {{}}}}, "extensions": {{"metrics": {{"prometheus": {{}}}}, "lint": {{}}}}}}"#
+        );
+        let file = File::parse(&text).expect("JSON");
+        let read = file.record();
+        let _ = Config::from_file(file);
+        berth_config::reference::must_describe("the proxy", &read.keys());
+        berth_config::reference::must_be_read(&["http.", "sidecar.", "log."], &read.keys());
+    }
+
+    #[test]
     fn every_problem_is_told_at_once() {
         let problems = read(
             r#"{"http": {"port": "eighty", "auth": {"ldap": {}, "openid": {"providers": {"oidc": {"issuer": "x", "isuer": ""}}}},

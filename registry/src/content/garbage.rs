@@ -21,7 +21,7 @@ use std::{
 
 use berth_oci::{Digest, Error, ErrorCode, Manifest, Repository};
 use http::StatusCode;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
 use super::{Content, lock_stripe, statistics::Usage, storage_error};
 use crate::storage::{StoredBlob, keys};
@@ -317,10 +317,14 @@ impl Content {
         Ok(())
     }
 
-    /// Collects every `interval`, for as long as the process lives.
-    pub async fn keep_collecting(&self, delay: Duration, interval: Duration) {
+    /// Collects every `interval`, for as long as the process lives. `schedule` gives delay and interval, which may change.
+    pub async fn keep_collecting(&self, mut schedule: watch::Receiver<(Duration, Duration)>) {
         loop {
-            tokio::time::sleep(interval).await;
+            let (delay, interval) = *schedule.borrow_and_update();
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                Ok(()) = schedule.changed() => continue,
+            }
             if !self.knows_what_was_told(delay) {
                 continue;
             }

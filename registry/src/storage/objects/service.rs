@@ -11,7 +11,7 @@ use object_store::{
 const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// `storage.storageDriver`. What isn't given is taken from the environment, as each service's own tools take it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Service {
     /// Which one.
     pub kind: Kind,
@@ -22,7 +22,7 @@ pub struct Service {
 }
 
 /// The services.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum Kind {
     /// S3, or something that speaks as it does.
     S3 {
