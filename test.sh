@@ -22,6 +22,7 @@ need iptables iptables
 cgroups() { grep -q ' cgroup2\? ' /proc/mounts; }
 cgroups || need cgroupfs-mount cgroupfs-mount
 need podman podman
+need buildah buildah
 need skopeo skopeo
 need chromium chromium
 need chromedriver chromium-driver
@@ -36,6 +37,7 @@ need promtool prometheus
 need nginx nginx
 need htpasswd apache2-utils
 need jq jq
+need curl curl
 need systemd-analyze systemd
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -57,6 +59,13 @@ if [ ! -x "$tools/bin/helm" ]; then
     GOBIN="$tools/bin" "$tools/bin/go" install sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
     GOBIN="$tools/bin" "$tools/bin/go" install helm.sh/helm/v3/cmd/helm@v3.19.5
 fi
+# Clients that Debian doesn't have.
+for client in github.com/google/go-containerregistry/cmd/crane@v0.20.6 oras.land/oras/cmd/oras@v1.3.0; do
+    name=${client%@*}
+    if [ ! -x "$tools/bin/${name##*/}" ]; then
+        GOBIN="$tools/bin" "$tools/bin/go" install "$client"
+    fi
+done
 PATH="$tools/bin:$PATH"
 export PATH
 

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-BERTH_COMMIT=$(git rev-parse --short=12 HEAD)
+BERTH_COMMIT=${BERTH_COMMIT:-$(git rev-parse --short=12 HEAD 2>/dev/null || true)}
 export BERTH_COMMIT
 built=${CARGO_TARGET_DIR:-target}
 command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked --debug --version 0.5.9 cargo-cyclonedx

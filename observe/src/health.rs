@@ -1,9 +1,11 @@
 //! Asking the process that runs, whatever its file says by now.
 //!
 //! A process that serves a file listens on a socket whose name is made of the file's path, in the abstract namespace of
-//! Linux (unix(7)): it needs no folder that can be written, is seen in this container alone, and ends with the process.
+//! Linux (unix(7)): it needs no folder that can be written, is seen in this network namespace alone, and ends with the
+//! process.
 
 use std::{
+    fmt,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read},
     os::{linux::net::SocketAddrExt, unix::net},
@@ -48,7 +50,12 @@ where
             return tracing::warn!(%error, "health checks can't be answered here; they ask at the address of the file");
         }
     };
-    while let Ok((mut stream, _)) = listener.accept().await {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            // There are no descriptors, say.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
+        };
         let late = |_| Err("it takes too long to find out".to_owned());
         let outcome = tokio::time::timeout(ANSWER_TIMEOUT, check()).await.unwrap_or_else(late);
         let text = outcome.err().unwrap_or_else(|| WELL.to_owned());
@@ -61,8 +68,29 @@ async fn write(stream: &mut UnixStream, text: &str) -> io::Result<()> {
     stream.shutdown().await
 }
 
+/// How a process is.
+#[derive(Debug)]
+pub enum Health {
+    /// It does its work.
+    Well,
+    /// It answers, and says why it can't.
+    Unwell(String),
+    /// It is there, and doesn't answer.
+    Silent(io::Error),
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Well => f.write_str("it is well"),
+            Self::Unwell(why) => f.write_str(why),
+            Self::Silent(error) => write!(f, "it does not answer ({error})"),
+        }
+    }
+}
+
 /// How the process of `program` is that serves this file; nothing, if there is none that could be asked so.
-pub fn ask_health(program: &str, config: &Path) -> Option<Result<(), String>> {
+pub fn ask_health(program: &str, config: &Path) -> Option<Health> {
     let mut stream = net::UnixStream::connect_addr(&address(program, config).ok()?).ok()?;
     // Another user could call a socket of theirs so.
     let (peer, own) = (socket_peercred(&stream).ok()?.uid, getuid());
@@ -70,14 +98,15 @@ pub fn ask_health(program: &str, config: &Path) -> Option<Result<(), String>> {
         return None;
     }
     let mut asked = || {
-        stream.set_read_timeout(Some(2 * ANSWER_TIMEOUT))?;
+        // It answers within this, or says that it takes too long.
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT + Duration::from_secs(2)))?;
         let mut text = String::new();
         (&mut stream).take(MAX_ANSWER_BYTES).read_to_string(&mut text)?;
-        Ok::<_, io::Error>(text)
+        if text.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(text) }
     };
     Some(match asked() {
-        Ok(text) if text == WELL => Ok(()),
-        Ok(text) => Err(text),
-        Err(error) => Err(error.to_string()),
+        Ok(text) if text == WELL => Health::Well,
+        Ok(text) => Health::Unwell(text),
+        Err(error) => Health::Silent(error),
     })
 }

@@ -10,8 +10,8 @@ mod process;
 mod traces;
 
 pub use append_file::AppendFile;
-pub use health::{answer_health_checks, ask_health};
-pub use log::{Log, escape_json, reopen_log};
+pub use health::{Health, answer_health_checks, ask_health};
+pub use log::{Log, QUIET, escape_json, reopen_log};
 pub use process::{ProcessMetrics, raise_descriptor_limit};
 pub use traces::{Collector, Span, Traces};
 

@@ -18,6 +18,23 @@ use tracing_subscriber::{
 
 use crate::AppendFile;
 
+/// Libraries whose messages below a warning are never wanted; some of them print headers.
+pub const QUIET: [&str; 13] = [
+    "h2",
+    "hyper",
+    "hyper_util",
+    "object_store",
+    "opentelemetry",
+    "opentelemetry-otlp",
+    "opentelemetry_sdk",
+    "pingora",
+    "pingora_core",
+    "pingora_proxy",
+    "reqwest",
+    "rustls",
+    "sqlx",
+];
+
 /// `log`: how much is said, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {

@@ -22,6 +22,9 @@ use url::Url;
 /// How long a collector may take for one answer.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long an end waits for it: Docker kills ten seconds after it has asked to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// `sidecar.traces`: where spans are sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collector(Url);
@@ -79,7 +82,7 @@ impl Traces {
     /// Sends what is left.
     pub fn stop(&self) {
         if let Some((provider, _)) = &self.0 {
-            let _ = provider.shutdown_with_timeout(EXPORT_TIMEOUT);
+            let _ = provider.shutdown_with_timeout(STOP_TIMEOUT);
         }
     }
 }
@@ -93,10 +96,11 @@ impl Span {
         self.0.as_ref().is_some_and(|context| context.span().is_recording())
     }
 
-    /// Adds `traceparent` and `tracestate` for the next process.
+    /// Adds `traceparent` for the next process. `tracestate` is the client's own words, and goes no further.
     pub fn inject(&self, headers: &mut HeaderMap) {
         if let Some(context) = &self.0 {
             TraceContextPropagator::new().inject_context(context, &mut HeaderInjector(headers));
+            headers.remove("tracestate");
         }
     }
 

@@ -36,7 +36,7 @@ pub struct App {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who did what.
-    pub audit: Audit,
+    pub audit: Arc<Audit>,
     /// Where they are shown beside `/metrics`.
     pub metrics_path: String,
     /// Whether the proxy was told to stop.
@@ -129,6 +129,8 @@ impl App {
             ));
         }
         let root = RootKey::load_or_create(secret)?;
+        let metrics = Arc::new(Metrics::new().map_err(|e| format!("nothing can be counted: {e}"))?);
+        let audit = Arc::new(Audit::open(config.log.audit.as_deref(), Arc::clone(&metrics))?);
         let usage = Arc::new(Usage::default());
         let sealer = Arc::new(Sealer::new(&root, "provider tokens"));
         let (idle, absolute) = (config.state.session_idle, config.state.session_absolute);
@@ -140,7 +142,7 @@ impl App {
             tokens: Tokens::new(&root, config.external_url.join(""), service, config.state.token_lifetime),
             refresh_tokens: RefreshTokens::new(store.clone(), lifetime),
             standings: Standings::new(store.clone()),
-            renewals: Renewals::new(store.clone(), sealer, idle, config.state.session_grace),
+            renewals: Renewals::new(store.clone(), sealer, idle, config.state.session_grace, Arc::clone(&audit)),
             api_keys: config.api_keys,
             limits: Limits::new(),
             certificate_names: config.certificate_names.clone(),
@@ -149,14 +151,13 @@ impl App {
         let authorities = config.tls.as_ref().and_then(|tls| tls.client_authorities.as_deref());
         let client_authorities = authorities.map(ClientAuthorities::read).transpose()?.map(Arc::new);
         let live = Reloadable::new(config, &passwords_mac, client_authorities.clone(), None)?;
-        let metrics = Arc::new(Metrics::new().map_err(|e| format!("nothing can be counted: {e}"))?);
         Ok(Self {
             external_url: config.external_url.clone(),
             secure_cookies: config.secure_cookies,
             trusted_proxies: config.trusted_proxies.clone(),
             identities,
             registry: Registry::new(&config.upstream)?,
-            audit: Audit::open(config.log.audit.as_deref(), Arc::clone(&metrics))?,
+            audit,
             metrics,
             metrics_path: config.metrics_path.clone(),
             stopping: AtomicBool::new(false),

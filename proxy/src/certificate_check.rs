@@ -13,19 +13,29 @@ use crate::{config::Tls, store::now};
 /// How soon an end is told, in seconds.
 const SOON: i64 = 14 * 24 * 60 * 60;
 
-/// Everything that browsers and clients would refuse, or soon will.
-pub fn problems(files: &Tls, host: &str) -> Vec<String> {
-    let Ok(pem) = std::fs::read(&files.certificate) else { return Vec::new() };
+/// What was found out.
+#[derive(Default)]
+pub struct Findings {
+    /// What browsers and clients refuse.
+    pub problems: Vec<String>,
+    /// That it ends soon.
+    pub soon: Option<String>,
+}
+
+/// Looks whether browsers and clients take it. One that can't be read was told already.
+pub fn look(files: &Tls, host: &str) -> Findings {
+    let mut findings = Findings::default();
+    let Ok(pem) = std::fs::read(&files.certificate) else { return findings };
     // The first is ours, the others lead to an authority.
-    let Some(Ok(first)) = Pem::iter_from_buffer(&pem).next() else { return Vec::new() };
-    let Ok((_, certificate)) = X509Certificate::from_der(&first.contents) else { return Vec::new() };
-    let mut found = Vec::new();
+    let Some(Ok(first)) = Pem::iter_from_buffer(&pem).next() else { return findings };
+    let Ok((_, certificate)) = X509Certificate::from_der(&first.contents) else { return findings };
+    let found = &mut findings.problems;
     let validity = certificate.validity();
     let (begins, ends) = (validity.not_before, validity.not_after);
     if ends.timestamp() <= now() {
         found.push(format!("has expired ({ends}); renew it"));
     } else if ends.timestamp() <= now() + SOON {
-        found.push(format!("expires soon ({ends}); renew it"));
+        findings.soon = Some(format!("expires soon ({ends}); is it renewed by something?"));
     }
     if begins.timestamp() > now() {
         found.push(format!("is not valid yet ({begins}); is the clock right?"));
@@ -37,7 +47,7 @@ pub fn problems(files: &Tls, host: &str) -> Vec<String> {
             if names.is_empty() { "no host at all".to_owned() } else { names.join(", ") }
         ));
     }
-    found
+    findings
 }
 
 /// The hosts that it is for (RFC 9525: only the alternative names count).

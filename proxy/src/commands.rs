@@ -2,14 +2,14 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use berth_observe::{Traces, answer_health_checks, ask_health, raise_descriptor_limit};
+use berth_observe::{Health, QUIET, Traces, answer_health_checks, ask_health, raise_descriptor_limit};
 use pingora::{
     apps::HttpServerOptions,
     proxy::http_proxy,
@@ -17,6 +17,7 @@ use pingora::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
+    net::TcpStream,
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
@@ -26,11 +27,9 @@ use crate::{
     config::Config,
     connections::{self, Connections, Door, Limits},
     gateway::Gateway,
-    identity::renewal::Suspension,
-    observe::Event,
+    readiness::{Wanted, readiness},
     reload::{self, Shown},
     secrets::RootKey,
-    site::status::readiness,
     store::{Standing, Store, back_up},
     tls::{self, Certificate},
 };
@@ -40,22 +39,6 @@ const CHORES_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often what was used is written, and it is looked for who is due to be asked about.
 const RENEWALS_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Libraries whose messages below a warning are never wanted; some of them print headers.
-const QUIET: [&str; 12] = [
-    "h2",
-    "hyper",
-    "hyper_util",
-    "opentelemetry",
-    "opentelemetry-otlp",
-    "opentelemetry_sdk",
-    "pingora",
-    "pingora_core",
-    "pingora_proxy",
-    "reqwest",
-    "rustls",
-    "sqlx",
-];
 
 /// `berth-proxy serve`
 pub fn serve(path: &Path) -> Result<(), String> {
@@ -71,11 +54,15 @@ pub fn serve(path: &Path) -> Result<(), String> {
     let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
     let clients = app.client_authorities.clone();
 
-    let (asked, file) = (Arc::clone(&app), path.to_owned());
+    let (asked, file, door) = (Arc::clone(&app), path.to_owned(), reachable(config.listen));
     runtime.spawn(async move {
         let check = || {
             let app = Arc::clone(&asked);
-            async move { readiness(&app).await.map_err(|unready| unready.to_string()) }
+            async move {
+                // By the way that clients come.
+                TcpStream::connect(door).await.map_err(|e| format!("nothing listens on {door} ({e})"))?;
+                readiness(&app, Wanted::Everything).await.map_err(|unready| unready.to_string())
+            }
         };
         answer_health_checks(PROGRAM, &file, check).await;
     });
@@ -112,6 +99,7 @@ pub fn serve(path: &Path) -> Result<(), String> {
     server.run(RunArgs { shutdown_signal: Box::new(stop) });
 
     runtime.block_on(write_usage(&app));
+    app.audit.flush();
     traces.stop();
     Ok(())
 }
@@ -183,9 +171,6 @@ async fn renewals(app: Arc<App>) {
         if let Err(error) = app.identities.renewals.run(&live.verifiers).await {
             tracing::warn!(%error, "claims can't be renewed");
         }
-        for Suspension { user, reason } in app.identities.renewals.take_suspended() {
-            app.audit.record_own(&Event::Suspended { user: &user, reason: &reason });
-        }
     }
 }
 
@@ -240,20 +225,29 @@ pub fn backup(path: &Path, to: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Where this machine reaches a server that listens there.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), listen.port()),
+        _ => listen,
+    }
+}
+
 /// By which name a health check asks for us.
 const PROGRAM: &str = "berth-proxy";
 
 /// `berth-proxy health`: asks the running proxy, whatever the file says by now; on the port of the file, if it can't be
 /// asked otherwise.
 pub fn health(path: &Path) -> Result<(), String> {
-    if let Some(outcome) = ask_health(PROGRAM, path) {
-        return outcome.map_err(|why| format!("the proxy of {} is not well: {why}", path.display()));
+    if let Some(health) = ask_health(PROGRAM, path) {
+        return match health {
+            Health::Well => Ok(()),
+            health => Err(format!("the proxy of {} is not well: {health}", path.display())),
+        };
     }
     let (config, _) = Config::read(path).map_err(|problems| problems.to_string())?;
-    let mut address = config.listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
+    let address = reachable(config.listen);
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let unwell = |cause: String| format!("the proxy at {scheme}://{address} is not well: {cause}");
     let asked = async {

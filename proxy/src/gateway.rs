@@ -107,10 +107,17 @@ impl Gateway {
     fn audit(&self, session: &Session, context: &Context, status: u16) {
         let info = &context.info;
         let request = session.req_header();
-        let Ok(operation) = Operation::parse(&request.method, &request.uri) else { return };
+        let Ok(operation) = Operation::parse(&request.method, &request.uri) else {
+            // Of a page; the token service has said it already.
+            let is_refused = info.ruling().is_some_and(|ruling| ruling.decision == Decision::Refused);
+            if is_refused && info.operation() != "token" {
+                self.app.audit.record(&info.origin(), &Event::CredentialRefused { object: request.uri.path() });
+            }
+            return;
+        };
         let Some(event) = audited(&operation, info.ruling().map(|ruling| ruling.decision), status) else { return };
         self.app.audit.record(
-            info,
+            &info.origin(),
             &Event::Request {
                 event,
                 operation: operation.name(),
@@ -461,7 +468,11 @@ impl ProxyHttp for Gateway {
             operation = info.operation(),
             method = %request.method,
             path = request.uri.path(),
-            decision = ruling.map(|ruling| ruling.decision.as_str()),
+            decision = ruling.map(|ruling| match ruling.decision {
+                // A condition of ours didn't hold.
+                Decision::Allowed if status == 403 => Decision::Denied.as_str(),
+                decision => decision.as_str(),
+            }),
             rule = ruling.and_then(|ruling| ruling.rule.as_deref()),
             reason = ruling.and_then(|ruling| ruling.reason.as_deref()).map(tracing::field::display),
             status,

@@ -28,6 +28,7 @@ mod oidc;
 mod pattern;
 mod policy;
 mod questions;
+mod readiness;
 mod registry;
 mod reload;
 mod request;

@@ -125,7 +125,7 @@ pub fn token(path: &Path, jwt: &Path) -> Result<(), String> {
     println!("issuer: {}", issuer.escape_debug());
     println!("audience: {}", claims.get("aud").map_or_else(|| "none".to_owned(), audiences_of).escape_debug());
     match claims.get("exp").and_then(numeric_date) {
-        Some(at) if at <= now() => println!("expired {} s ago", now() - at),
+        Some(at) if at <= now() => return Err(format!("refused: the token has expired, {} s ago", now() - at)),
         Some(at) => println!("good for {} s", at - now()),
         None => return Err("the token has no exp, so it is refused".to_owned()),
     }
@@ -136,6 +136,9 @@ pub fn token(path: &Path, jwt: &Path) -> Result<(), String> {
         });
         if !ours {
             return Err(format!("refused: it is not made for {}, the client of this registry", provider.client_id));
+        }
+        if claims.get("azp").is_some_and(|azp| *azp != *provider.client_id) {
+            return Err(format!("refused: it was made for another client (azp) than {}", provider.client_id));
         }
         if !is_access_token_of(text, &claims) {
             return Err("refused: it can't be told from an ID token; show an access token".to_owned());

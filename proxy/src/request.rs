@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use crate::{
     config::ExternalUrl,
     identity::{ConnectionInfo, Refusal, certificate::ClientCertificate, token::Push},
+    observe::Origin,
     policy::Circumstances,
     store::now,
 };
@@ -168,9 +169,19 @@ impl RequestInfo {
         self.findings.ruling.get()
     }
 
-    /// The client as it calls itself.
-    pub fn user_agent(&self) -> &str {
-        &self.user_agent
+    /// All of that for the audit log.
+    pub fn origin(&self) -> Origin<'_> {
+        let ruling = self.ruling();
+        Origin {
+            subject: self.user(),
+            credential: self.credential(),
+            client: self.client,
+            user_agent: &self.user_agent,
+            tried: self.tried(),
+            rule: ruling.and_then(|ruling| ruling.rule.as_deref()),
+            reason: ruling.and_then(|ruling| ruling.reason.as_deref()),
+            request: &self.id,
+        }
     }
 
     /// Where it comes from, for who looks at its credential.

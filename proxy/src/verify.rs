@@ -6,8 +6,15 @@ use rustix::fs::{Access, access};
 use tokio::runtime::Runtime;
 
 use crate::{
-    certificate_check, client_authorities::ClientAuthorities, config::Config, identity::workload::Workloads,
-    oidc::Provider, registry::Registry, secrets::RootKey, store::Store, tls::Certificate,
+    certificate_check::{self, Findings},
+    client_authorities::ClientAuthorities,
+    config::Config,
+    identity::workload::Workloads,
+    oidc::Provider,
+    registry::Registry,
+    secrets::RootKey,
+    store::Store,
+    tls::Certificate,
 };
 
 /// Checks the file, what it names, and with `online` whom it names.
@@ -23,9 +30,10 @@ pub fn verify(path: &Path, online: bool) -> Result<(), String> {
     if let Some(files) = &config.tls {
         match Certificate::read(files) {
             Ok(_) => {
-                let found = certificate_check::problems(files, config.external_url.host());
                 let named = |what| format!("http.tls.cert: {} {what}", files.certificate.display());
+                let Findings { problems: found, soon } = certificate_check::look(files, config.external_url.host());
                 problems.extend(found.into_iter().map(named));
+                soon.into_iter().for_each(|soon| eprintln!("warning: {}", named(soon)));
             }
             Err(problem) => problems.push(problem),
         }
@@ -34,7 +42,7 @@ pub fn verify(path: &Path, online: bool) -> Result<(), String> {
     if config.state.secret_file.exists() {
         problems.extend(RootKey::load(&config.state.secret_file).err());
     }
-    problems.extend(unwritable_folders(&config));
+    problems.extend(unwritable_places(&config));
     for provider in &config.providers {
         problems.extend(Provider::new(provider.clone(), String::new()).err());
     }
@@ -49,8 +57,8 @@ pub fn verify(path: &Path, online: bool) -> Result<(), String> {
     Err(problems.join("\n"))
 }
 
-/// The files and folders that this user may not write, or make.
-fn unwritable_folders(config: &Config) -> Vec<String> {
+/// The files and folders that this user may not write.
+fn unwritable_places(config: &Config) -> Vec<String> {
     let database = config.state.database.strip_prefix("sqlite:").map(|path| path.split('?').next().unwrap_or(path));
     let named = [
         ("sidecar.database", database.map(Path::new)),
@@ -58,21 +66,31 @@ fn unwritable_folders(config: &Config) -> Vec<String> {
         ("log.output", config.log.output.as_deref()),
         ("log.audit", config.log.audit.as_deref()),
     ];
+    let in_database_folder = |file: &Path| database.map(Path::new).and_then(Path::parent) == file.parent();
     let problem = |(key, file): (&str, Option<&Path>)| {
         let file = file?;
-        let is_there = file.exists();
-        // What isn't there is made, and the folders of the database, too.
-        let target = file.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
-        if !is_there && !target.is_dir() {
-            return Some(format!("{key}: {} is no folder; choose another place", target.display()));
+        let problem = |path: &Path, error: &dyn std::fmt::Display| {
+            Some(format!("{key}: {} can't be written ({error}); make it, and let this user own it", path.display()))
+        };
+        if file.exists() {
+            // A secret that is there is only read.
+            let wanted = if key == "sidecar.secretFile" { Access::READ_OK } else { Access::WRITE_OK };
+            if let Err(error) = access(file, wanted) {
+                return problem(file, &error);
+            }
+            // Beside a database others are made.
+            if key != "sidecar.database" {
+                return None;
+            }
         }
-        // A secret that is there is only read.
-        let wanted = if is_there && key == "sidecar.secretFile" { Access::READ_OK } else { Access::WRITE_OK };
-        let error = access(target, wanted).err()?;
-        Some(format!(
-            "{key}: {} can't be written ({error}); make the folder, and let this user own it",
-            target.display()
-        ))
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // The database's folder is made, and the secret beside it, too.
+        let is_made = key == "sidecar.database" || key == "sidecar.secretFile" && in_database_folder(file);
+        let folder = if is_made { folder.ancestors().find(|path| path.exists()).unwrap_or(folder) } else { folder };
+        if !folder.is_dir() {
+            return problem(folder, &"it is no folder");
+        }
+        access(folder, Access::WRITE_OK | Access::EXEC_OK).err().and_then(|error| problem(folder, &error))
     };
     named.into_iter().filter_map(problem).collect()
 }

@@ -112,10 +112,16 @@ impl Config {
             ("sidecar.upstream", *upstream != new.upstream),
             ("storage", *place != new.place),
             ("storage.gc", garbage.is_some() != new.garbage.is_some()),
+            ("storage.gcDelay", self.is_shared() && self.delay() != new.delay()),
             ("log", *log != new.log),
             ("sidecar.traces", *traces != new.traces),
         ];
         differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+
+    /// Whether other registries may store in the same place.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.place, Place::Objects(_))
     }
 
     /// How long garbage is kept.

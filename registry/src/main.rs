@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use berth_observe::{Traces, answer_health_checks, ask_health, raise_descriptor_limit, reopen_log};
+use berth_observe::{Health, QUIET, Traces, answer_health_checks, ask_health, raise_descriptor_limit, reopen_log};
 use clap::{Parser, Subcommand};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -34,6 +34,11 @@ use crate::{
     metrics::Metrics,
     storage::{Directory, Objects, Storage},
 };
+
+/// musl's own allocator has one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 #[command(version = berth_observe::VERSION, about = "The storage process of Berth, a private container registry")]
@@ -127,7 +132,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve(path: PathBuf) -> Result<(), String> {
     let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
-    config.log.start(&["hyper"], &warnings)?;
+    config.log.start(&QUIET, &warnings)?;
     refuse_zot_store(&config, &path)?;
     let limit = raise_descriptor_limit();
     tracing::debug!(limit, "descriptors");
@@ -142,11 +147,15 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     }
     let upstream = config.upstream.clone();
     tokio::spawn(keep_reloading(path.clone(), config, schedule)?);
-    let asked = Arc::clone(&content);
+    let (asked, address) = (Arc::clone(&content), upstream.clone());
     tokio::spawn(async move {
         let check = || {
-            let content = Arc::clone(&asked);
-            async move { content.readiness().await }
+            let (content, address) = (Arc::clone(&asked), address.clone());
+            // By the way that the proxy comes.
+            async move {
+                http::health(&address).await?;
+                content.readiness().await
+            }
         };
         answer_health_checks(PROGRAM, &path, check).await;
     });
@@ -183,8 +192,13 @@ fn keep_reloading(
                 }
             };
             tracing::info!("the configuration was read again: storage.gcDelay and gcInterval");
-            if let Some(Garbage { delay, interval }) = new.garbage {
-                schedule.send_replace((delay, interval));
+            // What another registry of the same bucket was promised depends on the delay.
+            let delay = new.garbage.filter(|_| !running.is_shared()).map(|garbage| garbage.delay);
+            if let Some(Garbage { interval, .. }) = new.garbage {
+                schedule.send_if_modified(|current| {
+                    let next = (delay.unwrap_or(current.0), interval);
+                    std::mem::replace(current, next) != next
+                });
             }
             let waiting = running.needs_restart_for(&new);
             if !waiting.is_empty() {
@@ -305,8 +319,9 @@ async fn verify(path: PathBuf, ignore_sub_paths: bool) -> Result<(), String> {
 async fn health(path: PathBuf, live: bool) -> Result<(), String> {
     // Whatever the file says by now.
     match ask_health(PROGRAM, &path) {
-        Some(Err(why)) if !live => return Err(format!("the registry of {} is not well: {why}", path.display())),
-        Some(_) => return Ok(()),
+        Some(Health::Well) => return Ok(()),
+        Some(Health::Unwell(_)) if live => return Ok(()),
+        Some(health) => return Err(format!("the registry of {} is not well: {health}", path.display())),
         None => {}
     }
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;

@@ -14,12 +14,16 @@ use crate::{
 const DURATION_BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
 
+/// How long it may take to find out whether something can be stored.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Counters of this process.
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     durations: HistogramVec,
     uploads: IntGauge,
+    writable: IntGauge,
     stored: Later<2>,
     space: Later<2>,
     collection: Later<4>,
@@ -71,10 +75,13 @@ impl Metrics {
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(durations.clone()))?;
         registry.register(Box::new(uploads.clone()))?;
+        let writable = IntGauge::new("berth_registry_writable", "Whether something can be stored.")?;
+        registry.register(Box::new(writable.clone()))?;
         Ok(Self {
             requests,
             durations,
             uploads,
+            writable,
             stored: Later::new([
                 ("berth_registry_stored_bytes", "Bytes of all blobs, each once."),
                 ("berth_registry_stored_blobs", "Blobs, manifests too, each once."),
@@ -106,6 +113,8 @@ impl Metrics {
     /// If it can't be written, which is a mistake of ours.
     pub async fn text(&self, content: &Content) -> prometheus::Result<String> {
         self.process.update();
+        let readiness = tokio::time::timeout(READINESS_TIMEOUT, content.readiness()).await;
+        self.writable.set(readiness.is_ok_and(|ready| ready.is_ok()).into());
         match content.uploads().await {
             Ok(uploads) => self.uploads.set(i64::try_from(uploads).unwrap_or(i64::MAX)),
             Err(error) => tracing::warn!(%error, "uploads can't be counted"),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    person::Person,
     process::{Process, trusting, wait_for},
     system::{CLIENT_ID, CLIENT_SECRET},
     tools,
@@ -50,5 +51,15 @@ impl Provider {
         })
         .await;
         Some(Self { _process: process, issuer })
+    }
+
+    /// Signs somebody in with its form.
+    ///
+    /// # Panics
+    /// If it doesn't answer.
+    pub async fn sign_in(&self, person: &Person, user: &str) {
+        let form = person.get("/zot/auth/login").await;
+        let fields = [("username", user), ("password", user)];
+        person.http.post(form.url().clone()).form(&fields).send().await.expect("an answer");
     }
 }

@@ -118,10 +118,8 @@ async fn the_certified_provider_s_tokens_are_accepted_whatever_it_signs_with() {
         let setup = Setup { issuer: Some(provider.issuer.clone()), provider: json!({}), ..Setup::default() };
         let system = System::start_in(folder.path(), port, setup).await;
         let person = berth_tests::person::Person::new(&system.url);
-        let form = person.get("/zot/auth/login").await;
-        let fields = [("username", "alice"), ("password", "alice")];
-        let home = person.http.post(form.url().clone()).form(&fields).send().await.unwrap();
-        let page = home.text().await.unwrap();
+        provider.sign_in(&person, "alice").await;
+        let page = person.get("/").await.text().await.unwrap();
         assert!(page.contains("Signed in as alice") && page.contains("dev"), "{algorithm}: {page}");
     }
 }

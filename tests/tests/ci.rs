@@ -114,3 +114,95 @@ async fn the_documented_rules_take_the_tokens_of_their_services_and_no_others() 
         std::fs::remove_dir_all(folder.path().join("layout")).unwrap();
     }
 }
+
+/// A client of the examples, and what it does with a job's token as its password, in the folder of the job: `$TO` is where to,
+/// `$HOST` the registry, `$TOKEN` the token.
+const CLIENTS: [(&str, &str); 7] = [
+    (
+        "docker",
+        "mkdir docker && echo '{}' > docker/config.json && export DOCKER_CONFIG=$PWD/docker
+         echo $TOKEN | docker login --username github --password-stdin $HOST
+         docker build --quiet --tag $TO . && docker push $TO && docker rmi --force $TO",
+    ),
+    (
+        "podman",
+        "export REGISTRY_AUTH_FILE=$PWD/podman.json
+         echo $TOKEN | podman login --tls-verify=false --username x --password-stdin $HOST
+         podman --root $PWD/p --runroot $PWD/r --storage-driver vfs build --isolation chroot --tag $TO .
+         podman --root $PWD/p --runroot $PWD/r --storage-driver vfs push --tls-verify=false $TO",
+    ),
+    (
+        "buildah",
+        "export REGISTRY_AUTH_FILE=$PWD/buildah.json
+         echo $TOKEN | buildah login --tls-verify=false --username gitlab --password-stdin $HOST
+         buildah --root $PWD/b --runroot $PWD/c --storage-driver vfs build --isolation chroot --tag $TO .
+         buildah --root $PWD/b --runroot $PWD/c --storage-driver vfs push --tls-verify=false $TO",
+    ),
+    (
+        "skopeo",
+        "export REGISTRY_AUTH_FILE=$PWD/skopeo.json
+         echo $TOKEN | skopeo login --tls-verify=false --username forgejo --password-stdin $HOST
+         skopeo copy --dest-tls-verify=false oci:layout:1 docker://$TO",
+    ),
+    (
+        "crane",
+        "mkdir crane && export DOCKER_CONFIG=$PWD/crane
+         crane auth login --username x --password $TOKEN --insecure $HOST
+         crane push --insecure layout $TO",
+    ),
+    (
+        "oras",
+        "mkdir oras && export DOCKER_CONFIG=$PWD/oras
+         echo $TOKEN | oras login --plain-http --username x --password-stdin $HOST
+         oras push --plain-http $TO Dockerfile:text/plain",
+    ),
+    (
+        "helm",
+        "mkdir helm && export HELM_REGISTRY_CONFIG=$PWD/helm/config.json
+         echo $TOKEN | helm registry login --plain-http --username x --password-stdin $HOST
+         helm create app > /dev/null && helm package app > /dev/null
+         helm push --plain-http app-0.1.0.tgz oci://$HOST/team/by-helm
+         helm pull --plain-http oci://$HOST/team/by-helm/app --version 0.1.0 --destination helm",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_client_of_the_examples_pushes_with_a_job_s_own_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let _service = stand_in(folder.path(), port, "http://localhost");
+    let issuer = format!("http://localhost:{port}/application/o/berth/");
+    answers(&format!("{issuer}.well-known/openid-configuration")).await;
+    let (service, mut claims, _) = tokens().into_iter().next().unwrap();
+    let mut rule = documented_rule(service);
+    rule["issuer"] = json!(issuer);
+    let access_control = json!({"repositories": {"team/**": {"policies": [
+        {"groups": ["ci"], "actions": ["read", "create", "update"]}]}}});
+    let auth = json!({"bearer": {"oidc": [rule]}});
+    let system = System::start(Setup { auth, access_control, ..Setup::default() }).await;
+    claims["aud"] = json!("registry.company");
+    let token = signed(&issuer, claims).await;
+    for (client, script) in CLIENTS {
+        let (Some(_), Some(bash)) = (tools::find(client), tools::find("bash")) else { continue };
+        if client == "docker" && !run(Command::new("docker").arg("info")).success {
+            tools::skip("no docker engine runs");
+            continue;
+        }
+        let job = folder.path().join(client).join("job");
+        std::fs::create_dir_all(&job).unwrap();
+        std::fs::write(job.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+        Image::new(7, 1000).write_layout(&job.join("layout"), "1");
+        let host = system.authority();
+        let to = format!("{host}/team/by-{client}:1");
+        let mut command = Command::new(bash);
+        command.args(["-euo", "pipefail", "-c", script]).current_dir(&job).env("HOME", &job);
+        let pushed = run(command.env("HOST", host).env("TO", &to).env("TOKEN", &token));
+        assert!(pushed.success, "{client}: {}", pushed.printed);
+        let (repository, tag) =
+            if client == "helm" { ("by-helm/app", "0.1.0") } else { (&*format!("by-{client}"), "1") };
+        let there = Api::basic(&system.url, "x", &token).get(&format!("/v2/team/{repository}/manifests/{tag}")).await;
+        assert_eq!(there.status(), StatusCode::OK, "{client}");
+    }
+    // Who pushed is in the log, and by what.
+    system.proxy.prints("user=\"github-team/app\" credential=\"workload\"").await;
+}

@@ -27,8 +27,15 @@ fn the_guide_s_two_files_are_accepted_by_both() {
     let config = folder.path().join("config.json");
     std::fs::write(&config, guide).unwrap();
     for name in ["berth-proxy", "berth-registry"] {
+        // Who isn't root may not write where it keeps everything; nothing else is wrong.
         let outcome = run(Command::new(binary(name)).arg("verify").arg(&config));
-        assert!(outcome.success || outcome.printed.contains("/var/lib/berth"), "{name}: {}", outcome.printed);
+        let places = ["sidecar.database: /var", "sidecar.secretFile: /var", "storage.rootDirectory: /var"];
+        let mut problems = outcome.printed.lines();
+        assert!(
+            outcome.success || problems.all(|line| places.iter().any(|place| line.starts_with(place))),
+            "{name}: {}",
+            outcome.printed
+        );
     }
 }
 
@@ -119,8 +126,8 @@ async fn verify_finds_what_would_fail_later() {
         (&job("vars.owner == '1'"), &[], "looks at vars.owner, which isn't among the variables", true),
         (&tls, &[], "is for localhost, and not for registry.company", true),
         (&expired, &[], "has expired", true),
-        (&database, &[], "sidecar.database: /dev/null is no folder", true),
-        (&audit, &[], "log.audit: /dev/null is no folder", true),
+        (&database, &[], "sidecar.database: /dev/null can't be written (it is no folder)", true),
+        (&audit, &[], "log.audit: /dev/null can't be written (it is no folder)", true),
         (&issuer, &["--online"], "calls itself http://localhost:", true),
     ] {
         let outcome = verify(change, more);
@@ -174,7 +181,7 @@ async fn a_token_is_judged_without_its_issuer_and_rules_are_asked_with_claims() 
         (job(json!({"ref": "x"})), false, "refused: no rule takes this token; http.auth.bearer.oidc[0] came nearest"),
         (job(json!({"aud": "other"})), false, "its audience is other, and not registry.company"),
         (job(json!({"iss": "https://nobody.company"})), false, "neither a provider of this registry nor in"),
-        (job(json!({"exp": 5})), true, "expired "),
+        (job(json!({"exp": 5})), false, "refused: the token has expired"),
         (own(json!({"azp": CLIENT_ID, "uid": "x"})), true, "taken by http.auth.openid.providers.oidc"),
         (own(json!({})), false, "can't be told from an ID token"),
         (own(json!({"aud": "other"})), false, "not made for berth"),
@@ -211,6 +218,12 @@ async fn health_says_whether_the_processes_serve() {
         must(Command::new(binary(name)).arg("health").arg(&config));
     }
     std::fs::write(&config, good).unwrap();
+    // One that is there and does nothing isn't even alive.
+    let signal = |name: &str| must(Command::new("kill").args([name, &system.registry.id().to_string()]));
+    signal("-STOP");
+    let live = run(Command::new(binary("berth-registry")).args(["health", "--live"]).arg(&config));
+    signal("-CONT");
+    assert!(!live.success && live.printed.contains("does not answer"), "{}", live.printed);
     system.registry.kill();
     for name in ["berth-proxy", "berth-registry"] {
         assert!(!run(Command::new(binary(name)).arg("health").arg(&config)).success, "{name}");
@@ -244,7 +257,7 @@ async fn a_log_that_was_renamed_is_opened_again_by_both_on_sighup() {
     system.restart_proxy().await;
     std::fs::rename(&log, system.folder.join("berth.log.1")).unwrap();
     for (process, expected) in
-        [(&system.proxy, "the configuration was read again"), (&system.registry, "the log was opened again")]
+        [(&system.proxy, "the configuration was read again"), (&system.registry, "the configuration was read again")]
     {
         must(Command::new("kill").args(["-HUP", &process.id().to_string()]));
         wait_for(expected, async || {
@@ -277,8 +290,16 @@ async fn the_registry_takes_over_what_it_can_on_sighup_and_names_the_rest() {
     });
     hang_up();
     system.registry.prints("waiting for a restart of the registry: storage").await;
-    // Which would have been an hour later.
-    system.registry.prints("garbage was collected: 1 blobs that no manifest named").await;
+    // Which would have been an hour later. However often it is told to read the file, it comes to its turn.
+    let mut told = 0;
+    wait_for("the collection", async || {
+        hang_up();
+        told += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        system.registry.printed().contains("garbage was collected: 1 blobs that no manifest named").then_some(())
+    })
+    .await;
+    assert!(told > 1, "it wasn't told while it waited");
 }
 
 #[tokio::test]

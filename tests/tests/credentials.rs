@@ -175,9 +175,7 @@ async fn the_id_token_of_a_sign_in_opens_nothing() {
     let setup = Setup { issuer: Some(provider.issuer.clone()), ..Setup::default() };
     let system = System::start_in(folder.path(), port, setup).await;
     let alice = Person::new(&system.url);
-    let form = alice.get("/zot/auth/login").await;
-    let fields = [("username", "alice"), ("password", "alice")];
-    alice.http.post(form.url().clone()).form(&fields).send().await.unwrap();
+    provider.sign_in(&alice, "alice").await;
     opens_nothing(&system, &id_token_of(&alice, &system).await).await;
 }
 

@@ -17,14 +17,6 @@ async fn is_signed_in(person: &Person) -> bool {
     person.get("/").await.text().await.unwrap().contains("Signed in as")
 }
 
-/// Signs in at the certified provider, whose form is its own.
-async fn sign_in(person: &Person) {
-    let form = person.get("/zot/auth/login").await;
-    let fields = [("username", "alice"), ("password", "alice")];
-    person.http.post(form.url().clone()).form(&fields).send().await.unwrap();
-    assert!(is_signed_in(person).await);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_signs_out_at_the_certified_provider_is_signed_out_here() {
     let folder = tempfile::tempdir().unwrap();
@@ -34,8 +26,10 @@ async fn who_signs_out_at_the_certified_provider_is_signed_out_here() {
     let setup = Setup { issuer: Some(provider.issuer.clone()), ..Setup::default() };
     let system = System::start_in(folder.path(), port, setup).await;
     let (one, two) = (Person::new(&system.url), Person::new(&system.url));
-    sign_in(&one).await;
-    sign_in(&two).await;
+    for person in [&one, &two] {
+        provider.sign_in(person, "alice").await;
+        assert!(is_signed_in(person).await);
+    }
     let (key, _) = one.make_key("a").await;
 
     // In one browser, at the provider's own page, of which Berth is told behind the browser's back.

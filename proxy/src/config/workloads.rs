@@ -93,8 +93,11 @@ impl ClaimKinds {
     fn kind_of(&self, variables: &[(String, Kind)], root: &str, path: &[&str]) -> Result<Kind, String> {
         match (root, path) {
             ("claims", ["exp" | "iat" | "nbf"]) => Ok(Kind::Number),
-            // Some of GitLab's are lists or objects.
-            ("claims", ["aud" | "user_identities" | "groups_direct" | "user_access_level"]) => Ok(Kind::Unknown),
+            // GitLab has lists and numbers, Buildkite numbers.
+            (
+                "claims",
+                ["aud" | "user_identities" | "groups_direct" | "user_access_level" | "runner_id" | "build_number"],
+            ) => Ok(Kind::Unknown),
             ("claims", [_]) if self.all_texts => Ok(Kind::Text),
             ("claims", _) | ("vars", []) => Ok(Kind::Unknown),
             ("vars", [name, ..]) => match variables.iter().rev().find(|(own, _)| own == name) {

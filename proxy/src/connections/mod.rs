@@ -130,14 +130,16 @@ pub struct Waiting<'a>(&'a InFlight);
 impl InFlight {
     /// Waits for the client until this is dropped.
     pub fn wait_for_client(&self) -> Waiting<'_> {
-        self.connections.change(self.connection.as_deref(), |phase| phase.waiting += 1);
+        let Self { connections, connection } = self;
+        connections.change(&mut lock(&connections.table), connection.as_deref(), |phase| phase.waiting += 1);
         Waiting(self)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.connections.change(self.0.connection.as_deref(), |phase| phase.waiting -= 1);
+        let InFlight { connections, connection } = self.0;
+        connections.change(&mut lock(&connections.table), connection.as_deref(), |phase| phase.waiting -= 1);
     }
 }
 
@@ -237,8 +239,7 @@ impl Connections {
         let mut table = lock(&self.table);
         table.requests += 1;
         let connection = table.connections.get(&peer).cloned();
-        drop(table);
-        self.change(connection.as_deref(), |phase| {
+        self.change(&mut table, connection.as_deref(), |phase| {
             phase.requests += 1;
             phase.in_flight += 1;
         });
@@ -246,17 +247,17 @@ impl Connections {
     }
 
     fn end_request(&self, connection: Option<&Connection>) {
-        lock(&self.table).requests -= 1;
-        self.change(connection, |phase| {
+        let mut table = lock(&self.table);
+        table.requests -= 1;
+        self.change(&mut table, connection, |phase| {
             phase.in_flight -= 1;
             phase.waits_until = Instant::now() + IDLE_TIMEOUT;
         });
     }
 
     /// Changes what a connection waits for, and puts it among those that may be closed for others, or takes it away.
-    fn change(&self, connection: Option<&Connection>, change: impl FnOnce(&mut Phase)) {
+    fn change(&self, table: &mut Table, connection: Option<&Connection>, change: impl FnOnce(&mut Phase)) {
         let Some(connection) = connection else { return };
-        let mut table = lock(&self.table);
         let mut phase = lock(&connection.phase);
         let peer = connection.peer;
         let before = *phase;

@@ -7,7 +7,7 @@ use http::{
     header::{AUTHORIZATION, COOKIE},
 };
 
-use super::api_key;
+use super::{api_key, refresh_token};
 use crate::oidc::jwt::claimed_issuer;
 
 /// A credential as it came; nothing of it was checked. It has no `Debug`, so that it can't be logged.
@@ -38,10 +38,13 @@ impl Credential {
         }
     }
 
-    /// Whose it is said to be, for the log. Who mixes up name and password has no credential written there.
+    /// Whose it is said to be, for the log; nothing, if what stands there is a key or a token.
     pub fn claimed_user(&self) -> Option<&str> {
+        let is_secret = |text: &str| {
+            api_key::is_key(text) || refresh_token::is_refresh_token(text) || claimed_issuer(text).is_some()
+        };
         match self {
-            Self::Basic { user, .. } if !api_key::is_key(user) && claimed_issuer(user).is_none() => Some(user),
+            Self::Basic { user, .. } if !is_secret(user) => Some(user),
             Self::Basic { .. } | Self::None | Self::Session(_) | Self::Bearer(_) | Self::RefreshToken(_) => None,
         }
     }

@@ -14,6 +14,11 @@ use crate::{
 /// What every refresh token begins with.
 const PREFIX: &str = "brt_";
 
+/// Whether a text looks like a refresh token.
+pub fn is_refresh_token(text: &str) -> bool {
+    text.starts_with(PREFIX)
+}
+
 /// The refresh tokens, with those in use in memory.
 pub struct RefreshTokens {
     store: Store,

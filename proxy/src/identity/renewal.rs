@@ -25,6 +25,7 @@ use futures_util::future::join_all;
 
 use super::Verifiers;
 use crate::{
+    observe::{Audit, Event},
     oidc::{Provider, ProviderTokens, RenewalError, Renewed},
     secrets::Sealer,
     store::{Due, Renewability, Store, StoreError, now},
@@ -57,16 +58,7 @@ pub struct Renewals {
     grace: Duration,
     /// Providers that renew nobody.
     trouble: Mutex<BTreeSet<String>>,
-    /// Who was suspended lately.
-    suspended: Mutex<Vec<Suspension>>,
-}
-
-/// That somebody was suspended.
-pub struct Suspension {
-    /// Their name.
-    pub user: String,
-    /// Why.
-    pub reason: String,
+    audit: Arc<Audit>,
 }
 
 /// What became of a question.
@@ -86,8 +78,8 @@ enum Outcome {
 impl Renewals {
     /// Renewals of the people in `store`, whose sessions live `idle` unused, and who are good for `grace` without a word of
     /// their provider.
-    pub fn new(store: Store, sealer: Arc<Sealer>, idle: Duration, grace: Duration) -> Self {
-        Self { store, sealer, idle, grace, trouble: Mutex::default(), suspended: Mutex::default() }
+    pub fn new(store: Store, sealer: Arc<Sealer>, idle: Duration, grace: Duration, audit: Arc<Audit>) -> Self {
+        Self { store, sealer, idle, grace, audit, trouble: Mutex::default() }
     }
 
     /// The providers that renew nobody, by their keys.
@@ -99,14 +91,8 @@ impl Renewals {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who was suspended since this was last asked.
-    pub fn take_suspended(&self) -> Vec<Suspension> {
-        std::mem::take(&mut *self.suspended.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     fn note_suspended(&self, user: &str, reason: &str) {
-        let suspension = Suspension { user: user.to_owned(), reason: reason.to_owned() };
-        self.suspended.lock().unwrap_or_else(PoisonError::into_inner).push(suspension);
+        self.audit.record_own(&Event::Suspended { user, reason });
     }
 
     /// For how long somebody is good whose provider can't be asked about them any more.

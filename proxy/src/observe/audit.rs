@@ -3,8 +3,12 @@
 //! Fields that zot's audit log has are called as there: `time`, `clientIP`, `subject`, `action`, `object`, `status`.
 
 use std::{
+    net::IpAddr,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,7 +17,6 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::Metrics;
-use crate::request::RequestInfo;
 
 /// How often the log says that lines are lost.
 const COMPLAINT_INTERVAL: Duration = Duration::from_mins(1);
@@ -38,7 +41,13 @@ pub enum Event<'a> {
     SignOutByProvider {
         /// Which.
         provider: &'a str,
-        /// How many.
+        /// Whose: the provider's name of the person.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sub: Option<String>,
+        /// Of one of the provider's sessions alone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sid: Option<String>,
+        /// How many there were.
         sessions: usize,
     },
     /// Somebody has ended another session of theirs.
@@ -66,6 +75,11 @@ pub enum Event<'a> {
     },
     /// The token service has made none, since the credential wasn't taken.
     TokenRefused,
+    /// A credential that was shown to a page wasn't taken.
+    CredentialRefused {
+        /// The path.
+        object: &'a str,
+    },
     /// A refresh token was revoked.
     RefreshTokenRevoked,
     /// Somebody was suspended, since nobody vouches for them any more.
@@ -112,33 +126,49 @@ struct Line<'a> {
     #[serde(flatten)]
     event: &'a Event<'a>,
     #[serde(flatten)]
-    origin: Option<Origin<'a>>,
+    origin: Option<&'a Origin<'a>>,
 }
 
-/// Who did it, and from where.
+/// Who did it, from where, and what was decided about it.
 #[derive(Serialize)]
-struct Origin<'a> {
-    subject: &'a str,
-    credential: &'a str,
+pub struct Origin<'a> {
+    /// The user's name.
+    pub subject: &'a str,
+    /// The kind of credential.
+    pub credential: &'a str,
+    /// The address.
     #[serde(rename = "clientIP", skip_serializing_if = "Option::is_none")]
-    client: Option<String>,
+    pub client: Option<IpAddr>,
+    /// The client as it calls itself.
     #[serde(rename = "userAgent", skip_serializing_if = "str::is_empty")]
-    user_agent: &'a str,
+    pub user_agent: &'a str,
     /// The name that was tried with a credential that wasn't taken.
     #[serde(skip_serializing_if = "Option::is_none")]
-    tried: Option<&'a str>,
+    pub tried: Option<&'a str>,
+    /// What of the file decided.
     #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<&'a str>,
+    pub rule: Option<&'a str>,
+    /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    request: &'a str,
+    pub reason: Option<&'a str>,
+    /// The request's id.
+    pub request: &'a str,
 }
 
-/// Writes it down.
+/// How many lines may wait for a slow disk. More are lost, and counted.
+const MAX_WAITING_LINES: usize = 10_000;
+
+/// Writes it down, on a thread of its own: no request waits for the disk.
 pub struct Audit {
-    file: Option<AppendFile>,
+    lines: Option<SyncSender<Message>>,
     metrics: Arc<Metrics>,
-    complained: Mutex<Option<Instant>>,
+}
+
+enum Message {
+    Line(String),
+    Reopen,
+    /// Everything before this is written when it is answered.
+    Flush(SyncSender<()>),
 }
 
 impl Audit {
@@ -147,65 +177,82 @@ impl Audit {
     /// # Errors
     /// A sentence with the key's path.
     pub fn open(path: Option<&Path>, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let failed = |path: &Path, e: std::io::Error| {
+        let Some(path) = path else { return Ok(Self { lines: None, metrics }) };
+        let file = AppendFile::open(path).map_err(|e| {
             format!("log.audit: {} can't be written ({e}); make its folder, writable for this user", path.display())
-        };
-        let file = path.map(|path| AppendFile::open(path).map_err(|e| failed(path, e))).transpose()?;
-        Ok(Self { file, metrics, complained: Mutex::default() })
+        })?;
+        let (sender, receiver) = sync_channel(MAX_WAITING_LINES);
+        let counters = Arc::clone(&metrics);
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        let started = thread.spawn(move || write_lines(&file, &receiver, &counters));
+        started.map_err(|e| format!("log.audit: no thread can be started ({e})"))?;
+        Ok(Self { lines: Some(sender), metrics })
     }
 
     /// Whether anything is written.
     pub fn is_on(&self) -> bool {
-        self.file.is_some()
+        self.lines.is_some()
     }
 
     /// Writes down what a request did.
-    pub fn record(&self, request: &RequestInfo, event: &Event<'_>) {
-        let ruling = request.ruling();
-        self.write(&Line {
-            time: timestamp(),
-            event,
-            origin: Some(Origin {
-                subject: request.user(),
-                credential: request.credential(),
-                client: request.client.map(|client| client.to_string()),
-                user_agent: request.user_agent(),
-                tried: request.tried(),
-                rule: ruling.and_then(|ruling| ruling.rule.as_deref()),
-                reason: ruling.and_then(|ruling| ruling.reason.as_deref()),
-                request: &request.id,
-            }),
-        });
+    pub fn record(&self, origin: &Origin<'_>, event: &Event<'_>) {
+        self.write(event, Some(origin));
     }
 
     /// Writes down what nobody asked for.
     pub fn record_own(&self, event: &Event<'_>) {
-        self.write(&Line { time: timestamp(), event, origin: None });
+        self.write(event, None);
     }
 
-    fn write(&self, line: &Line<'_>) {
-        let Some(file) = &self.file else { return };
-        let written = serde_json::to_string(line).map_err(std::io::Error::other);
-        let written = written.and_then(|line| file.append(format!("{}\n", escape_json(&line)).as_bytes()));
-        let Err(error) = written else { return };
-        self.metrics.audit_line_lost();
-        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        if complained.is_none_or(|at| at.elapsed() > COMPLAINT_INTERVAL) {
-            *complained = Some(Instant::now());
-            let path = file.path().display();
-            tracing::error!(%error, "log.audit: {path} can't be written, and lines are lost (berth_audit_lines_lost_total)");
+    fn write(&self, event: &Event<'_>, origin: Option<&Origin<'_>>) {
+        let Some(lines) = &self.lines else { return };
+        let time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        let line = serde_json::to_string(&Line { time, event, origin });
+        let sent = line.is_ok_and(|line| lines.try_send(Message::Line(format!("{}\n", escape_json(&line)))).is_ok());
+        if !sent {
+            self.metrics.audit_line_lost();
         }
     }
 
-    /// Opens the file again, since it may have been renamed.
+    /// Opens the file again, since it may have been renamed, after what was recorded until now is written.
     pub fn reopen(&self) {
-        let Some(file) = &self.file else { return };
-        if let Err(error) = file.reopen() {
-            tracing::error!(%error, "log.audit: {} can't be opened again; the old file stays in use", file.path().display());
+        self.lines.iter().for_each(|lines| drop(lines.send(Message::Reopen)));
+    }
+
+    /// Waits until what was recorded is written, for a while.
+    pub fn flush(&self) {
+        let Some(lines) = &self.lines else { return };
+        let (written, answer) = sync_channel(1);
+        if lines.try_send(Message::Flush(written)).is_ok() {
+            let _ = answer.recv_timeout(FLUSH_TIMEOUT);
         }
     }
 }
 
-fn timestamp() -> String {
-    OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
+/// How long an end waits for the disk.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn write_lines(file: &AppendFile, lines: &Receiver<Message>, metrics: &Metrics) {
+    let path = file.path().display();
+    let mut complained: Option<Instant> = None;
+    for message in lines {
+        let outcome = match message {
+            Message::Line(line) => file.append(line.as_bytes()).inspect_err(|_| metrics.audit_line_lost()),
+            Message::Reopen => {
+                if let Err(error) = file.reopen() {
+                    tracing::error!(%error, "log.audit: {path} can't be opened again; the old file stays in use");
+                }
+                Ok(())
+            }
+            Message::Flush(written) => {
+                let _ = written.send(());
+                Ok(())
+            }
+        };
+        let Err(error) = outcome else { continue };
+        if complained.is_none_or(|at| at.elapsed() > COMPLAINT_INTERVAL) {
+            complained = Some(Instant::now());
+            tracing::error!(%error, "log.audit: {path} can't be written, and lines are lost (berth_audit_lines_lost_total)");
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! What is counted, in Prometheus' text format. No label comes from outside: neither repositories nor users are labels.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use berth_observe::{COMMIT, ProcessMetrics};
 use prometheus::{
@@ -43,6 +46,7 @@ pub struct Metrics {
     issuer_keys_age: GaugeVec,
     renewals_refused: IntGaugeVec,
     process: ProcessMetrics,
+    writing: Mutex<()>,
 }
 
 /// What is looked up when somebody asks for the counters.
@@ -145,6 +149,7 @@ impl Metrics {
                 "provider",
             )?,
             process: ProcessMetrics::register(&registry, "")?,
+            writing: Mutex::default(),
             registry,
         })
     }
@@ -204,6 +209,8 @@ impl Metrics {
     /// # Errors
     /// If it can't be written, which is a mistake of ours.
     pub fn text(&self, now: &Snapshot) -> prometheus::Result<String> {
+        // Two who ask at once would each find the other's half.
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.dependency_up.with_label_values(&["database"]).set(now.database.into());
         self.dependency_up.with_label_values(&["registry"]).set(now.registry.is_some().into());
         // Those that the configuration doesn't name any more are gone.

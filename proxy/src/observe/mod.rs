@@ -4,6 +4,6 @@ mod audit;
 mod metrics;
 
 pub use self::{
-    audit::{Audit, Event},
+    audit::{Audit, Event, Origin},
     metrics::{Labels, Metrics, Snapshot},
 };

@@ -186,13 +186,13 @@ pub async fn create(
 pub fn key_created(app: &App, request: &RequestInfo, key: &ApiKey) {
     tracing::info!(request = request.id, user = key.user.name, key = key.id, "an API key was made");
     let ApiKey { id, label, scopes, .. } = key;
-    app.audit.record(request, &Event::KeyCreated { key: id, label, scopes });
+    app.audit.record(&request.origin(), &Event::KeyCreated { key: id, label, scopes });
 }
 
 /// Tells the log and the audit log that a key is gone.
 pub fn key_revoked(app: &App, request: &RequestInfo, id: &str) {
     tracing::info!(request = request.id, user = request.user(), key = id, "an API key was revoked");
-    app.audit.record(request, &Event::KeyRevoked { key: id });
+    app.audit.record(&request.origin(), &Event::KeyRevoked { key: id });
 }
 
 /// How many scopes a key may have.

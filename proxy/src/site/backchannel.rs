@@ -47,9 +47,10 @@ pub async fn sign_out(
         None => Err(Failed::Refused("there is no logout_token".to_owned())),
     };
     let mut response = match outcome {
-        Ok(ended) => {
-            tracing::info!(request = request.id, provider, ended, "the provider has signed somebody out");
-            app.audit.record(&request, &Event::SignOutByProvider { provider: &provider, sessions: ended });
+        Ok(Ended { sub, sid, sessions }) => {
+            tracing::info!(request = request.id, provider, ended = sessions, "the provider has signed somebody out");
+            let event = Event::SignOutByProvider { provider: &provider, sub, sid, sessions };
+            app.audit.record(&request.origin(), &event);
             StatusCode::OK.into_response()
         }
         Err(Failed::Refused(reason)) => {
@@ -68,7 +69,14 @@ pub async fn sign_out(
     response
 }
 
-async fn end_sessions(app: &App, provider: &str, token: &str) -> Result<usize, Failed> {
+/// Whose sessions have ended, as the token names them, and how many.
+struct Ended {
+    sub: Option<String>,
+    sid: Option<String>,
+    sessions: usize,
+}
+
+async fn end_sessions(app: &App, provider: &str, token: &str) -> Result<Ended, Failed> {
     let live = app.live();
     let provider = live.verifiers.provider(provider);
     let provider = provider.ok_or_else(|| Failed::Refused("there is no provider of this name".to_owned()))?;
@@ -83,7 +91,7 @@ async fn end_sessions(app: &App, provider: &str, token: &str) -> Result<usize, F
     // Remembered after its work is done: a provider that is told to try again must not be told that it did.
     let ended = app.identities.sessions.end_at(&provider.config.id, subject, sid).await.map_err(unknown)?;
     app.store.use_logout_token(&name, now() + 2 * MAX_AGE_SECONDS).await.map_err(unknown)?;
-    Ok(ended)
+    Ok(Ended { sub: subject.map(str::to_owned), sid: sid.map(str::to_owned), sessions: ended })
 }
 
 struct LogoutToken<'a> {

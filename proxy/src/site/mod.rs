@@ -7,7 +7,7 @@ mod home;
 mod page;
 mod sign_in;
 mod sign_out;
-pub mod status;
+mod status;
 mod token;
 
 use std::sync::Arc;

@@ -96,7 +96,7 @@ impl Broken {
     /// The page, and the same in the log.
     fn answer(&self, app: &App, request: &RequestInfo) -> Response {
         app.metrics.sign_in(if self.status().is_server_error() { "failed" } else { "refused" });
-        app.audit.record(request, &Event::SignInRefused { reason: &self.to_string() });
+        app.audit.record(&request.origin(), &Event::SignInRefused { reason: &self.to_string() });
         tracing::warn!(request = request.id, client = ?request.client, reason = %self, "a sign-in was refused");
         page::refusal(self.status(), "You are not signed in", &self.to_string(), &request.id).into_response()
     }
@@ -236,7 +236,7 @@ async fn finish_with(
     }
     tracing::info!(request = request.id, user = user.name, provider = user.id.provider, "signed in");
     app.metrics.sign_in("signed_in");
-    app.audit.record(request, &Event::SignIn { provider: &user.id.provider });
+    app.audit.record(&request.origin(), &Event::SignIn { provider: &user.id.provider });
     let response = Redirect::to(&pending.return_to).into_response();
     Ok(with_cookies(found(response), set_cookie(app, session_cookie, &id, None)))
 }

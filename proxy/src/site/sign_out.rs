@@ -38,7 +38,7 @@ pub async fn sign_out(
             Ok(Some((session, tokens))) => {
                 request.identified(&session.user.name, "session");
                 tracing::info!(request = request.id, user = session.user.name, "signed out");
-                app.audit.record(&request, &Event::SignOut);
+                app.audit.record(&request.origin(), &Event::SignOut);
                 if let Some(provider) = app.live().verifiers.provider(&session.user.id.provider) {
                     end_session = provider.end_session_url(&tokens, &app.external_url.join("/")).await;
                 }

@@ -1,10 +1,10 @@
 //! What there is, and whether it is well.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Extension, Json,
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -17,6 +17,7 @@ use crate::{
     identity::{Credential, workload::Issuer},
     observe::Snapshot,
     oidc::Provider,
+    readiness::{Unready, Wanted, readiness},
     request::RequestInfo,
 };
 
@@ -87,10 +88,12 @@ async fn snapshot(app: &App, live: &Reloadable) -> Snapshot {
     let of_issuer = |issuer: &Arc<Issuer>| (issuer.name().to_owned(), issuer.freshness.of_now());
     let providers = live.providers().iter().map(of_provider);
     let issuers = providers.chain(live.verifiers.workloads.issuers().iter().map(of_issuer));
+    // One that signs people in may be a workload's, too.
+    let issuers: BTreeMap<_, _> = issuers.collect();
     Snapshot {
         database: database.is_ok(),
         registry: registry.ok(),
-        issuers: issuers.map(|(name, (up, age))| (name, up, age)).collect(),
+        issuers: issuers.into_iter().map(|(name, (up, age))| (name, up, age)).collect(),
         troubled: app.identities.renewals.troubled(),
     }
 }
@@ -105,42 +108,11 @@ pub async fn started() -> &'static str {
     "ok\n"
 }
 
-/// Why requests can't be served.
-pub struct Unready {
-    /// For everybody.
-    what: &'static str,
-    /// For who runs the registry.
-    why: Option<String>,
-}
-
-impl std::fmt::Display for Unready {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.what)?;
-        self.why.iter().try_for_each(|why| write!(f, ": {why}"))
-    }
-}
-
-/// Whether requests can be served.
-///
-/// # Errors
-/// Why not.
-pub async fn readiness(app: &App) -> Result<(), Unready> {
-    if app.stopping.load(Ordering::Relaxed) {
-        return Err(Unready { what: "the proxy is stopping", why: None });
-    }
-    let because = |what, error: &dyn std::fmt::Display| Unready { what, why: Some(error.to_string()) };
-    app.store.ping().await.map_err(|error| because("the database does not answer", &error))?;
-    match app.registry.readiness().await {
-        Ok(None) => Ok(()),
-        Ok(Some(reason)) => Err(because("the registry can store nothing", &reason)),
-        Err(error) => Err(because("the registry does not answer", &error)),
-    }
-}
-
-/// `GET /readyz`: requests can be served. The identity provider isn't asked: without it only sign-ins fail. Strangers may
-/// ask, so it names nothing that only the log should.
-pub async fn ready(State(app): State<Arc<App>>) -> Response {
-    if let Err(Unready { what, why }) = readiness(&app).await {
+/// `GET /readyz`: requests can be served; with `?pulls`, pulls can. Strangers may ask, so it names nothing that only the log
+/// should.
+pub async fn ready(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Response {
+    let wanted = if query.as_deref() == Some("pulls") { Wanted::Pulls } else { Wanted::Everything };
+    if let Err(Unready { what, why }) = readiness(&app, wanted).await {
         let Some(error) = why else {
             return (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")).into_response();
         };

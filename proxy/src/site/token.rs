@@ -102,7 +102,7 @@ pub async fn revoke(State(app): State<Arc<App>>, Extension(request): Extension<R
         Ok(there) => {
             if there {
                 tracing::info!(request = request.id, "a refresh token was revoked");
-                app.audit.record(&request, &Event::RefreshTokenRevoked);
+                app.audit.record(&request.origin(), &Event::RefreshTokenRevoked);
             }
             StatusCode::OK.into_response()
         }
@@ -133,7 +133,7 @@ async fn identify(
 
 fn refused(app: &App, request: &RequestInfo, tried: Option<&str>, refusal: &Refusal) -> Response {
     app.refused(request, tried, refusal);
-    app.audit.record(request, &Event::TokenRefused);
+    app.audit.record(&request.origin(), &Event::TokenRefused);
     retry_later_response(refusal).unwrap_or_else(|| {
         error_response(&Error::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, refusal.to_string()))
     })
@@ -184,7 +184,7 @@ async fn answer(
     app.metrics.token_issued(request.credential());
     // Every client begins with one that says nothing of anybody.
     if caller.identity.is_some() {
-        app.audit.record(request, &Event::TokenIssued { scope: &scope, refresh_token: has_refresh_token });
+        app.audit.record(&request.origin(), &Event::TokenIssued { scope: &scope, refresh_token: has_refresh_token });
     }
     let reason = (!scope.is_empty()).then(|| format!("a token for {scope}"));
     request.decided(Ruling { decision: Decision::Allowed, rule: None, reason });

@@ -45,8 +45,8 @@ pub struct Content {
 /// For how long it is known whether something can be written: strangers may make the proxy ask.
 const READINESS_LIFETIME: Duration = Duration::from_secs(2);
 
-/// How many uploads are counted.
-const MAX_UPLOADS_COUNTED: usize = 100_000;
+/// How long uploads may be counted: whoever asks for the counters waits no longer.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Content {
     /// The repositories in `storage`; whether garbage will be collected in this process.
@@ -85,11 +85,10 @@ impl Content {
     /// How many uploads aren't finished.
     ///
     /// # Errors
-    /// If they can't be listed.
+    /// If they can't be counted in time.
     pub async fn uploads(&self) -> std::io::Result<u64> {
-        let names = self.storage.list(keys::UPLOADS, None, MAX_UPLOADS_COUNTED).await?;
-        // What is being written beside them has names of another kind.
-        Ok(names.iter().filter(|name| name.parse::<berth_oci::UploadId>().is_ok()).count() as u64)
+        let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "it takes too long");
+        tokio::time::timeout(COUNT_TIMEOUT, self.storage.count_uploads()).await.map_err(late)?
     }
 
     /// How much room there is, if there is a bound.

@@ -140,6 +140,8 @@ impl Content {
         if let Err(error) = self.load_statistics().await {
             tracing::warn!(%error, "how much is stored isn't known until the next collection");
         }
+        // If it was counted now.
+        self.save_statistics().await;
         loop {
             tokio::time::sleep(SAVE_INTERVAL).await;
             if !self.storage.is_shared() {

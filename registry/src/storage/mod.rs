@@ -82,6 +82,9 @@ pub trait Storage: Send + Sync {
     /// Drops the uploads that nobody has gone on with for `age`; how many there were.
     async fn expire_uploads(&self, age: Duration, dry_run: bool) -> io::Result<u64>;
 
+    /// How many uploads aren't finished.
+    async fn count_uploads(&self) -> io::Result<u64>;
+
     /// The digests in a folder that has one folder an algorithm, of what was written at least `age` ago.
     async fn digests_in(&self, folder: &str, age: Duration) -> io::Result<Vec<Digest>>;
 

@@ -231,7 +231,7 @@ impl Storage for Directory {
             // What a link leads to, and not the link.
             let from = fs::canonicalize(from)?;
             if copy || fs::hard_link(&from, &temporary).is_err() {
-                clone_or_copy(&from, &temporary)?;
+                clone_or_copy(&from, &temporary).map_err(|error| named(&from, error))?;
                 fs::set_permissions(&temporary, fs::Permissions::from_mode(0o440))?;
             }
             let file = File::open(&temporary)?;
@@ -244,7 +244,8 @@ impl Storage for Directory {
     }
 
     async fn give(&self, digest: &Digest, to: PathBuf) -> io::Result<()> {
-        self.at_path(&keys::blob(digest), move |_, path| clone_or_copy(path, &to)).await
+        let copy = move |_: &Inner, path: &Path| clone_or_copy(path, &to).map_err(|error| named(&to, error));
+        self.at_path(&keys::blob(digest), copy).await
     }
 
     async fn begin_upload(&self, repository: &Repository, algorithm: Algorithm) -> io::Result<Box<dyn Upload>> {
@@ -274,6 +275,18 @@ impl Storage for Directory {
                 }
             }
             Ok(expired)
+        })
+        .await
+    }
+
+    async fn count_uploads(&self) -> io::Result<u64> {
+        self.at_path(keys::UPLOADS, |_, folder| {
+            let mut uploads = 0;
+            for entry in found(fs::read_dir(folder))?.into_iter().flatten() {
+                // Beside them lies what is being written.
+                uploads += u64::from(entry?.file_type()?.is_dir());
+            }
+            Ok(uploads)
         })
         .await
     }

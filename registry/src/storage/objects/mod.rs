@@ -292,6 +292,10 @@ impl Storage for Objects {
         Ok(expired)
     }
 
+    async fn count_uploads(&self) -> io::Result<u64> {
+        Ok(self.folders(keys::UPLOADS).await?.len() as u64)
+    }
+
     async fn digests_in(&self, folder: &str, age: Duration) -> io::Result<Vec<Digest>> {
         let mut digests = Vec::new();
         for algorithm in Algorithm::ALL {
