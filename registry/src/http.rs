@@ -41,6 +41,7 @@ use tracing::Instrument;
 use crate::{
     content::{Content, List, Stored},
     metrics::Metrics,
+    status,
     storage::{Condition, Upload},
 };
 
@@ -165,8 +166,8 @@ where
 
 async fn answer(State(serving): State<Arc<Serving>>, request: Request) -> Response {
     match request.uri().path() {
-        "/metrics" => return metrics(&serving).await,
-        "/readyz" => return ready(&serving).await,
+        "/metrics" => return status::metrics(&serving).await,
+        "/readyz" => return status::ready(&serving).await,
         _ => {}
     }
     let began = Instant::now();
@@ -210,28 +211,6 @@ async fn answer_operation(
 /// What a proxy may call a request: it stands in every line of the log.
 fn is_request_id(id: &str) -> bool {
     (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-}
-
-/// `GET /metrics`, for the proxy or for a Prometheus beside it.
-async fn metrics(serving: &Serving) -> Response {
-    match serving.metrics.text(&serving.content).await {
-        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "the counters can't be written");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
-}
-
-/// `GET /readyz`: whether something can be stored. Pulls go on without that.
-async fn ready(serving: &Serving) -> Response {
-    match serving.content.readiness().await {
-        Ok(()) => "ok\n".into_response(),
-        Err(reason) => {
-            tracing::warn!(reason, "nothing can be stored");
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
-        }
-    }
 }
 
 async fn perform(content: &Content, operation: Operation, request: Request) -> Result<Response, Error> {

@@ -11,6 +11,7 @@ mod import_export;
 mod metrics;
 mod progress_bar;
 mod scrub;
+mod status;
 mod storage;
 
 use std::{

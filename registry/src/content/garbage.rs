@@ -436,7 +436,7 @@ mod tests {
         let (store, r) = (Store::new(), repository("r"));
         let (named, unnamed) = (store.push_blob(&r, b"named").await, store.push_blob(&r, b"unnamed").await);
         store.push_manifest(&r, "1", &named).await.expect("pushed");
-        assert_eq!(store.collect().await, Collected::default());
+        assert_eq!(store.collect().await, Collected { waiting: 1, waiting_bytes: 7, ..Collected::default() });
         store.grow_old();
         let would = store.content.collect(DELAY, Mode::DryRun).await.expect("counted");
         let did = store.collect().await;

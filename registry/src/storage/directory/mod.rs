@@ -3,6 +3,7 @@
 mod blob;
 mod cached;
 mod durable;
+mod files;
 mod upload;
 
 use std::{
@@ -16,15 +17,13 @@ use std::{
 
 use async_trait::async_trait;
 use berth_oci::{Algorithm, Digest, Repository, UploadId};
-use rustix::{
-    fs::{Access, CWD, FlockOperation, RenameFlags, access, flock, ioctl_ficlone, renameat_with, statvfs},
-    io::Errno,
-};
+use rustix::fs::{Access, access, statvfs};
 use uuid::Uuid;
 
 use self::{
     blob::BlobFile,
     durable::{Folders, folder_of, found},
+    files::{ages, clone_or_copy, list, lock, named, rename},
 };
 use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, keys};
 
@@ -457,86 +456,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-/// The names in a folder, sorted; nothing if there is no such folder.
-fn list(folder: &Path) -> io::Result<Option<Vec<String>>> {
-    let Some(entries) = found(fs::read_dir(folder))? else { return Ok(None) };
-    let mut names = Vec::new();
-    for entry in entries {
-        // Whatever isn't text is none of ours.
-        if let Ok(name) = entry?.file_name().into_string() {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(Some(names))
-}
-
-/// The names in a folder, with their lengths and how long ago they were written.
-fn ages(folder: &Path) -> io::Result<Vec<(String, u64, Duration)>> {
-    let mut all = Vec::new();
-    let Some(entries) = found(fs::read_dir(folder))? else { return Ok(all) };
-    for entry in entries {
-        let entry = entry?;
-        let Some(metadata) = found(entry.metadata())? else { continue };
-        // A clock that was set back makes things young, and the young are kept.
-        let age = metadata.modified()?.elapsed().unwrap_or_default();
-        if let Ok(name) = entry.file_name().into_string() {
-            all.push((name, metadata.len(), age));
-        }
-    }
-    Ok(all)
-}
-
-/// The error with the path that it is about.
-fn named(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-}
-
-/// Renames, if the condition holds, in one step.
-fn rename(from: &Path, to: &Path, condition: Condition) -> io::Result<bool> {
-    let flags = match condition {
-        Condition::None => return fs::rename(from, to).map(|()| true),
-        Condition::Absent => RenameFlags::NOREPLACE,
-        // Of what isn't there, nothing can be exchanged.
-        Condition::Present => RenameFlags::EXCHANGE,
-    };
-    match renameat_with(CWD, from, CWD, to, flags) {
-        Ok(()) if condition == Condition::Present => fs::remove_file(from).map(|()| true),
-        Ok(()) => Ok(true),
-        Err(Errno::EXIST | Errno::NOENT) => Ok(false),
-        // A file system that knows neither: no other process writes here, and in this one the repository is locked.
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            let holds = fs::exists(to)? == (condition == Condition::Present);
-            if holds {
-                fs::rename(from, to)?;
-            }
-            Ok(holds)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Locks the directory for this process, and proves that it can be written.
-fn lock(root: &Path) -> Result<File, OpenError> {
-    let unusable = |error: io::Error| OpenError::Unusable { path: root.display().to_string(), error };
-    fs::create_dir_all(root).map_err(unusable)?;
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).open(root.join(".lock")).map_err(unusable)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(root.display().to_string())),
-        Err(error) => Err(unusable(error.into())),
-    }
-}
-
-/// A new file with the content of another; both share their blocks where the file system can do that.
-fn clone_or_copy(from: &Path, to: &Path) -> io::Result<()> {
-    let source = File::open(from)?;
-    let target = OpenOptions::new().write(true).create_new(true).mode(0o640).open(to)?;
-    if ioctl_ficlone(&target, &source).is_err() {
-        io::copy(&mut &source, &mut &target)?;
-    }
-    Ok(())
 }

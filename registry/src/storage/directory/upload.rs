@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::{Directory, durable::found, named};
+use super::{Directory, durable::found, files::named};
 use crate::storage::{Condition, Hasher, Upload, UploadError, keys, new_upload_id};
 
 /// An upload that one request holds.
