@@ -74,7 +74,9 @@ impl File {
     /// A sentence that says where the YAML breaks.
     pub fn parse_yaml(text: &str) -> Result<Self, String> {
         let root =
-            serde_saphyr::from_str(text).map_err(|e| format!("is not YAML ({e}); mend it at that line and column"))?;
+            // Without the lines around the mistake, where secrets stand.
+            serde_saphyr::from_str(text)
+                .map_err(|e| format!("is not YAML ({}); mend it at that line and column", e.without_snippet()))?;
         Self::of(root)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -20,8 +20,23 @@ struct State {
     torn: bool,
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+fn open(path: &Path) -> io::Result<State> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
+    // A process before this one may have been stopped in the middle of a line.
+    Ok(State { file, torn: ends_within_a_line(path).unwrap_or(false) })
+}
+
+fn ends_within_a_line(path: &Path) -> io::Result<bool> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Ok(false);
+    }
+    let mut file = File::open(path)?;
+    let mut last = [b'\n'];
+    if file.seek(SeekFrom::End(0))? > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    Ok(last != [b'\n'])
 }
 
 impl AppendFile {
@@ -30,7 +45,7 @@ impl AppendFile {
     /// # Errors
     /// As the system says it.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { state: Mutex::new(State { file: open(path)?, torn: false }), path: path.to_owned() })
+        Ok(Self { state: Mutex::new(open(path)?), path: path.to_owned() })
     }
 
     /// Where it is.
@@ -68,12 +83,30 @@ impl AppendFile {
     /// # Errors
     /// As the system says it; then the old one stays in use.
     pub fn reopen(&self) -> io::Result<()> {
-        let file = open(&self.path)?;
-        *self.lock() = State { file, torn: false };
+        // After what is being written, which may be cut off there.
+        let mut state = self.lock();
+        *state = open(&self.path)?;
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_never_continues_another_one_s_half() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
+        std::fs::write(&path, "{\"half\":").expect("a file");
+        let file = AppendFile::open(&path).expect("open");
+        file.append(b"one\n").expect("written");
+        file.reopen().expect("open");
+        file.append(b"two\n").expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("text"), "{\"half\":\none\ntwo\n");
     }
 }

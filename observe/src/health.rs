@@ -92,9 +92,13 @@ impl fmt::Display for Health {
 /// How the process of `program` is that serves this file; nothing, if there is none that could be asked so.
 pub fn ask_health(program: &str, config: &Path) -> Option<Health> {
     let mut stream = net::UnixStream::connect_addr(&address(program, config).ok()?).ok()?;
-    // Another user could call a socket of theirs so.
-    let (peer, own) = (socket_peercred(&stream).ok()?.uid, getuid());
-    if !(own.is_root() || peer.is_root() || peer == own) {
+    // Anybody could call a socket of theirs so.
+    let peer = socket_peercred(&stream).ok()?;
+    let is_ours = match std::fs::read_link(format!("/proc/{}/exe", peer.pid.as_raw_nonzero())) {
+        Ok(program) => std::env::current_exe().is_ok_and(|own| own == program),
+        Err(_) => peer.uid.is_root() || peer.uid == getuid(),
+    };
+    if !is_ours {
         return None;
     }
     let mut asked = || {

@@ -84,6 +84,11 @@ impl Log {
         Self { level, format, output, audit }
     }
 
+    /// Whether lines are written alike and to the same place.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.level, self.format, &self.output) == (other.level, other.format, &other.output)
+    }
+
     /// Starts logging, and says what the file was warned of.
     ///
     /// `quiet` are the targets whose messages below `warn` are never wanted.

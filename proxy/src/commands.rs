@@ -50,6 +50,9 @@ pub fn serve(path: &Path) -> Result<(), String> {
     })?;
     let traces = Arc::new(Traces::start(config.traces.as_ref(), "berth-proxy")?);
     let runtime = Runtime::new().map_err(|e| format!("can't start threads: {e}"))?;
+    // Before anything is waited for: without it SIGHUP ends the process.
+    let hangups = runtime.block_on(async { signal(SignalKind::hangup()) });
+    let hangups = hangups.map_err(|e| format!("SIGHUP can't be watched ({e})"))?;
     let app = Arc::new(runtime.block_on(App::open(&config))?);
     let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
     let clients = app.client_authorities.clone();
@@ -94,7 +97,8 @@ pub fn serve(path: &Path) -> Result<(), String> {
     let (address, drain_timeout) = (config.listen, config.drain_timeout);
     server.add_service(Door::new(socket, proxy, acceptor.transpose()?, Arc::clone(&connections), metrics));
     tracing::info!("listening on {address} for {}, in front of {}", config.external_url.join(""), config.upstream);
-    runtime.spawn(reload::keep_reloading(Arc::clone(&app), path.to_owned(), config, Shown { certificate, clients }));
+    let shown = Shown { certificate, clients };
+    runtime.spawn(reload::keep_reloading(Arc::clone(&app), path.to_owned(), config, shown, hangups));
     let stop = StopSignal { app: Arc::clone(&app), connections, drain_timeout };
     server.run(RunArgs { shutdown_signal: Box::new(stop) });
 

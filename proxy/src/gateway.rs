@@ -116,8 +116,13 @@ impl Gateway {
             return;
         };
         let Some(event) = audited(&operation, info.ruling().map(|ruling| ruling.decision), status) else { return };
+        let (tags, from) = more_of(&operation);
+        let mut origin = info.origin();
+        if let Some(refusal) = context.refusal() {
+            (origin.rule, origin.reason) = (None, Some(refusal));
+        }
         self.app.audit.record(
-            &info.origin(),
+            &origin,
             &Event::Request {
                 event,
                 operation: operation.name(),
@@ -125,6 +130,8 @@ impl Gateway {
                 object: request.uri.path(),
                 repository: operation.repository().map(Repository::as_str),
                 reference: operation.reference().map(|reference| reference.to_string()),
+                tags,
+                from,
                 status,
                 received: session.body_bytes_read(),
                 sent: session.body_bytes_sent(),
@@ -194,6 +201,22 @@ impl Gateway {
             drain(session).await;
         }
         Ok(())
+    }
+}
+
+impl Context {
+    /// Why the registry has refused a write by a condition of ours.
+    fn refusal(&self) -> Option<&'static str> {
+        self.replacement.as_ref().and(self.forwarded.as_ref()).map(|forwarded| forwarded.condition.refusal())
+    }
+}
+
+/// What the path doesn't say: the tags that a push by digest sets, and where a mount is from.
+fn more_of(operation: &Operation) -> (Vec<String>, Option<&str>) {
+    match operation {
+        Operation::PushManifest { tags, .. } => (tags.iter().map(ToString::to_string).collect(), None),
+        Operation::MountBlob { from, .. } => (Vec::new(), from.as_ref().map(Repository::as_str)),
+        _ => (Vec::new(), None),
     }
 }
 
@@ -458,6 +481,10 @@ impl ProxyHttp for Gateway {
         self.app.metrics.request(labels, status, took, received, sent);
         let request = session.req_header();
         let ruling = info.ruling();
+        // Of the few requests whose query says something.
+        let asked = request.uri.query().and_then(|_| Operation::parse(&request.method, &request.uri).ok());
+        let (tags, from) = asked.as_ref().map(more_of).unwrap_or_default();
+        let refusal = context.refusal();
         tracing::info!(
             request = info.id,
             trace = context.span.as_ref().and_then(Span::trace_id),
@@ -473,8 +500,10 @@ impl ProxyHttp for Gateway {
                 Decision::Allowed if status == 403 => Decision::Denied.as_str(),
                 decision => decision.as_str(),
             }),
-            rule = ruling.and_then(|ruling| ruling.rule.as_deref()),
-            reason = ruling.and_then(|ruling| ruling.reason.as_deref()).map(tracing::field::display),
+            tags = (!tags.is_empty()).then(|| tags.join(",")),
+            from,
+            rule = ruling.filter(|_| refusal.is_none()).and_then(|ruling| ruling.rule.as_deref()),
+            reason = refusal.or(ruling.and_then(|ruling| ruling.reason.as_deref())).map(tracing::field::display),
             status,
             received,
             sent,

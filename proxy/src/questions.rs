@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     identity::{Identity, workload::Workloads},
     oidc::{
-        jwt::{audiences_of, is_access_token_of, numeric_date, unchecked_claims},
+        jwt::{audiences_of, is_access_token_of, never_taken, numeric_date, unchecked_claims},
         user_of,
     },
     policy::{Circumstances, Question},
@@ -65,7 +65,7 @@ fn identity_of(config: &Config, claims: Map<String, Value>) -> Result<(Identity,
         return Ok((Identity::for_question(user.name, user.groups, user.claims), by));
     }
     let workloads = Workloads::new(config.workloads.clone(), &Workloads::default())?;
-    let taken = workloads.apply_and_name(&issuer.unwrap_or_default(), &claims);
+    let taken = workloads.judge(&issuer.unwrap_or_default(), &claims);
     taken.map(|(identity, rule)| (identity, rule.to_owned())).map_err(|refusal| refusal.to_string())
 }
 
@@ -128,6 +128,9 @@ pub fn token(path: &Path, jwt: &Path) -> Result<(), String> {
         Some(at) if at <= now() => return Err(format!("refused: the token has expired, {} s ago", now() - at)),
         Some(at) => println!("good for {} s", at - now()),
         None => return Err("the token has no exp, so it is refused".to_owned()),
+    }
+    if let Some(why) = never_taken(text, &claims) {
+        return Err(format!("refused: {why}"));
     }
     if let Some(provider) = config.providers.iter().find(|provider| provider.issuer == issuer) {
         let ours = claims.get("aud").is_some_and(|aud| match aud {

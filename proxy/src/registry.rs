@@ -14,6 +14,9 @@ use serde::Deserialize;
 /// How long the registry may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long it may take for a probe, or for its counters.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The most that is read of its counters, in bytes.
 const MAX_METRICS_BYTES: usize = 1024 * 1024;
 
@@ -93,6 +96,10 @@ impl Registry {
 
     /// Nothing if it can store and serve, or else why not. Another registry than ours is only asked whether it answers.
     pub async fn readiness(&self) -> Result<Option<String>, RegistryError> {
+        self.soon(self.ask_readiness()).await
+    }
+
+    async fn ask_readiness(&self) -> Result<Option<String>, RegistryError> {
         let answer = self.ask("/readyz").await?;
         if answer.status() != StatusCode::SERVICE_UNAVAILABLE {
             return self.get("/v2/").await.map(|_| None);
@@ -103,6 +110,19 @@ impl Registry {
 
     /// What it counts; empty, if it is another registry than ours.
     pub async fn metrics(&self) -> Result<String, RegistryError> {
+        self.soon(self.ask_metrics()).await
+    }
+
+    /// What somebody waits for who gives up after ten seconds, and must hear that we don't know.
+    async fn soon<T>(&self, asked: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+        let late = |_| RegistryError {
+            upstream: self.upstream.to_string(),
+            cause: format!("it takes longer than {} s", PROBE_TIMEOUT.as_secs()),
+        };
+        tokio::time::timeout(PROBE_TIMEOUT, asked).await.map_err(late)?
+    }
+
+    async fn ask_metrics(&self) -> Result<String, RegistryError> {
         let answer = self.ask("/metrics").await?;
         if !answer.status().is_success() {
             return self.get("/v2/").await.map(|_| String::new());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use berth_observe::reopen_log;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use crate::{app::App, client_authorities::ClientAuthorities, config::Config, observe::Event, tls::Certificate};
 
@@ -48,14 +48,7 @@ fn look(files: &[PathBuf]) -> Seen {
 }
 
 /// Reloads for as long as the process runs.
-pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: Shown) {
-    let mut hangups = match signal(SignalKind::hangup()) {
-        Ok(hangups) => hangups,
-        Err(error) => {
-            tracing::error!(%error, "SIGHUP can't be watched; the configuration is read once");
-            return;
-        }
-    };
+pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: Shown, mut hangups: Signal) {
     let tls_of = |config: &Config| {
         let tls = config.tls.iter();
         let tls = tls.flat_map(|tls| [&tls.certificate, &tls.key].into_iter().chain(&tls.client_authorities));

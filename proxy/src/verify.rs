@@ -1,6 +1,6 @@
 //! `berth-proxy verify`: everything that is wrong with a configuration, as far as it can be found out without serving.
 
-use std::path::Path;
+use std::{io::Read, path::Path};
 
 use rustix::fs::{Access, access};
 use tokio::runtime::Runtime;
@@ -72,7 +72,16 @@ fn unwritable_places(config: &Config) -> Vec<String> {
         let problem = |path: &Path, error: &dyn std::fmt::Display| {
             Some(format!("{key}: {} can't be written ({error}); make it, and let this user own it", path.display()))
         };
+        if file.is_dir() {
+            return Some(format!("{key}: {} is a folder; give the path of a file", file.display()));
+        }
         if file.exists() {
+            if key == "sidecar.database" && !looks_like_sqlite(file) {
+                return Some(format!(
+                    "{key}: {} is no SQLite database; give another path, or restore it",
+                    file.display()
+                ));
+            }
             // A secret that is there is only read.
             let wanted = if key == "sidecar.secretFile" { Access::READ_OK } else { Access::WRITE_OK };
             if let Err(error) = access(file, wanted) {
@@ -93,6 +102,14 @@ fn unwritable_places(config: &Config) -> Vec<String> {
         access(folder, Access::WRITE_OK | Access::EXEC_OK).err().and_then(|error| problem(folder, &error))
     };
     named.into_iter().filter_map(problem).collect()
+}
+
+/// Whether a file is empty, or begins as every SQLite database does (its file format, section 1.3). One that can't be read is
+/// told otherwise.
+fn looks_like_sqlite(file: &Path) -> bool {
+    let mut magic = Vec::new();
+    let read = std::fs::File::open(file).and_then(|file| file.take(16).read_to_end(&mut magic));
+    read.is_err() || magic.is_empty() || magic == b"SQLite format 3\0"
 }
 
 /// Asks whom the file names whether they are what it says.

@@ -113,7 +113,7 @@ impl Config {
             ("storage", *place != new.place),
             ("storage.gc", garbage.is_some() != new.garbage.is_some()),
             ("storage.gcDelay", self.is_shared() && self.delay() != new.delay()),
-            ("log", *log != new.log),
+            ("log", !log.is_like(&new.log)),
             ("sidecar.traces", *traces != new.traces),
         ];
         differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()

@@ -106,12 +106,20 @@ pub async fn import(
     if sources.is_empty() && imported.left_out.is_empty() {
         return Err(TransferError::NoLayout(folder.to_owned()));
     }
-    let files = sources.iter().map(|(layout, _)| blob_files(layout)).collect::<Result<Vec<_>, _>>()?;
+    let inside = fs::canonicalize(folder).map_err(|error| TransferError::File { path: folder.to_owned(), error })?;
+    let mut files = Vec::new();
+    for (layout, _) in &sources {
+        files.push(blob_files(layout, &inside, &mut imported.left_out)?);
+    }
     let total = files.iter().flatten().map(|(_, _, len)| len).sum();
     let progress = Progress::new("importing", total);
     for ((layout, repository), files) in sources.iter().zip(files) {
         let source = Source { layout, repository, files, copy };
-        import_one(content, source, &progress, &mut imported).await?;
+        match import_one(content, source, &progress, &mut imported).await {
+            // The others are as good as they were.
+            Err(error @ TransferError::Shape { .. }) => imported.left_out.push(error.to_string()),
+            done => done?,
+        }
     }
     progress.finish();
     Ok(imported)
@@ -136,26 +144,33 @@ pub fn zot_store(root: &Path) -> Option<PathBuf> {
     None
 }
 
-/// Whatever has an `index.json` beside its `blobs` is a layout; what is below it is none.
+/// Whatever has an `index.json` beside its `blobs` is a layout. Others may lie below it: `app` and `app/tools` are two
+/// repositories.
 fn find_layouts(folder: &Path, layouts: &mut Vec<PathBuf>) -> Result<(), TransferError> {
-    if folder.join("index.json").is_file() {
+    let is_layout = folder.join("index.json").is_file();
+    if is_layout {
         layouts.push(folder.to_owned());
-        return Ok(());
     }
     let failed = |error| TransferError::File { path: folder.to_owned(), error };
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         // zot's own folders (`_trivy`, `.uploads`) begin with these.
         let hidden = entry.file_name().to_string_lossy().starts_with(['.', '_']);
-        if entry.file_type().map_err(failed)?.is_dir() && !hidden {
+        let is_blobs = is_layout && entry.file_name() == "blobs";
+        if entry.file_type().map_err(failed)?.is_dir() && !hidden && !is_blobs {
             find_layouts(&entry.path(), layouts)?;
         }
     }
     Ok(())
 }
 
-/// The blobs of a layout, with their lengths.
-fn blob_files(layout: &Path) -> Result<Vec<(Digest, PathBuf, u64)>, TransferError> {
+/// The blobs of a layout, with their lengths. What isn't a file, or is a link that leads out of the folder `inside`, is left out:
+/// a layout of somebody else's must not bring in a file of this machine's.
+fn blob_files(
+    layout: &Path,
+    inside: &Path,
+    left_out: &mut Vec<String>,
+) -> Result<Vec<(Digest, PathBuf, u64)>, TransferError> {
     let mut files = Vec::new();
     for algorithm in ["sha256", "sha512"] {
         let folder = layout.join("blobs").join(algorithm);
@@ -166,8 +181,14 @@ fn blob_files(layout: &Path) -> Result<Vec<(Digest, PathBuf, u64)>, TransferErro
         };
         for entry in entries {
             let entry = entry.map_err(failed)?;
-            if let Ok(digest) = format!("{algorithm}:{}", entry.file_name().to_string_lossy()).parse() {
-                files.push((digest, entry.path(), entry.metadata().map_err(failed)?.len()));
+            let Ok(digest) = format!("{algorithm}:{}", entry.file_name().to_string_lossy()).parse() else { continue };
+            let path = entry.path();
+            match fs::canonicalize(&path).and_then(|real| Ok((fs::metadata(&real)?, real))) {
+                Ok((metadata, real)) if metadata.is_file() && real.starts_with(inside) => {
+                    files.push((digest, path, metadata.len()));
+                }
+                Ok(_) => left_out.push(format!("{}: is no file of this folder", path.display())),
+                Err(error) => left_out.push(format!("{}: {error}", path.display())),
             }
         }
     }

@@ -24,7 +24,7 @@ use std::{
 use berth_observe::{Health, QUIET, Traces, answer_health_checks, ask_health, raise_descriptor_limit, reopen_log};
 use clap::{Parser, Subcommand};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
@@ -132,6 +132,8 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn serve(path: PathBuf) -> Result<(), String> {
+    // Before anything is waited for: without it SIGHUP ends the process.
+    let hangups = signal(SignalKind::hangup()).map_err(|e| format!("SIGHUP can't be watched ({e})"))?;
     let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
     config.log.start(&QUIET, &warnings)?;
     refuse_zot_store(&config, &path)?;
@@ -147,7 +149,7 @@ async fn serve(path: PathBuf) -> Result<(), String> {
         tokio::spawn(async move { content.keep_collecting(changes).await });
     }
     let upstream = config.upstream.clone();
-    tokio::spawn(keep_reloading(path.clone(), config, schedule)?);
+    tokio::spawn(keep_reloading(path.clone(), config, schedule, hangups));
     let (asked, address) = (Arc::clone(&content), upstream.clone());
     tokio::spawn(async move {
         let check = || {
@@ -173,43 +175,38 @@ async fn serve(path: PathBuf) -> Result<(), String> {
 
 /// On SIGHUP, for as long as the process runs: opens the log again, goes on with what the file says where that can be, and
 /// says what needs a restart.
-fn keep_reloading(
+async fn keep_reloading(
     path: PathBuf,
     running: Config,
     schedule: watch::Sender<(Duration, Duration)>,
-) -> Result<impl Future<Output = ()>, String> {
-    let mut hangups = signal(SignalKind::hangup()).map_err(|e| format!("SIGHUP can't be watched ({e})"))?;
-    Ok(async move {
-        while hangups.recv().await.is_some() {
-            reopen_log();
-            let new = match Config::read(&path) {
-                Ok((new, _)) => new,
-                Err(problems) => {
-                    for problem in &problems.0 {
-                        tracing::error!("{problem}");
-                    }
-                    tracing::error!("the configuration can't be used; what was goes on");
-                    continue;
+    mut hangups: Signal,
+) {
+    while hangups.recv().await.is_some() {
+        reopen_log();
+        let new = match Config::read(&path) {
+            Ok((new, _)) => new,
+            Err(problems) => {
+                for problem in &problems.0 {
+                    tracing::error!("{problem}");
                 }
-            };
-            tracing::info!("the configuration was read again: storage.gcDelay and gcInterval");
-            // What another registry of the same bucket was promised depends on the delay.
-            let delay = new.garbage.filter(|_| !running.is_shared()).map(|garbage| garbage.delay);
-            if let Some(Garbage { interval, .. }) = new.garbage {
-                schedule.send_if_modified(|current| {
-                    let next = (delay.unwrap_or(current.0), interval);
-                    std::mem::replace(current, next) != next
-                });
+                tracing::error!("the configuration can't be used; what was goes on");
+                continue;
             }
-            let waiting = running.needs_restart_for(&new);
-            if !waiting.is_empty() {
-                tracing::warn!(
-                    "changed in the file, and waiting for a restart of the registry: {}",
-                    waiting.join(", ")
-                );
-            }
+        };
+        tracing::info!("the configuration was read again: storage.gcDelay and gcInterval");
+        // What another registry of the same bucket was promised depends on the delay.
+        let delay = new.garbage.filter(|_| !running.is_shared()).map(|garbage| garbage.delay);
+        if let Some(Garbage { interval, .. }) = new.garbage {
+            schedule.send_if_modified(|current| {
+                let next = (delay.unwrap_or(current.0), interval);
+                std::mem::replace(current, next) != next
+            });
         }
-    })
+        let waiting = running.needs_restart_for(&new);
+        if !waiting.is_empty() {
+            tracing::warn!("changed in the file, and waiting for a restart of the registry: {}", waiting.join(", "));
+        }
+    }
 }
 
 /// A store of zot's isn't served as it is, and must not look as if it were empty.
@@ -260,9 +257,7 @@ async fn gc(path: PathBuf, dry_run: bool) -> Result<(), String> {
 #[tokio::main]
 async fn scrub(path: PathBuf) -> Result<(), String> {
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
-    let storage = open_to_read(&config)?;
-    let content = Content::new(Arc::clone(&storage), false);
-    let scrubbed = scrub::scrub(&*storage, &content).await.map_err(|e| e.to_string())?;
+    let scrubbed = scrub::scrub(&*open_to_read(&config)?).await.map_err(|e| e.to_string())?;
     for damaged in &scrubbed.damaged {
         println!("damaged: {damaged}");
     }

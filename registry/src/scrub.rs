@@ -1,5 +1,5 @@
-//! `berth-registry scrub`: reads every blob, and reports those whose bytes don't have their digest, with the images that
-//! they are part of.
+//! `berth-registry scrub`: reads every blob, and reports those whose bytes don't have their digest, and those that are missing,
+//! with the images that they are part of.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -7,11 +7,10 @@ use std::{
     time::Duration,
 };
 
-use berth_oci::{Digest, Manifest, Page, Repository};
+use berth_oci::{Digest, Manifest, Repository};
 use futures_util::TryStreamExt;
 
 use crate::{
-    content::{Content, Stored},
     progress_bar::Progress,
     storage::{Blob, Hasher, Storage, StoredBlob, keys},
 };
@@ -55,36 +54,65 @@ impl std::fmt::Display for Damaged {
     }
 }
 
-/// Reads every blob, also while a registry is using the storage.
+/// Reads every blob, and looks whether what repositories hold is there, also while a registry is using the storage.
 ///
 /// # Errors
 /// If they can't be listed. A blob that can't be read is damaged.
-pub async fn scrub(storage: &dyn Storage, content: &Content) -> io::Result<Scrubbed> {
+pub async fn scrub(storage: &dyn Storage) -> io::Result<Scrubbed> {
     let mut blobs = Vec::new();
     for shard in storage.shards().await? {
         blobs.extend(storage.blobs_in(&shard, Duration::ZERO).await?);
     }
     let progress = Progress::new("scrubbing", blobs.iter().map(|blob| blob.len).sum());
-    let mut scrubbed = Scrubbed::default();
+    let (mut damaged, mut count) = (BTreeMap::new(), 0);
     for StoredBlob { digest, .. } in blobs {
         let read = match storage.blob(&digest).await {
             Ok(Some(blob)) => read(blob, &digest, &progress).await,
             Ok(None) => continue, // Collected since it was listed.
             Err(error) => Err(error),
         };
-        let how = match read {
-            Ok(actual) if actual == digest => None,
-            Ok(actual) => Some(format!("its bytes have the digest {actual}")),
-            Err(error) => Some(format!("it can't be read: {error}")),
-        };
-        scrubbed.damaged.extend(how.map(|how| Damaged { digest, how, images: BTreeSet::new() }));
-        scrubbed.blobs += 1;
+        count += 1;
+        match read {
+            Ok(actual) if actual == digest => {}
+            Ok(actual) => drop(damaged.insert(digest, format!("its bytes have the digest {actual}"))),
+            Err(error) => drop(damaged.insert(digest, format!("it can't be read: {error}"))),
+        }
     }
     progress.finish();
+    let mut repositories = Vec::new();
+    while let more @ [.., _] = &*list(storage, repositories.last()).await? {
+        repositories.extend_from_slice(more);
+    }
+    for repository in &repositories {
+        for digest in held(storage, repository).await? {
+            if !damaged.contains_key(&digest) && storage.blob_len(&digest).await?.is_none() {
+                damaged.insert(digest, "its bytes are missing".to_owned());
+            }
+        }
+    }
+    let damaged = damaged.into_iter().map(|(digest, how)| Damaged { digest, how, images: BTreeSet::new() });
+    let mut scrubbed = Scrubbed { blobs: count, damaged: damaged.collect() };
     if !scrubbed.damaged.is_empty() {
-        name_images(content, &mut scrubbed.damaged).await.map_err(io::Error::other)?;
+        for repository in &repositories {
+            name_images(storage, repository, &mut scrubbed.damaged).await?;
+        }
     }
     Ok(scrubbed)
+}
+
+/// The next repositories after `last`.
+async fn list(storage: &dyn Storage, last: Option<&Repository>) -> io::Result<Vec<Repository>> {
+    let last = last.map(Repository::as_str);
+    let names = storage.repositories(&[keys::MANIFESTS, keys::BLOBS], last, 1000).await?;
+    // Whatever isn't a name is none of ours.
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// Everything that a repository holds: manifests, and other blobs.
+async fn held(storage: &dyn Storage, repository: &Repository) -> io::Result<Vec<Digest>> {
+    let mut held = storage.digests_in(&keys::manifests(repository), Duration::ZERO).await?;
+    held.extend(storage.digests_in(&keys::held_blobs(repository), Duration::ZERO).await?);
+    Ok(held)
 }
 
 async fn read(blob: Box<dyn Blob>, digest: &Digest, progress: &Progress) -> io::Result<Digest> {
@@ -98,41 +126,25 @@ async fn read(blob: Box<dyn Blob>, digest: &Digest, progress: &Progress) -> io::
     hasher.finish().map_err(io::Error::other)
 }
 
-/// Finds out what is damaged with these blobs.
-async fn name_images(content: &Content, damaged: &mut [Damaged]) -> Result<(), berth_oci::Error> {
-    let mut page = Page::default();
-    loop {
-        let list = content.repositories(&page).await?;
-        for name in &list.entries {
-            // What else is wrong there doesn't keep the others from being named.
-            if let Ok(repository) = name.parse()
-                && let Err(error) = name_images_of(content, &repository, damaged).await
-            {
-                eprintln!("{repository}: what is damaged there can't be named: {error}");
-            }
-        }
-        match list.next {
-            Some(next) => page = next,
-            None => return Ok(()),
-        }
-    }
-}
-
-async fn name_images_of(
-    content: &Content,
-    repository: &Repository,
-    damaged: &mut [Damaged],
-) -> Result<(), berth_oci::Error> {
-    let held = content.held(repository).await?;
-    // What each manifest is made of: its blobs, and the manifests of an index.
+/// Finds out what of a repository is damaged with these blobs.
+async fn name_images(storage: &dyn Storage, repository: &Repository, damaged: &mut [Damaged]) -> io::Result<()> {
+    // What each manifest is made of: its blobs, and the manifests of an index. Of one that can't be read nothing is known.
     let mut parts: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
-    for descriptor in &held.manifests {
-        let (digest, media_type) = (descriptor.digest.clone(), descriptor.media_type.clone());
-        let bytes = content.manifest_bytes(&Stored { digest: digest.clone(), media_type: media_type.clone() }).await;
-        let parsed = bytes.ok().and_then(|bytes| Manifest::parse(Some(&media_type), &bytes).ok());
+    for digest in storage.digests_in(&keys::manifests(repository), Duration::ZERO).await? {
+        let media_type = storage.read(&keys::manifest(repository, &digest)).await?.unwrap_or_default();
+        let bytes = storage.read(&keys::blob(&digest)).await.ok().flatten().unwrap_or_default();
+        let parsed = Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes).ok();
         let named = parsed.iter().flat_map(|manifest| manifest.blobs.iter().chain(&manifest.manifests));
         parts.insert(digest, named.map(|part| part.digest.clone()).collect());
     }
+    let mut tags: Vec<(String, Digest)> = Vec::new();
+    let folder = keys::tags(repository);
+    for tag in storage.list(&folder, None, usize::MAX).await? {
+        let bytes = storage.read(&format!("{folder}/{tag}")).await.ok().flatten();
+        let digest = bytes.and_then(|bytes| String::from_utf8(bytes).ok()?.trim_end().parse().ok());
+        tags.extend(digest.map(|digest| (tag, digest)));
+    }
+    let blobs: HashSet<Digest> = held(storage, repository).await?.into_iter().collect();
     for damage in damaged {
         // A manifest is damaged as soon as a part of it is, an index too.
         let mut affected = HashSet::from([damage.digest.clone()]);
@@ -146,13 +158,13 @@ async fn name_images_of(
             }
             affected.extend(more);
         }
-        let tags = held.tags.iter().filter(|(_, digest)| affected.contains(digest));
+        let tags = tags.iter().filter(|(_, digest)| affected.contains(digest));
         let mut images: BTreeSet<String> = tags.map(|(tag, _)| format!("{repository}:{tag}")).collect();
         if images.is_empty() {
             let manifests = parts.keys().filter(|manifest| affected.contains(manifest));
             images.extend(manifests.map(|manifest| format!("{repository}@{manifest}")));
         }
-        if images.is_empty() && held.blobs.contains(&damage.digest) {
+        if images.is_empty() && blobs.contains(&damage.digest) {
             images.insert(repository.to_string());
         }
         damage.images.extend(images);

@@ -114,6 +114,9 @@ async fn verify_finds_what_would_fail_later() {
     for (change, more, expected, is_fatal) in [
         (&condition("req.tagg == 'x'") as &dyn Fn(&mut serde_json::Value), &[][..], "looks at req.tagg", true),
         (&condition("req.tag"), &[], "is a text, and neither true nor false", true),
+        (&condition("req.tag.startswith('x')"), &[], "calls startswith, which is no function here", true),
+        (&condition("req.tag.matches('[')"), &[], "no regular expression", true),
+        (&condition("req.tag in 'abc'"), &[], "can't be evaluated", true),
         (&condition("claims.sub == 'x'"), &[], "looks at claims, which there isn't", true),
         (
             &condition("req.tag == 5"),
@@ -185,6 +188,8 @@ async fn a_token_is_judged_without_its_issuer_and_rules_are_asked_with_claims() 
         (own(json!({"azp": CLIENT_ID, "uid": "x"})), true, "taken by http.auth.openid.providers.oidc"),
         (own(json!({})), false, "can't be told from an ID token"),
         (own(json!({"aud": "other"})), false, "not made for berth"),
+        (job(json!({"nbf": 4_000_000_000_u64})), false, "not valid yet"),
+        (job(json!({"events": {}})), false, "logout token"),
     ] {
         let outcome = token(&claims);
         assert!(outcome.printed.contains(expected), "{claims}: {}", outcome.printed);

@@ -180,6 +180,18 @@ fn values_are_read_as_zot_s_parser_reads_them() {
 }
 
 #[test]
+fn a_mistake_in_yaml_shows_no_secret_of_the_lines_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.yaml");
+    std::fs::write(&config, "http:\n  auth:\n    clientsecret: hunter2\n    scopes: [openid\n    name: x\n").unwrap();
+    for name in ["berth-proxy", "berth-registry"] {
+        let printed = refused(name, &config);
+        assert!(printed.contains("is not YAML") && printed.contains("line"), "{printed}");
+        assert!(!printed.contains("hunter2"), "{printed}");
+    }
+}
+
+#[test]
 fn a_yaml_file_is_read_like_a_json_one() {
     let files = Files::new();
     let json = files.config(|_| {});

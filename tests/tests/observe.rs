@@ -111,6 +111,19 @@ async fn uploads_are_counted_while_they_run_and_nothing_else_is() {
 }
 
 #[tokio::test]
+async fn a_registry_that_hangs_takes_no_counters_away() {
+    let (system, api) = alice(Setup::default()).await;
+    let signal = |name: &str| must(Command::new("kill").args([name, &system.registry.id().to_string()]));
+    signal("-STOP");
+    let asked = std::time::Instant::now();
+    let text = api.get("/metrics").await.text().await.unwrap();
+    signal("-CONT");
+    assert!(text.contains("berth_dependency_up{dependency=\"registry\"} 0") && text.contains("berth_requests_total"));
+    // Prometheus gives up after ten seconds.
+    assert!(asked.elapsed() < std::time::Duration::from_secs(8), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn what_is_stored_is_known_after_a_restart_and_counted_anew_by_a_collection() {
     let storage = json!({"gcDelay": "1s", "gcInterval": "2s"});
     let (mut system, api) = alice(Setup { storage, ..Setup::default() }).await;
@@ -304,6 +317,14 @@ async fn the_audit_log_has_what_everybody_did_and_goes_on_after_a_rotation() {
         read(&audit).into_iter().find(|line| line["object"] == "/metrics" && line["event"] == "credential_refused")
     })
     .await;
+
+    // What a path doesn't say: the tags of a push by digest.
+    let put = format!("/v2/r/app/manifests/{}?tag=latest&tag=2", digest(&image.manifest));
+    let put = api.request(Method::PUT, &put).header("content-type", "application/vnd.oci.image.manifest.v1+json");
+    assert_eq!(put.body(image.manifest.clone()).send().await.unwrap().status(), StatusCode::CREATED);
+    let tagged = |line: &Value| line["tags"] == json!(["latest", "2"]);
+    wait_for("the tags", async || read(&audit).into_iter().find(tagged)).await;
+    system.proxy.prints("tags=\"latest,2\"").await;
 
     // logrotate: renamed, and then told.
     let old = folder.path().join("audit.log.1");

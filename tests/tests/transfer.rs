@@ -130,6 +130,37 @@ async fn a_scrub_finds_the_blob_that_was_damaged_and_no_other() {
     api.must_push("other", "2", &Image::new(8, 100)).await;
     let outcome = run(&mut registry(&system, &["scrub"]));
     assert!(outcome.printed.contains("; in r:1, r:all\n"), "{}", outcome.printed);
+    // What a restore has left out.
+    fs::remove_file(&path).unwrap();
+    let manifest = digest(&Image::new(8, 100).manifest).replace("sha256:", "");
+    fs::remove_file(system.folder.join("registry/blobs/sha256").join(&manifest[..2]).join(&manifest)).unwrap();
+    let outcome = run(&mut registry(&system, &["scrub"]));
+    let missing =
+        |hex: &str, images: &str| outcome.printed.contains(&format!("{hex}: its bytes are missing; in {images}\n"));
+    assert!(!outcome.success && missing(&hex, "r:1, r:all") && missing(&manifest, "other:2"), "{}", outcome.printed);
+}
+
+#[tokio::test]
+async fn repositories_below_others_are_brought_in_and_no_link_leads_out_of_the_folder() {
+    let (mut system, api) = stopped().await;
+    let zot = system.folder.join("zot");
+    for (i, name) in ["app", "app/tools", "app/tools/x"].into_iter().enumerate() {
+        Image::new(i as u64, 1000).write_layout(&zot.join(name), "1");
+    }
+    // Somebody's layout with a file of this machine's, and one that is none.
+    let hex = "b".repeat(64);
+    std::os::unix::fs::symlink("/etc/hostname", zot.join("app/blobs/sha256").join(&hex)).unwrap();
+    fs::create_dir_all(zot.join("broken")).unwrap();
+    fs::write(zot.join("broken/index.json"), "{").unwrap();
+    let outcome = run(&mut registry(&system, &["import", zot.to_str().unwrap()]));
+    assert!(!outcome.success && outcome.printed.contains("imported 3 repositories"), "{}", outcome.printed);
+    assert!(outcome.printed.contains(&format!("{hex}: is no file of this folder")), "{}", outcome.printed);
+    assert!(outcome.printed.contains("broken/index.json: "), "{}", outcome.printed);
+    system.restart_registry().await;
+    for name in ["app", "app/tools", "app/tools/x"] {
+        assert_eq!(api.get(&format!("/v2/{name}/manifests/1")).await.status(), StatusCode::OK, "{name}");
+    }
+    assert_eq!(api.get(&format!("/v2/app/blobs/sha256:{hex}")).await.status(), StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ fn read_condition(section: Section<'_>) -> Option<Condition> {
     // Without it the policy would grant more than its writer meant; but then the file is refused.
     let expression = compiled.map_err(|problem| section.problem("expression", problem));
     if let Ok(expression) = &expression {
-        report(&section, check_condition(expression, &condition::kind_of));
+        report(&section, check_condition(expression, &condition::sample(), &condition::kind_of));
     }
     section.close();
     Some(Condition { expression: expression.ok()?, message })

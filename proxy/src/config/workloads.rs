@@ -1,12 +1,13 @@
 //! `http.auth.bearer.oidc`: the rules by which tokens of workloads are taken.
 
 use berth_config::Section;
+use cel::Context;
 
 use super::{access::report, provider::read_issuer, trust_roots};
 use crate::{
     expression::{
         Expression,
-        check::{Kind, check_condition, check_value},
+        check::{Kind, Mistakes, check_condition, check_value},
     },
     identity::{
         shared_issuer::SharedIssuer,
@@ -43,6 +44,8 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
     let claims =
         ClaimKinds { all_texts: issuer.as_deref().is_some_and(|own| SharedIssuer::of(own, any_issuer).is_some()) };
     let mut kinds: Vec<(String, Kind)> = Vec::new();
+    // Nothing is known of claims before there is a token.
+    let sample = Context::default();
     let variables = mapping.sections("variables").into_iter().filter_map(|variable| {
         let name = variable.text("name").map(str::to_owned);
         if name.is_none() {
@@ -50,7 +53,7 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
         }
         let expression = required(&variable, expression(&variable, "expression"));
         if let (Some(name), Some(expression)) = (&name, &expression) {
-            let (kind, mistakes) = check_value(expression, &|root, path| claims.kind_of(&kinds, root, path));
+            let (kind, mistakes) = check_value(expression, &sample, &|root, path| claims.kind_of(&kinds, root, path));
             report(&variable, mistakes);
             kinds.push((name.clone(), kind));
         }
@@ -62,13 +65,24 @@ fn read_rule(section: Section<'_>) -> Option<Rule> {
         let message = validation.text("message").map(str::to_owned);
         let expression = required(&validation, expression(&validation, "expression"));
         if let Some(expression) = &expression {
-            report(&validation, check_condition(expression, &|root, path| claims.kind_of(&kinds, root, path)));
+            report(&validation, check_condition(expression, &sample, &|root, path| claims.kind_of(&kinds, root, path)));
         }
         validation.close();
         Some((expression?, message))
     });
     let validations = validations.collect();
-    let (username, groups) = (expression(&mapping, "username"), expression(&mapping, "groups"));
+    let named = |key: &'static str, wanted: &[Kind], what: &str| {
+        let expression = expression(&mapping, key)?;
+        let (kind, Mistakes { fatal, .. }) =
+            check_value(&expression, &sample, &|root, path| claims.kind_of(&kinds, root, path));
+        fatal.into_iter().for_each(|mistake| mapping.problem(key, mistake));
+        if kind != Kind::Unknown && !wanted.contains(&kind) {
+            mapping.problem(key, format!("gives no {what}; expected one, such as \"claims.sub\""));
+        }
+        Some(expression)
+    };
+    let username = named("username", &[Kind::Text], "text");
+    let groups = named("groups", &[Kind::Text, Kind::List], "text or list of texts");
     mapping.close();
     let authority = trust_roots::read(&section);
     let path = section.path_of("").trim_end_matches('.').to_owned();

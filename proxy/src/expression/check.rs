@@ -1,6 +1,9 @@
 //! Mistakes in an expression that can be seen before there is anything to evaluate it with.
 
-use cel::common::ast::{CallExpr, Expr, LiteralValue, operators};
+use cel::{
+    Context, ExecutionError, Value,
+    common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators},
+};
 
 use super::{Expression, parts_of, path_of};
 
@@ -44,9 +47,9 @@ pub struct Mistakes {
 }
 
 /// Looks for mistakes in a condition, which must be true or false. `known` says what a path in a variable gives, or why
-/// there is none: `known("req", &["tag"])`.
-pub fn check_condition(expression: &Expression, known: &Known<'_>) -> Mistakes {
-    let mut check = Check { known, bound: Vec::new(), mistakes: Mistakes::default() };
+/// there is none: `known("req", &["tag"])`. In `sample` is an example of each variable whose paths are known.
+pub fn check_condition(expression: &Expression, sample: &Context<'_, '_>, known: &Known<'_>) -> Mistakes {
+    let mut check = Check::new(sample, known);
     let kind = check.kind_of(expression.root());
     if !matches!(kind, Kind::Boolean | Kind::Unknown) {
         check.mistakes.fatal.push(format!("is {}, and neither true nor false, so it never holds", kind.name()));
@@ -55,8 +58,8 @@ pub fn check_condition(expression: &Expression, known: &Known<'_>) -> Mistakes {
 }
 
 /// Looks for mistakes in an expression that may give anything; gives what it gives, too.
-pub fn check_value(expression: &Expression, known: &Known<'_>) -> (Kind, Mistakes) {
-    let mut check = Check { known, bound: Vec::new(), mistakes: Mistakes::default() };
+pub fn check_value(expression: &Expression, sample: &Context<'_, '_>, known: &Known<'_>) -> (Kind, Mistakes) {
+    let mut check = Check::new(sample, known);
     (check.kind_of(expression.root()), check.mistakes)
 }
 
@@ -64,13 +67,60 @@ pub fn check_value(expression: &Expression, known: &Known<'_>) -> (Kind, Mistake
 pub type Known<'a> = dyn Fn(&str, &[&str]) -> Result<Kind, String> + 'a;
 
 struct Check<'a> {
+    sample: &'a Context<'a, 'a>,
     known: &'a Known<'a>,
+    /// How many things it has looked at of which nothing is known.
+    unknown: usize,
     /// Variables of the expression's own (`x` of `list.exists(x, …)`).
     bound: Vec<String>,
     mistakes: Mistakes,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    fn new(sample: &'a Context<'_, '_>, known: &'a Known<'a>) -> Self {
+        Self { sample, known, unknown: 0, bound: Vec::new(), mistakes: Mistakes::default() }
+    }
+
+    /// Calls a function to see whether it can be called so at all.
+    fn try_out(&mut self, call: &CallExpr, is_all_known: bool) {
+        use ExecutionError as E;
+        // Those of the language itself are macros, or are looked at above.
+        let evaluate = |call: CallExpr| Value::resolve(&IdedExpr { id: 0, expr: Expr::Call(call) }, self.sample).err();
+        // A name that is unknown however it is called: alone, with something, and as a method of something.
+        let text = || IdedExpr { id: 0, expr: Expr::Literal(LiteralValue::String(String::new().into())) };
+        let is_unknown = |target: Option<IdedExpr>, args: Vec<IdedExpr>| {
+            let called = CallExpr { func_name: call.func_name.clone(), target: target.map(Box::new), args };
+            matches!(evaluate(called), Some(E::UndeclaredReference(_)))
+        };
+        let is_name = call.func_name.starts_with(|c: char| c.is_ascii_alphabetic());
+        let ways = [(None, vec![]), (None, vec![text()]), (Some(text()), vec![]), (Some(text()), vec![text()])];
+        if is_name && ways.into_iter().all(|(target, args)| is_unknown(target, args)) {
+            return self.mistakes.fatal.push(format!("calls {}, which is no function here", call.func_name));
+        }
+        let is_literal = |part: &IdedExpr| matches!(part.expr, Expr::Literal(_));
+        let pattern = call.args.first().filter(|_| call.func_name == "matches").filter(|pattern| is_literal(pattern));
+        if let Some(pattern) = pattern {
+            let matches = CallExpr { target: Some(Box::new(text())), args: vec![pattern.clone()], ..call.clone() };
+            if evaluate(matches).is_some() {
+                return self.mistakes.fatal.push("matches a pattern that is no regular expression (RE2)".to_owned());
+            }
+        }
+        // Whatever else fails may depend on the example.
+        let never = evaluate(call.clone()).filter(|_| is_all_known).filter(|error| {
+            matches!(
+                error,
+                E::NoSuchOverload(_)
+                    | E::InvalidArgumentCount { .. }
+                    | E::NotSupportedAsMethod { .. }
+                    | E::UnsupportedTargetType { .. }
+                    | E::MissingArgumentOrTarget
+            )
+        });
+        if let Some(error) = never {
+            self.mistakes.fatal.push(format!("can't be evaluated: {error}"));
+        }
+    }
+
     fn kind_of(&mut self, expression: &Expr) -> Kind {
         if let Expr::Select(select) = expression
             && select.test
@@ -121,20 +171,23 @@ impl Check<'_> {
     }
 
     fn kind_of_path(&mut self, root: &str, path: &[&str]) -> Kind {
-        if self.bound.iter().any(|bound| bound == root) {
-            return Kind::Unknown;
-        }
-        (self.known)(root, path).unwrap_or_else(|mistake| {
+        let is_bound = self.bound.iter().any(|bound| bound == root);
+        let kind = if is_bound { Ok(Kind::Unknown) } else { (self.known)(root, path) };
+        let kind = kind.unwrap_or_else(|mistake| {
             self.mistakes.fatal.push(mistake);
             Kind::Unknown
-        })
+        });
+        self.unknown += usize::from(kind == Kind::Unknown);
+        kind
     }
 
     fn kind_of_call(&mut self, call: &CallExpr) -> Kind {
+        let unknown = self.unknown;
         if let Some(target) = &call.target {
             self.kind_of(&target.expr);
         }
         let kinds: Vec<Kind> = call.args.iter().map(|arg| self.kind_of(&arg.expr)).collect();
+        self.try_out(call, self.unknown == unknown);
         match (call.func_name.as_str(), kinds.as_slice()) {
             (
                 operators::EQUALS
@@ -193,7 +246,10 @@ mod tests {
             ("req", ["claims", ..]) => Ok(Kind::Unknown),
             _ => Err(format!("looks at {root}.{}", path.join("."))),
         };
-        check_condition(&Expression::compile(text).expect(text), &known)
+        let mut sample = Context::default();
+        let req = serde_json::json!({"tag": "v1", "enabled": true, "list": ["a"], "claims": {}});
+        crate::expression::know(&mut sample, "req", &req).expect("known");
+        check_condition(&Expression::compile(text).expect(text), &sample, &known)
     }
 
     #[test]
@@ -209,6 +265,10 @@ mod tests {
             "req.list.exists_one(x, x == req.tag)",
             "req.list.filter(x, x != 'a').size() > 1",
             "req.enabled ? req.tag == 'a' : req.tag.size() > 3",
+            "int(req.tag) > 3 || timestamp(req.tag) < timestamp('2027-01-01T00:00:00Z')",
+            "req.claims.groups.exists(g, g.startsWith('team-') && g.size() > 5)",
+            "req.claims.a.startsWith('x') && size(req.list) > 0 && string(1) == '1'",
+            "req.list[0] == 'a' && req.tag.contains('v') && req.tag.endsWith('1') && 'a' in req.list",
         ] {
             assert_eq!(mistakes(text), Mistakes::default(), "{text}");
         }
@@ -226,11 +286,18 @@ mod tests {
             ("req.nothing == 'x'", "looks at req.nothing"),
             ("claims.sub == 'x'", "looks at claims.sub"),
             ("req.list.exists(x, y == 'a')", "looks at y"),
+            ("req.tag.startswith('x')", "calls startswith, which is no function"),
+            ("req.claims.a.lowerAscii() == 'x'", "calls lowerAscii, which is no function"),
+            ("req.tag.startsWith('x', 'y')", "can't be evaluated"),
+            ("req.tag.matches('[')", "no regular expression"),
+            ("req.claims.a.matches('(?!x)')", "no regular expression"),
+            ("req.tag in 'abc'", "can't be evaluated"),
+            ("req.tag > 1.5", "can't be evaluated"),
         ] {
             let found = mistakes(text);
             assert!(found.fatal.iter().any(|mistake| mistake.contains(fatal)), "{text}: {found:?}");
         }
-        for text in ["req.tag == 5", "5 != req.tag", "req.enabled == 'true'", "req.tag > 1.5"] {
+        for text in ["req.tag == 5", "5 != req.tag", "req.enabled == 'true'"] {
             let found = mistakes(text);
             assert!(found.fatal.is_empty() && found.doubtful[0].starts_with("compares "), "{text}: {found:?}");
         }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What every key begins with, as zot's do.
-const PREFIX: &str = "zak_";
+pub const PREFIX: &str = "zak_";
 
 /// How many keys one person may have.
 pub const MAX_KEYS: i64 = 200;

@@ -40,8 +40,11 @@ impl Credential {
 
     /// Whose it is said to be, for the log; nothing, if what stands there is a key or a token.
     pub fn claimed_user(&self) -> Option<&str> {
+        // Wherever they stand in it: somebody may have pasted white space, too.
         let is_secret = |text: &str| {
-            api_key::is_key(text) || refresh_token::is_refresh_token(text) || claimed_issuer(text).is_some()
+            text.contains(api_key::PREFIX)
+                || text.contains(refresh_token::PREFIX)
+                || claimed_issuer(text.trim()).is_some()
         };
         match self {
             Self::Basic { user, .. } if !is_secret(user) => Some(user),

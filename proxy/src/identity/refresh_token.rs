@@ -12,12 +12,7 @@ use crate::{
 };
 
 /// What every refresh token begins with.
-const PREFIX: &str = "brt_";
-
-/// Whether a text looks like a refresh token.
-pub fn is_refresh_token(text: &str) -> bool {
-    text.starts_with(PREFIX)
-}
+pub const PREFIX: &str = "brt_";
 
 /// The refresh tokens, with those in use in memory.
 pub struct RefreshTokens {

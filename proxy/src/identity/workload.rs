@@ -283,6 +283,21 @@ impl Workloads {
         self.rules.iter().filter(move |rule| rule.issuer.issuer == issuer)
     }
 
+    /// Who would bring a token that says that it is of `issuer`, if its signature is good, and the rule that takes it.
+    ///
+    /// # Errors
+    /// As [`Workloads::apply`].
+    pub fn judge(&self, issuer: &str, claims: &Claims) -> Result<(Identity, &str), Refusal> {
+        let mut refusal = Refusal::from(Rejection::UnknownIssuer(issuer.chars().take(200).collect()));
+        for own in self.issuers.iter().filter(|own| own.config.any_issuer || own.config.issuer == issuer) {
+            match self.apply_and_name(&own.config.issuer, claims) {
+                Err(error) => refusal = error,
+                taken => return taken,
+            }
+        }
+        Err(refusal)
+    }
+
     /// Who brings a genuine token of the configured `issuer` with these claims.
     ///
     /// # Errors

@@ -111,6 +111,12 @@ pub enum Event<'a> {
         /// The tag or the digest.
         #[serde(skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
+        /// The tags that a push by digest sets with it.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        tags: Vec<String>,
+        /// Where a mounted blob was asked for from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<&'a str>,
         /// The answer.
         status: u16,
         /// Bytes of the body that the client sent.

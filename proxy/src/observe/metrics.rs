@@ -229,8 +229,10 @@ impl Metrics {
         self.process.update();
         let mut text = TextEncoder::new().encode_to_string(&self.registry.gather())?;
         for line in now.registry.iter().flat_map(|text| text.lines()) {
-            let name = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
-            if name.starts_with(REGISTRY_PREFIX) {
+            let about = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+            // One bad line would cost all the others.
+            let is_sample = || line.rsplit_once(' ').is_some_and(|(_, value)| value.parse::<f64>().is_ok());
+            if about.unwrap_or(line).starts_with(REGISTRY_PREFIX) && (about.is_some() || is_sample()) {
                 text.push_str(line);
                 text.push('\n');
             }

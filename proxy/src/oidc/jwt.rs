@@ -259,6 +259,22 @@ pub fn is_access_token_of(token: &str, claims: &Claims) -> bool {
     is_access_token(typ.as_deref(), claims)
 }
 
+/// Why a token is refused whoever signed it, as far as that can be seen in it.
+pub fn never_taken(token: &str, claims: &Claims) -> Option<JwtError> {
+    let Ok(header) = decode_header(token) else { return Some(JwtError::Signature) };
+    let is_early = |name| claims.get(name).and_then(numeric_date).is_some_and(|at| at > now() + LEEWAY_SECONDS);
+    let logs_out = header.typ.is_some_and(|typ| typ.eq_ignore_ascii_case("logout+jwt"));
+    if is_symmetric(header.alg) {
+        Some(JwtError::Algorithm)
+    } else if has_critical_parameters(token) {
+        Some(JwtError::Critical)
+    } else if logs_out || claims.contains_key("events") {
+        Some(JwtError::NotForSigningIn)
+    } else {
+        (is_early("nbf") || is_early("iat")).then_some(JwtError::Early)
+    }
+}
+
 /// Whether a token's header has `crit`.
 fn has_critical_parameters(token: &str) -> bool {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

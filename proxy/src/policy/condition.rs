@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use berth_oci::Reference;
 use cel::Context;
 use chrono::DateTime;
 use serde::Serialize;
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::Question;
 use crate::{
+    action::Action,
     expression::{Expression, check::Kind},
     identity::Identity,
 };
@@ -57,6 +59,45 @@ struct Request<'a> {
     client: Client<'a>,
     tls: Tls<'a>,
     claims: &'a Map<String, Value>,
+}
+
+impl<'a> Request<'a> {
+    fn new(
+        question: &Question<'a>,
+        identity: Option<&'a Identity>,
+        groups: &'a [String],
+        admin: bool,
+        circumstances: &'a Circumstances,
+        claims: &'a Map<String, Value>,
+    ) -> Self {
+        let (tag, digest) = (question.tag(), question.digest());
+        Self {
+            time: cel::Timestamp(DateTime::from_timestamp(circumstances.time, 0).unwrap_or_default().fixed_offset()),
+            method: &circumstances.method,
+            user_agent: &circumstances.user_agent,
+            action: question.action.to_string(),
+            repository: question.repository,
+            reference: question.reference.map(ToString::to_string).unwrap_or_default(),
+            reference_type: match (&tag, &digest) {
+                (Some(_), _) => "tag",
+                (None, Some(_)) => "digest",
+                (None, None) => "",
+            },
+            tag: tag.unwrap_or_default(),
+            digest: digest.unwrap_or_default(),
+            user: User { username: identity.map_or("", |identity| &identity.user), groups },
+            auth: Auth { anonymous: identity.is_none(), admin },
+            client: Client {
+                ip: circumstances.client.map(|ip| ip.to_string()).unwrap_or_default(),
+                forwarded_for: &circumstances.forwarded_for,
+            },
+            tls: Tls {
+                enabled: circumstances.tls.is_some(),
+                version: circumstances.tls.as_deref().unwrap_or_default(),
+            },
+            claims,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -130,6 +171,22 @@ pub fn kind_of(variable: &str, path: &[&str]) -> Result<Kind, String> {
     })
 }
 
+/// An example of what a condition sees.
+pub fn sample() -> Context<'static, 'static> {
+    let identity = Identity::named("user", vec!["group".to_owned()]);
+    let reference: Reference = Reference::Tag(SAMPLE_TAG.parse().unwrap_or_else(|_| unreachable!("a constant tag")));
+    let question = Question { action: Action::Create, repository: "repository", reference: Some(&reference) };
+    let (groups, circumstances) = (identity.groups.clone(), Circumstances::default());
+    let request = Request::new(&question, Some(&identity), &groups, false, &circumstances, &identity.claims);
+    let mut context = Context::default();
+    if let Ok(value) = cel::to_value(&request) {
+        context.add_variable_from_value("req", value);
+    }
+    context
+}
+
+const SAMPLE_TAG: &str = "v1";
+
 /// Why a condition doesn't hold.
 #[derive(Clone, Debug)]
 pub struct Unmet {
@@ -152,30 +209,8 @@ pub fn unmet(
         return None;
     }
     let none = Map::new();
-    let (tag, digest) = (question.tag(), question.digest());
-    let request = Request {
-        time: cel::Timestamp(DateTime::from_timestamp(circumstances.time, 0).unwrap_or_default().fixed_offset()),
-        method: &circumstances.method,
-        user_agent: &circumstances.user_agent,
-        action: question.action.to_string(),
-        repository: question.repository,
-        reference: question.reference.map(ToString::to_string).unwrap_or_default(),
-        reference_type: match (&tag, &digest) {
-            (Some(_), _) => "tag",
-            (None, Some(_)) => "digest",
-            (None, None) => "",
-        },
-        tag: tag.unwrap_or_default(),
-        digest: digest.unwrap_or_default(),
-        user: User { username: identity.map_or("", |identity| &identity.user), groups },
-        auth: Auth { anonymous: identity.is_none(), admin },
-        client: Client {
-            ip: circumstances.client.map(|ip| ip.to_string()).unwrap_or_default(),
-            forwarded_for: &circumstances.forwarded_for,
-        },
-        tls: Tls { enabled: circumstances.tls.is_some(), version: circumstances.tls.as_deref().unwrap_or_default() },
-        claims: identity.map_or(&none, |identity| &identity.claims),
-    };
+    let claims = identity.map_or(&none, |identity| &identity.claims);
+    let request = Request::new(question, identity, groups, admin, circumstances, claims);
     let mut context = Context::default();
     match cel::to_value(&request) {
         Ok(value) => context.add_variable_from_value("req", value),

@@ -322,9 +322,15 @@ pub async fn end_session(
         Err(response) => return response,
     };
     match app.identities.sessions.end_of(&owner.id, &form.id).await {
-        Ok(_) => {
-            tracing::info!(request = request.id, user = owner.identity.user, "a session was ended from another one");
-            app.audit.record(&request.origin(), &Event::SessionEnded);
+        Ok(there) => {
+            if there {
+                tracing::info!(
+                    request = request.id,
+                    user = owner.identity.user,
+                    "a session was ended from another one"
+                );
+                app.audit.record(&request.origin(), &Event::SessionEnded);
+            }
             Redirect::to("/").into_response()
         }
         Err(error) => database_failed(&error, &request),

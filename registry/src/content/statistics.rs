@@ -66,7 +66,9 @@ impl Statistics {
 
     /// A new blob is stored.
     pub(super) fn added(&self, len: u64) {
-        self.change(|usage| *usage = Usage { blobs: usage.blobs + 1, bytes: usage.bytes.saturating_add(len) });
+        self.change(|usage| {
+            *usage = Usage { blobs: usage.blobs.saturating_add(1), bytes: usage.bytes.saturating_add(len) }
+        });
     }
 
     /// Everything was counted.

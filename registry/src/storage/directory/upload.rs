@@ -52,7 +52,11 @@ pub fn begin(storage: Directory, repository: Repository, algorithm: Algorithm) -
         upload.save()?;
         Ok(Box::new(upload) as Box<dyn Upload>)
     };
-    make().map_err(|error| named(&folder, error))
+    make().map_err(|error| {
+        // Nobody knows its name.
+        let _ = fs::remove_dir_all(&folder);
+        named(&folder, error)
+    })
 }
 
 /// Takes up an upload.
