@@ -271,9 +271,7 @@ async fn perform(content: &Content, operation: Operation, request: Request) -> R
             upload_response(StatusCode::ACCEPTED, &repository, &*upload)
         }
         Op::PushBlob { repository, digest } => {
-            let upload = content.start_upload(&repository, digest.algorithm()).await?;
-            let upload = content.receive(upload, body.into_data_stream()).await?;
-            content.finish_upload(&repository, upload, digest.clone()).await?;
+            content.push_blob(&repository, &digest, body.into_data_stream()).await?;
             created(format!("/v2/{repository}/blobs/{digest}"), &digest)
         }
         Op::MountBlob { repository, digest, from } => {
@@ -291,18 +289,18 @@ async fn perform(content: &Content, operation: Operation, request: Request) -> R
         }
         Op::UploadChunk(session) => {
             let upload = content.resume_upload(&session).await?;
-            in_order(headers, &session.repository, &*upload)?;
-            let upload = content.append(upload, body.into_data_stream()).await?;
+            let len = in_order(headers, &session.repository, &*upload)?;
+            let upload = content.append(upload, body.into_data_stream(), len).await?;
             upload_response(StatusCode::ACCEPTED, &session.repository, &*upload)
         }
         Op::FinishUpload { session, digest } => {
             let mut upload = content.resume_upload(&session).await?;
-            in_order(headers, &session.repository, &*upload)?;
+            let len = in_order(headers, &session.repository, &*upload)?;
             // Nothing has been hashed yet, so it isn't too late to learn the algorithm.
             if upload.len() == 0 {
                 upload.restart(digest.algorithm());
             }
-            let upload = content.receive(upload, body.into_data_stream()).await?;
+            let upload = content.receive(upload, body.into_data_stream(), len).await?;
             content.finish_upload(&session.repository, upload, digest.clone()).await?;
             created(format!("/v2/{}/blobs/{digest}", session.repository), &digest)
         }
@@ -392,9 +390,9 @@ impl ByteRange {
 }
 
 /// `Content-Range: a-b` of a chunk must begin where the upload ends (distribution specification, "Pushing a blob in
-/// chunks"). Without the header the body is appended.
-fn in_order(headers: &HeaderMap, repository: &Repository, upload: &dyn Upload) -> Result<(), Error> {
-    let Some(range) = headers.get(CONTENT_RANGE) else { return Ok(()) };
+/// chunks"), and says how long the chunk is. Without the header the body is appended, whatever its length.
+fn in_order(headers: &HeaderMap, repository: &Repository, upload: &dyn Upload) -> Result<Option<u64>, Error> {
+    let Some(range) = headers.get(CONTENT_RANGE) else { return Ok(None) };
     let parsed = range.to_str().ok().and_then(|range| {
         let (first, last) = range.strip_prefix("bytes ").unwrap_or(range).split_once('-')?;
         let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
@@ -413,7 +411,7 @@ fn in_order(headers: &HeaderMap, repository: &Repository, upload: &dyn Upload) -
         let message = "Content-Range and Content-Length disagree";
         return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, message));
     }
-    Ok(())
+    Ok(Some(len))
 }
 
 /// `If-None-Match: *` and `If-Match: *` of a manifest push; conditions on a certain digest aren't supported.

@@ -147,6 +147,9 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     if config.garbage.is_some() {
         let content = Arc::clone(&content);
         tokio::spawn(async move { content.keep_collecting(changes).await });
+    } else {
+        let content = Arc::clone(&content);
+        tokio::spawn(async move { content.keep_expiring_uploads().await });
     }
     let upstream = config.upstream.clone();
     tokio::spawn(keep_reloading(path.clone(), config, schedule, hangups));

@@ -3,7 +3,9 @@
 use berth_tests::{
     api::{Api, error_of, header_of, location},
     images::{Image, MANIFEST, digest},
+    process::wait_for,
     system::{Setup, System},
+    tools,
 };
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -109,6 +111,64 @@ async fn end_4b_a_blob_in_one_post_and_streamed_without_a_length() {
     let target = format!("{}?digest={}", location(&answer), digest(&chunks));
     let answer = api.request(Method::PUT, &target).header(header::CONTENT_LENGTH, 0).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::CREATED);
+}
+
+/// The names of uploads that aren't finished.
+fn uploads(system: &System) -> Vec<std::ffi::OsString> {
+    let entries = std::fs::read_dir(system.folder.join("registry/uploads")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
+}
+
+#[tokio::test]
+async fn a_single_post_that_is_wrong_or_breaks_off_leaves_nothing() {
+    let (system, api) = alice().await;
+    let target = format!("/v2/r/blobs/uploads/?digest={}", digest(b"other"));
+    let answer = api.request(Method::POST, &target).body("content").send().await.unwrap();
+    assert_eq!(error_of(answer).await, (400, "DIGEST_INVALID".to_owned()));
+    assert!(uploads(&system).is_empty(), "{:?}", uploads(&system));
+    // A client that goes away in the middle.
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    let stream = futures_util::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+    let body = reqwest::Body::wrap_stream(Box::pin(stream));
+    let pushing = tokio::spawn(api.request(Method::POST, &target).body(body).send());
+    sender.send(Ok(b"first".to_vec())).await.unwrap();
+    wait_for("the upload", async || (uploads(&system).len() == 1).then_some(())).await;
+    sender.send(Err(std::io::Error::other("gone"))).await.unwrap();
+    assert!(pushing.await.unwrap().is_err());
+    wait_for("the upload to go", async || uploads(&system).is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_fit_its_range_is_refused_and_nothing_of_it_counts() {
+    let (_system, api) = alice().await;
+    let address = api.start_upload("r").await;
+    let chunk = |range: &'static str, bytes: &'static [u8]| {
+        // Without Content-Length, which would say the same.
+        let stream = reqwest::Body::wrap_stream(futures_stream(bytes.to_vec()));
+        api.request(Method::PATCH, &address).header(header::CONTENT_RANGE, range).body(stream).send()
+    };
+    for range in ["0-9", "0-1"] {
+        assert_eq!(error_of(chunk(range, b"hello").await.unwrap()).await, (400, "SIZE_INVALID".to_owned()), "{range}");
+    }
+    assert_eq!(chunk("0-4", b"hello").await.unwrap().status(), StatusCode::ACCEPTED);
+    let answer = api.request(Method::PUT, &format!("{address}?digest={}", digest(b"hello"))).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn uploads_expire_also_where_no_garbage_is_collected() {
+    let mut system = System::start(Setup { storage: json!({"gc": false}), ..Setup::default() }).await;
+    let (key, _) = system.signed_in("alice").await.make_key("a").await;
+    let api = Api::basic(&system.url, "alice", &key);
+    let (old, young) = (api.start_upload("r").await, api.start_upload("r").await);
+    system.registry.kill();
+    let name = |address: &str| address.rsplit('/').next().unwrap().to_owned();
+    let folder = system.folder.join("registry/uploads").join(name(&old));
+    for file in [folder.join("data"), folder.join("state"), folder.clone()] {
+        tools::must(std::process::Command::new("touch").args(["-d", "2 days ago"]).arg(file));
+    }
+    system.restart_registry().await;
+    wait_for("the old one to go", async || (uploads(&system) == [name(&young).as_str()]).then_some(())).await;
 }
 
 /// A body that comes in pieces.

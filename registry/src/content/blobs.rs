@@ -70,21 +70,55 @@ impl Content {
         self.storage.resume_upload(&session.repository, &session.id).await.map_err(upload_error)
     }
 
-    /// Appends a request's body, and makes it durable.
-    pub async fn append<S, E>(&self, upload: Box<dyn Upload>, body: S) -> Result<Box<dyn Upload>, Error>
+    /// Takes a blob in one request. Of one that breaks off, or is another one than was said, nothing stays: nobody knows the
+    /// name of its upload.
+    pub async fn push_blob<S, E>(&self, repository: &Repository, digest: &Digest, body: S) -> Result<(), Error>
     where
         S: Stream<Item = Result<Bytes, E>>,
         E: std::fmt::Display,
     {
-        self.receive(upload, body).await?.flush().await.map_err(storage_error)
+        let upload = self.start_upload(repository, digest.algorithm()).await?;
+        let id = upload.id().clone();
+        let pushed = async {
+            let upload = self.receive(upload, body, None).await?;
+            self.finish_upload(repository, upload, digest.clone()).await
+        };
+        let pushed = pushed.await;
+        if pushed.is_err()
+            && let Ok(left) = self.storage.resume_upload(repository, &id).await
+        {
+            left.cancel().await.map_err(storage_error)?;
+        }
+        pushed
     }
 
-    /// Appends a request's body. If the client goes away, what it sent so far counts.
-    pub async fn receive<S, E>(&self, upload: Box<dyn Upload>, body: S) -> Result<Box<dyn Upload>, Error>
+    /// Appends a request's body, and makes it durable; `len` is how long it must be, if it has said so.
+    pub async fn append<S, E>(
+        &self,
+        upload: Box<dyn Upload>,
+        body: S,
+        len: Option<u64>,
+    ) -> Result<Box<dyn Upload>, Error>
     where
         S: Stream<Item = Result<Bytes, E>>,
         E: std::fmt::Display,
     {
+        self.receive(upload, body, len).await?.flush().await.map_err(storage_error)
+    }
+
+    /// Appends a request's body. If the client goes away, what it sent so far counts; if it has another length than it has
+    /// said, nothing of it does.
+    pub async fn receive<S, E>(
+        &self,
+        upload: Box<dyn Upload>,
+        body: S,
+        len: Option<u64>,
+    ) -> Result<Box<dyn Upload>, Error>
+    where
+        S: Stream<Item = Result<Bytes, E>>,
+        E: std::fmt::Display,
+    {
+        let before = upload.len();
         let mut body = std::pin::pin!(body);
         let mut broken = None;
         // While one batch is written, the next is received.
@@ -99,7 +133,13 @@ impl Content {
             writing = tokio::spawn(upload.append(batch));
         }
         let upload = written(writing).await?;
+        let received = upload.len() - before;
         match broken {
+            None if len.is_some_and(|len| len != received) => {
+                upload.release().await.map_err(storage_error)?;
+                let message = format!("the body has {received} bytes, which don't fit its Content-Range");
+                Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, message))
+            }
             None => Ok(upload),
             Some(error) => {
                 tracing::info!(%error, "a client went away in the middle of an upload");

@@ -29,6 +29,9 @@ use crate::storage::{StoredBlob, keys};
 /// An upload that nobody has gone on with for so long has expired.
 const UPLOAD_LIFETIME: Duration = Duration::from_hours(24);
 
+/// How often it is looked for them where no garbage is collected.
+const EXPIRY_INTERVAL: Duration = Duration::from_hours(1);
+
 /// How long a push waits for the end of a collection of the same bytes, and how often it looks.
 const COLLECTION_WAIT: Duration = Duration::from_secs(10);
 const COLLECTION_POLL: Duration = Duration::from_millis(200);
@@ -317,6 +320,18 @@ impl Content {
         Ok(())
     }
 
+    /// Drops what has expired of uploads, for as long as the process lives, where nothing else is collected.
+    pub async fn keep_expiring_uploads(&self) {
+        loop {
+            match self.storage.expire_uploads(UPLOAD_LIFETIME, false).await {
+                Ok(0) => {}
+                Ok(expired) => tracing::info!(expired, "uploads have expired"),
+                Err(error) => tracing::error!(%error, "uploads can't be dropped that have expired"),
+            }
+            tokio::time::sleep(EXPIRY_INTERVAL).await;
+        }
+    }
+
     /// Collects every `interval`, for as long as the process lives. `schedule` gives delay and interval, which may change.
     pub async fn keep_collecting(&self, mut schedule: watch::Receiver<(Duration, Duration)>) {
         loop {
@@ -386,7 +401,7 @@ mod tests {
             let digest = digest_of(Algorithm::Sha256, bytes).expect("a digest");
             let upload = self.content.start_upload(repository, Algorithm::Sha256).await.expect("an upload");
             let body = stream::iter([Ok::<_, io::Error>(Bytes::from_static(bytes))]);
-            let upload = self.content.append(upload, body).await.expect("appended");
+            let upload = self.content.append(upload, body, None).await.expect("appended");
             self.content.finish_upload(repository, upload, digest.clone()).await.expect("finished");
             digest
         }
