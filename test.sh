@@ -35,6 +35,7 @@ python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 need caddy caddy
 need promtool prometheus
 need nginx nginx
+need rsync rsync
 need htpasswd apache2-utils
 need jq jq
 need curl curl
@@ -59,13 +60,26 @@ if [ ! -x "$tools/bin/helm" ]; then
     GOBIN="$tools/bin" "$tools/bin/go" install sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
     GOBIN="$tools/bin" "$tools/bin/go" install helm.sh/helm/v3/cmd/helm@v3.19.5
 fi
-# Clients that Debian doesn't have.
-for client in github.com/google/go-containerregistry/cmd/crane@v0.20.6 oras.land/oras/cmd/oras@v1.3.0; do
+# Clients and servers that Debian doesn't have.
+for client in github.com/google/go-containerregistry/cmd/crane@v0.20.6 oras.land/oras/cmd/oras@v1.3.0 \
+    github.com/versity/versitygw/cmd/versitygw@v1.8.0; do
     name=${client%@*}
     if [ ! -x "$tools/bin/${name##*/}" ]; then
         GOBIN="$tools/bin" "$tools/bin/go" install "$client"
     fi
 done
+# A module that replaces others isn't installed by its name: it is built where it lies.
+built() { # built NAME MODULE@VERSION PACKAGE
+    [ ! -x "$tools/bin/$1" ] || return 0
+    source=$("$tools/bin/go" mod download -json "$2" | jq --raw-output .Dir)
+    work=$(mktemp -d)
+    cp -r "$source/." "$work"
+    chmod -R u+w "$work"
+    (cd "$work" && "$tools/bin/go" build -mod=mod -o "$tools/bin/$1" "$3")
+    rm -rf "$work"
+}
+built docker-buildx github.com/docker/buildx@v0.38.2 ./cmd/buildx
+built traefik github.com/traefik/traefik/v3@v3.6.0 ./cmd/traefik
 PATH="$tools/bin:$PATH"
 export PATH
 

@@ -37,6 +37,11 @@ impl Api {
         Self { http, url: url.to_owned(), credential }
     }
 
+    /// The same over an HTTP client of one's own.
+    pub fn over(url: &str, http: Client, credential: Credential) -> Self {
+        Self { http, url: url.to_owned(), credential }
+    }
+
     /// A client that shows `user` and `password`.
     pub fn basic(url: &str, user: &str, password: &str) -> Self {
         Self::new(url, Credential::Basic(user.to_owned(), password.to_owned()))

@@ -25,6 +25,11 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    /// Its key, in PEM, for a server that makes certificates itself.
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// A certificate and its key, in PEM.
     pub fn certify(&self, names: &[&str], common_name: &str, email: Option<&str>) -> (String, String) {
         let key = KeyPair::generate().unwrap();

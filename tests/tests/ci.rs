@@ -117,12 +117,19 @@ async fn the_documented_rules_take_the_tokens_of_their_services_and_no_others() 
 
 /// A client of the examples, and what it does with a job's token as its password, in the folder of the job: `$TO` is where to,
 /// `$HOST` the registry, `$TOKEN` the token.
-const CLIENTS: [(&str, &str); 7] = [
+const CLIENTS: [(&str, &str); 8] = [
     (
         "docker",
         "mkdir docker && echo '{}' > docker/config.json && export DOCKER_CONFIG=$PWD/docker
          echo $TOKEN | docker login --username github --password-stdin $HOST
          docker build --quiet --tag $TO . && docker push $TO && docker rmi --force $TO",
+    ),
+    (
+        "docker-buildx",
+        "mkdir -p docker/cli-plugins && echo '{}' > docker/config.json && export DOCKER_CONFIG=$PWD/docker
+         ln -s $(command -v docker-buildx) docker/cli-plugins/
+         echo $TOKEN | docker login --username github --password-stdin $HOST
+         docker buildx build --quiet --tag $TO --push .",
     ),
     (
         "podman",
@@ -184,7 +191,7 @@ async fn every_client_of_the_examples_pushes_with_a_job_s_own_token() {
     let token = signed(&issuer, claims).await;
     for (client, script) in CLIENTS {
         let (Some(_), Some(bash)) = (tools::find(client), tools::find("bash")) else { continue };
-        if client == "docker" && !run(Command::new("docker").arg("info")).success {
+        if client.starts_with("docker") && !run(Command::new("docker").arg("info")).success {
             tools::skip("no docker engine runs");
             continue;
         }

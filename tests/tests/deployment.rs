@@ -6,7 +6,7 @@ use std::{
 };
 
 use berth_tests::{
-    api::Api,
+    api::{Api, Credential},
     images::Image,
     person::Person,
     process::{free_port, wait_for},
@@ -15,6 +15,8 @@ use berth_tests::{
 };
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+
+use crate::authority::Authority;
 
 pub fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -212,39 +214,9 @@ async fn the_compose_file_signs_people_in_and_lets_ci_push() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (work, id) = (folder.path(), std::process::id());
-    let image = |name: &str| format!("berth-compose-{name}-{id}");
-    let (berth, stand_in, shell) = (image("berth"), image("stand-in"), image("shell"));
-    berth_image(&docker, work, &berth);
-    // In authentik's place, and without a shell, as authentik's own image will be.
-    let root = work.join("stand-in");
-    let programs = binary("berth-stand-in");
-    let script = checkout().join("deploy/image.sh");
-    must(Command::new(script).arg(programs.parent().unwrap()).arg(&root).arg("berth-stand-in"));
-    import(&docker, &root, &stand_in, "1000:1000");
-    // In PostgreSQL's place, for the service that makes the secrets.
-    let root = work.join("shell");
-    std::fs::create_dir_all(root.join("bin")).unwrap();
-    std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
-    for name in ["sh", "sed", "cat", "cp", "mv", "mkdir", "chown", "chmod", "head", "base64", "tr", "sleep", "true"] {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
-    }
-    // The tools of PostgreSQL say what they are asked, and take it back.
-    for (name, script) in [("pg_dump", "echo \"$@\""), ("pg_isready", "true"), ("pg_restore", "cat")] {
-        let path = root.join("bin").join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    }
-    import(&docker, &root, &shell, "0:0");
-
-    let origin = "http://authentik.localhost:9000";
-    let serve = ["berth-stand-in", "--listen", "0.0.0.0:9000", "--origin", origin, "--blueprint"];
-    let serve: Vec<_> = serve.into_iter().chain(["/blueprints/custom/berth/berth.yaml"]).collect();
-    let nothing = json!({"image": shell, "entrypoint": ["sleep"], "command": ["1000000"]});
-    let mut database = nothing.clone();
-    database["healthcheck"] = json!({"test": ["CMD", "true"], "interval": "1s", "timeout": "5s", "retries": 3});
-    let rehearsal = json!({"services": {
-        "server": {"image": stand_in, "command": serve}, "worker": nothing, "postgresql": database,
-    }});
+    let [berth, stand_in, shell] = rehearsal_images(&docker, &busybox, work, &id.to_string());
+    let services = rehearsal_services(&stand_in, &shell, "http://authentik.localhost:9000");
+    let rehearsal = json!({"services": services});
     let override_file = work.join("rehearsal.json");
     std::fs::write(&override_file, rehearsal.to_string()).unwrap();
     let (port, provider_port) = (free_port(), free_port());
@@ -328,6 +300,129 @@ async fn the_compose_file_signs_people_in_and_lets_ci_push() {
     let mounts = inspected[0]["Mounts"].to_string();
     assert!(!mounts.contains("/run/secrets"), "{mounts}");
     assert_eq!(inspected[0]["HostConfig"]["NetworkMode"], "none");
+}
+
+/// The images of the rehearsal: Berth's own, the stand-in in authentik's place, and one with a shell in PostgreSQL's, for the
+/// service that makes the secrets.
+fn rehearsal_images(docker: &Path, busybox: &Path, work: &Path, id: &str) -> [String; 3] {
+    let image = |name: &str| format!("berth-compose-{name}-{id}");
+    let (berth, stand_in, shell) = (image("berth"), image("stand-in"), image("shell"));
+    berth_image(docker, work, &berth);
+    // Without a shell, as authentik's own image will be.
+    let root = work.join("stand-in");
+    let programs = binary("berth-stand-in");
+    let script = checkout().join("deploy/image.sh");
+    must(Command::new(script).arg(programs.parent().unwrap()).arg(&root).arg("berth-stand-in"));
+    import(docker, &root, &stand_in, "1000:1000");
+    let root = work.join("shell");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    for name in ["sh", "sed", "cat", "cp", "mv", "mkdir", "chown", "chmod", "head", "base64", "tr", "sleep", "true"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+    }
+    // The tools of PostgreSQL say what they are asked, and take it back.
+    for (name, script) in [("pg_dump", "echo \"$@\""), ("pg_isready", "true"), ("pg_restore", "cat")] {
+        let path = root.join("bin").join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    import(docker, &root, &shell, "0:0");
+    [berth, stand_in, shell]
+}
+
+/// What the rehearsal puts in the places of authentik and PostgreSQL: the stand-in, which says that it is at `origin` and
+/// reads the very blueprint.
+fn rehearsal_services(stand_in: &str, shell: &str, origin: &str) -> serde_json::Value {
+    let serve = ["berth-stand-in", "--listen", "0.0.0.0:9000", "--origin", origin, "--blueprint"];
+    let serve: Vec<_> = serve.into_iter().chain(["/blueprints/custom/berth/berth.yaml"]).collect();
+    let nothing = json!({"image": shell, "entrypoint": ["sleep"], "command": ["1000000"]});
+    let mut database = nothing.clone();
+    database["healthcheck"] = json!({"test": ["CMD", "true"], "interval": "1s", "timeout": "5s", "retries": 3});
+    json!({"server": {"image": stand_in, "command": serve}, "worker": nothing, "postgresql": database})
+}
+
+/// The same behind Caddy, whose certificates are of an authority of the test: Caddy takes what it finds for the names below
+/// `.localhost`, for which it asks nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_compose_file_with_tls_signs_people_in_behind_caddy() {
+    let (Some(docker), Some(busybox)) = (tools::find("docker"), tools::find("busybox")) else { return };
+    let Some(caddy) = tools::find("caddy") else { return };
+    if !run(Command::new(&docker).arg("info")).success || compose().is_none() {
+        return tools::skip("no docker engine runs");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (work, id) = (folder.path(), format!("tls-{}", std::process::id()));
+    let [berth, stand_in, shell] = rehearsal_images(&docker, &busybox, work, &id);
+    let caddy_image = format!("berth-compose-caddy-{id}");
+    let root = work.join("caddy");
+    must(Command::new(checkout().join("deploy/image.sh")).arg(caddy.parent().unwrap()).arg(&root).arg("caddy"));
+    let authority = Authority::new();
+    let place = root.join("data/caddy/pki/authorities/local");
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::write(place.join("root.crt"), &authority.pem).unwrap();
+    std::fs::write(place.join("root.key"), authority.key()).unwrap();
+    import(&docker, &root, &caddy_image, "0:0");
+    let ca = work.join("ca.crt");
+    std::fs::write(&ca, &authority.pem).unwrap();
+    must(Command::new("chmod").args(["-R", "a+rX"]).arg(work));
+
+    let [berth_host, authentik_host] = ["registry.localhost", "auth.localhost"];
+    let mut services = rehearsal_services(&stand_in, &shell, &format!("https://{authentik_host}"));
+    services["caddy"] = json!({
+        "command": ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"],
+        "environment": {"XDG_DATA_HOME": "/data", "XDG_CONFIG_HOME": "/data/config"},
+    });
+    services["proxy"] = json!({
+        "environment": {"SSL_CERT_FILE": "/ca.crt"}, "volumes": [format!("{}:/ca.crt:ro", ca.display())],
+    });
+    let override_file = work.join("rehearsal.json");
+    std::fs::write(&override_file, json!({"services": services}).to_string()).unwrap();
+    let project = Project {
+        files: vec![checkout().join("compose.yaml"), checkout().join("compose.tls.yaml"), override_file],
+        name: format!("berth{id}"),
+        env: vec![
+            ("BERTH_IMAGE", berth.clone()),
+            ("POSTGRESQL_IMAGE", shell.clone()),
+            ("CADDY_IMAGE", caddy_image.clone()),
+            ("BERTH_HOST", berth_host.to_owned()),
+            ("AUTHENTIK_HOST", authentik_host.to_owned()),
+            ("BERTH_PORT", free_port().to_string()),
+            ("AUTHENTIK_PORT", free_port().to_string()),
+            ("HTTP_PORT", free_port().to_string()),
+            ("HTTPS_PORT", free_port().to_string()),
+        ],
+        docker,
+        images: vec![berth, stand_in, shell, caddy_image],
+    };
+    must(&mut project.compose(&["up", "--detach", "--no-build"]));
+    let front: std::net::IpAddr = project.address("caddy").parse().unwrap();
+    let client = || {
+        let certificate = reqwest::Certificate::from_pem(authority.pem.as_bytes()).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([certificate]);
+        client.resolve(berth_host, (front, 443).into()).resolve(authentik_host, (front, 443).into())
+    };
+    let (url, asking) = (format!("https://{berth_host}"), client().build().unwrap());
+    wait_for("the proxy to be ready", async || {
+        asking.get(format!("{url}/readyz")).send().await.ok()?.status().is_success().then_some(())
+    })
+    .await;
+    let alice = Person::with(&url, client());
+    let page = alice.sign_in("alice", "alice").await.text().await.unwrap();
+    assert!(page.contains("Signed in as alice"), "{page}");
+    // Plain http leads to https, and a layer goes through.
+    let passwords = must(&mut project.compose(&["run", "--rm", "passwords"]));
+    let password = passwords.lines().find_map(|line| line.trim().strip_prefix("ci-password: ")).unwrap().to_owned();
+    let group = format!("https://{authentik_host}/test/groups/ci-robot/registry-ci");
+    asking.post(group).send().await.unwrap();
+    let ci = Api::over(&url, asking.clone(), Credential::Basic("ci-robot".to_owned(), password));
+    ci.must_push("team/app", "1", &Image::new(1, 20_000_000)).await;
+    let plain = client().resolve(berth_host, (front, 80).into()).redirect(reqwest::redirect::Policy::none());
+    let answer = plain.build().unwrap().get(format!("http://{berth_host}/")).send().await.unwrap();
+    assert_eq!(answer.headers()["location"], format!("{url}/"));
+    // Berth believes Caddy, and nobody else, who the client is.
+    let log = must(&mut project.compose(&["logs", "--no-color", "proxy"]));
+    let gateway = log.lines().find(|line| line.contains("push_manifest")).unwrap();
+    assert!(!gateway.contains("172.31.255.2\""), "{gateway}");
 }
 
 /// Containers and an image, removed when this is dropped.

@@ -11,7 +11,7 @@ use berth_tests::{
     api::Api,
     images::Image,
     process::{Process, free_port, wait_for},
-    system::{Setup, System, binary},
+    system::{Setup, System, binary, serve_with},
     tools::{find, must},
 };
 use reqwest::StatusCode;
@@ -101,7 +101,7 @@ async fn another_registry_s_content_is_copied_and_everything_comes_out_again() {
         let answer = api.get(&format!("/v2/{repository}/manifests/{tag}")).await;
         assert_eq!(answer.bytes().await.unwrap(), image.manifest, "{repository}:{tag}");
     }
-    let export = scripts[1]
+    let export = scripts[4]
         .replace("/var/lib/berth/registry", system.folder.join("registry").to_str().unwrap())
         .replace("/etc/berth/config.json", system.config().to_str().unwrap());
     follow(folder.path(), &export, &environment);
@@ -109,6 +109,55 @@ async fn another_registry_s_content_is_copied_and_everything_comes_out_again() {
         let inspected = format!("skopeo inspect --raw oci:export/{repository}:{tag}");
         assert!(follow(folder.path(), &inspected, &environment).contains("layers"), "{repository}:{tag}");
     }
+}
+
+#[tokio::test]
+async fn a_registry_moves_to_another_machine() {
+    let Some(_) = find("rsync") else { return };
+    let mut system = System::start(Setup::default()).await;
+    let alice = system.signed_in("alice").await;
+    let (key, _) = alice.make_key("a").await;
+    let api = Api::basic(&system.url, "alice", &key);
+    api.must_push("app", "1", &Image::new(1, 100_000)).await;
+    // The machines are folders here, and the addresses stay.
+    let there = system.folder.join("new-machine");
+    let (old, config) = (system.folder.clone(), system.config());
+    let state = there.join("var/lib/berth");
+    for folder in [&state, &there.join("etc")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    let adapt = |script: &str| {
+        script
+            .replace("new.company:", there.to_str().unwrap())
+            .replace("/etc/berth/config.json", config.to_str().unwrap())
+            .replace(" /var/lib/berth/", &format!(" {}/", old.display()))
+            .replace("/etc/berth ", &format!("{} ", config.display()))
+            .replace(&format!("{}/berth/", there.display()), &format!("{}/", there.display()))
+    };
+    let scripts = blocks(&document("moving.md"), "runs");
+    let [blobs, rest, check] = &scripts[1..4] else { panic!("three steps") };
+    follow(&old, &adapt(blobs), &[]);
+    api.must_push("app", "2", &Image::new(2, 100_000)).await;
+    system.proxy.terminate();
+    system.registry.terminate();
+    follow(&old, &adapt(rest), &[]);
+    // The old machine is gone; what the new one serves is its own.
+    for name in ["registry", "proxy.db", "proxy.key"] {
+        let from = old.join(name);
+        if from.is_dir() { fs::remove_dir_all(from).unwrap() } else { fs::remove_file(from).unwrap() }
+    }
+    system.configure(|config| {
+        config["storage"]["rootDirectory"] = json!(state.join("registry"));
+        config["sidecar"]["database"] = json!(format!("sqlite:{}", state.join("proxy.db").display()));
+    });
+    let _ = there.join("etc/config.json").metadata().expect("the configuration came along");
+    follow(&old, &adapt(check), &[]);
+    system.registry = serve_with("berth-registry", &config, &old.join("moved.log"));
+    system.restart_proxy().await;
+    for tag in ["1", "2"] {
+        assert_eq!(api.get(&format!("/v2/app/manifests/{tag}")).await.status(), StatusCode::OK);
+    }
+    assert!(alice.get("/").await.text().await.unwrap().contains("Signed in as alice"));
 }
 
 /// A system behind a proxy of another kind, with TLS; the proxy's address, and a folder with its certificate.
@@ -204,6 +253,32 @@ async fn caddy_in_front_carries_large_layers_and_says_whose_they_are() {
     command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&config).env("HOME", folder.path());
     let log = folder.path().join("caddy.log");
     let _caddy = Process::start(&mut command, &log).unwrap();
+    answers(port).await;
+    must_carry(&system, &api, folder.path(), port).await;
+}
+
+#[tokio::test]
+async fn traefik_in_front_carries_large_layers_and_says_whose_they_are() {
+    let (Some(traefik), Some(_)) = (find("traefik"), find("skopeo")) else { return };
+    let port = free_port();
+    let (system, api, _authority, folder) = behind(port).await;
+    let adapt = |text: &str| {
+        text.replace("/etc/traefik/", &format!("{}/", folder.path().display()))
+            .replace("Host(`registry.company`)", "Host(`localhost`)")
+            .replace("127.0.0.1:8080", &format!("127.0.0.1:{}", system.url.rsplit(':').next().unwrap()))
+            .replace("\":443\"", &format!("\":{port}\""))
+    };
+    let blocks = blocks(&document("proxies.md"), "traefik");
+    fs::write(folder.path().join("berth.yml"), adapt(&blocks[0])).unwrap();
+    let config = folder.path().join("traefik.yml");
+    fs::write(
+        &config,
+        format!("{}\nglobal: {{ checkNewVersion: false, sendAnonymousUsage: false }}\n", adapt(&blocks[1])),
+    )
+    .unwrap();
+    let log = folder.path().join("traefik.log");
+    let mut command = Command::new(traefik);
+    let _traefik = Process::start(command.arg(format!("--configFile={}", config.display())), &log).unwrap();
     answers(port).await;
     must_carry(&system, &api, folder.path(), port).await;
 }
