@@ -36,6 +36,7 @@ need caddy caddy
 need promtool prometheus
 need nginx nginx
 need rsync rsync
+need strace strace
 need htpasswd apache2-utils
 need jq jq
 need curl curl

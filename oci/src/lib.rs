@@ -5,6 +5,7 @@
 //! and [`Operation::parse`] is the one place where a request line gets its meaning: the proxy
 //! authorizes the value and the registry acts on the same value.
 
+mod bounded;
 mod digest;
 mod error;
 mod manifest;
@@ -14,7 +15,7 @@ mod repository;
 
 pub use digest::{Algorithm, Digest, DigestError};
 pub use error::{Error, ErrorCode};
-pub use manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, MediaType};
+pub use manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, MediaType, Part};
 pub use operation::{MAX_TAGS_PER_PUSH, Operation, Page, RouteError, UploadId, UploadSession};
 pub use reference::{Reference, ReferenceError, Tag, TagError};
 pub use repository::{Repository, RepositoryError};

@@ -8,10 +8,17 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, DigestError};
+use crate::{
+    Digest, DigestError,
+    bounded::{self, Count, List, Map},
+};
 
 /// The largest manifest that is accepted, in bytes (distribution specification, "Pushing Manifests").
 pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
+
+/// How many descriptors a manifest may have, each of which is looked up, and how many annotations, those of its descriptors
+/// too.
+const MAX_ELEMENTS: usize = bounded::MAX_ELEMENTS;
 
 /// The kinds of manifest that clients push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,15 +93,50 @@ pub struct Descriptor {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// What the registry must know of a descriptor in a manifest. The rest of it, which may be long, isn't kept.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "PartDocument")]
+pub struct Part {
+    /// What the content is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// It can be had elsewhere, too, so it need not be in the registry.
+    pub is_external: bool,
+    annotations: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PartDocument {
+    #[serde(default)]
+    media_type: String,
+    digest: Digest,
+    size: u64,
+    #[serde(default)]
+    urls: List<String, Count>,
+    #[serde(default)]
+    annotations: Map<Count>,
+}
+
+impl From<PartDocument> for Part {
+    fn from(part: PartDocument) -> Self {
+        let PartDocument { media_type, digest, size, urls, annotations } = part;
+        Self { media_type, digest, size, is_external: urls.0.0 > 0, annotations: annotations.0.0 }
+    }
+}
+
 /// What the registry must know of a manifest.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     /// Its kind.
     pub media_type: MediaType,
     /// The blobs that it names: configuration and layers.
-    pub blobs: Vec<Descriptor>,
+    pub blobs: Vec<Part>,
     /// The manifests that must be in the repository before it.
-    pub manifests: Vec<Descriptor>,
+    pub manifests: Vec<Part>,
     /// The manifest that this one refers to.
     pub subject: Option<Digest>,
     /// What a referrers list calls it: `artifactType`, or else the configuration's media type.
@@ -126,6 +168,14 @@ pub enum ManifestError {
     /// `schemaVersion` isn't 2.
     #[error("schemaVersion must be 2")]
     SchemaVersion,
+    /// More than there may be of something.
+    #[error("a manifest has at most {MAX_ELEMENTS} {what}, and this one has {count}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+    },
     /// An index and an image in one.
     #[error("a manifest names either manifests, or config and layers")]
     BothShapes,
@@ -140,11 +190,27 @@ struct Document {
     schema_version: u32,
     media_type: Option<String>,
     artifact_type: Option<String>,
-    config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
-    subject: Option<Descriptor>,
-    annotations: Option<BTreeMap<String, String>>,
+    config: Option<Part>,
+    layers: Option<List<Part>>,
+    manifests: Option<List<Part>>,
+    subject: Option<Part>,
+    annotations: Option<Map>,
+}
+
+impl Document {
+    /// Each list is bounded while it is read; so is what they have together.
+    fn must_be_bounded(&self) -> Result<(), ManifestError> {
+        let lists = [&self.layers, &self.manifests].into_iter().flatten().flat_map(|list| &list.0);
+        let parts: Vec<&Part> = lists.chain(&self.config).chain(&self.subject).collect();
+        let of_parts: usize = parts.iter().map(|part| part.annotations).sum();
+        let annotations = of_parts + self.annotations.as_ref().map_or(0, |own| own.0.len());
+        for (what, count) in [("descriptors", parts.len()), ("annotations", annotations)] {
+            if count > MAX_ELEMENTS {
+                return Err(ManifestError::TooMany { what, count });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Manifest {
@@ -154,6 +220,7 @@ impl Manifest {
     /// [`ManifestError`] says what is wrong with it.
     pub fn parse(content_type: Option<&str>, bytes: &[u8]) -> Result<Self, ManifestError> {
         let document: Document = serde_json::from_slice(bytes)?;
+        document.must_be_bounded()?;
         if document.schema_version != 2 {
             return Err(ManifestError::SchemaVersion);
         }
@@ -172,12 +239,12 @@ impl Manifest {
         let given = document.artifact_type.filter(|t| !t.is_empty());
         let (blobs, manifests, artifact_type) = if media_type.is_list() {
             let missing = || <serde_json::Error as serde::de::Error>::missing_field("manifests");
-            (Vec::new(), document.manifests.ok_or_else(missing)?, given)
+            (Vec::new(), document.manifests.ok_or_else(missing)?.0, given)
         } else {
             let config =
                 document.config.ok_or_else(|| <serde_json::Error as serde::de::Error>::missing_field("config"))?;
             let artifact_type = given.or_else(|| Some(config.media_type.clone()));
-            let layers = document.layers.unwrap_or_default();
+            let layers = document.layers.unwrap_or_default().0;
             (std::iter::once(config).chain(layers).collect(), Vec::new(), artifact_type)
         };
         Ok(Self {
@@ -186,13 +253,18 @@ impl Manifest {
             manifests,
             subject: document.subject.map(|subject| subject.digest),
             artifact_type,
-            annotations: document.annotations.unwrap_or_default(),
+            annotations: document.annotations.unwrap_or_default().0,
         })
     }
 
     /// The blobs that must be in the repository before it: all but the layers that can be had elsewhere.
-    pub fn required_blobs(&self) -> impl Iterator<Item = &Descriptor> {
-        self.blobs.iter().filter(|blob| blob.urls.is_empty())
+    pub fn required_blobs(&self) -> impl Iterator<Item = &Part> {
+        self.blobs.iter().filter(|blob| !blob.is_external)
+    }
+
+    /// Everything that it names: blobs, and manifests of an index.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.blobs.iter().chain(&self.manifests)
     }
 
     /// How a referrers list describes this manifest, whose own bytes have `digest` and `size`.
@@ -241,6 +313,32 @@ mod tests {
         let text = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, MediaType::OciIndex);
         let error = Manifest::parse(Some(MediaType::OciManifest.as_str()), text.as_bytes());
         assert!(matches!(error, Err(ManifestError::Disagree { .. })), "{error:?}");
+    }
+
+    #[test]
+    fn what_has_too_many_parts_or_annotations_is_refused_wherever_they_are() {
+        let part = |more: &str| format!(r#"{{"digest":"{D}","size":0{more}}}"#);
+        let annotations = |count: usize| {
+            let entries: Vec<_> = (0..count).map(|i| format!(r#""{i}":"-""#)).collect();
+            format!(r#","annotations":{{{}}}"#, entries.join(","))
+        };
+        let parts = |count| vec![part(""); count].join(",");
+        let half = annotations(MAX_ELEMENTS / 2);
+        for (document, allowed) in [
+            (format!(r#""config":{},"layers":[{}]"#, part(""), parts(MAX_ELEMENTS - 1)), true),
+            (format!(r#""config":{},"layers":[{}]"#, part(""), parts(MAX_ELEMENTS)), false),
+            (format!(r#""manifests":[{}]"#, parts(MAX_ELEMENTS + 1)), false),
+            (format!(r#""manifests":[]{}"#, annotations(MAX_ELEMENTS)), true),
+            (format!(r#""manifests":[]{}"#, annotations(MAX_ELEMENTS + 1)), false),
+            (format!(r#""config":{}{half}"#, part(&half)), true),
+            (format!(r#""config":{}{half}"#, part(&annotations(MAX_ELEMENTS / 2 + 1))), false),
+        ] {
+            let parsed = Manifest::parse(None, format!(r#"{{"schemaVersion":2,{document}}}"#).as_bytes());
+            match parsed {
+                Ok(_) => assert!(allowed),
+                Err(error) => assert!(!allowed && error.to_string().contains("at most 10000"), "{error}"),
+            }
+        }
     }
 
     proptest! {

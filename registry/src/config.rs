@@ -139,7 +139,13 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
         storage.warn("commit", "is always on: what was acknowledged is on the disk");
     }
     let on = storage.flag("gc").unwrap_or(true);
-    let delay = storage.duration("gcDelay").unwrap_or(Garbage::DEFAULT_DELAY);
+    let mut delay = storage.duration("gcDelay").unwrap_or(Garbage::DEFAULT_DELAY);
+    // Nobody waits a minute in a test.
+    let any_delay = storage.flag(berth_config::reference::ANY_GC_DELAY) == Some(true);
+    if delay < SHORTEST_DELAY && !any_delay {
+        storage.warn("gcDelay", "is too short for a push to name what it has sent; a minute is taken");
+        delay = SHORTEST_DELAY;
+    }
     let interval = storage.duration("gcInterval").unwrap_or(Garbage::DEFAULT_INTERVAL);
     if on && interval < Duration::from_secs(1) {
         storage.problem("gcInterval", "is too short; expected a second at least, such as \"1h\"");
@@ -174,8 +180,11 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
     (place, on.then_some(Garbage { delay, interval }))
 }
 
+/// A push names what it has sent within this, or its layers may be gone.
+const SHORTEST_DELAY: Duration = Duration::from_mins(1);
+
 /// What is written is as young as the service's clock says.
-const SHORTEST_SHARED_DELAY: Duration = Duration::from_mins(10);
+pub const SHORTEST_SHARED_DELAY: Duration = Duration::from_mins(10);
 
 /// `storage.storageDriver`, in the words of zot and CNCF Distribution; nothing if it is the directory.
 fn read_driver(driver: Section<'_>) -> Option<Service> {

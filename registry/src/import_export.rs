@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_oci::{Descriptor, Digest, MANIFEST_LIMIT, Manifest, MediaType, Reference, Repository, Tag};
+use berth_oci::{Descriptor, Digest, MANIFEST_LIMIT, Manifest, MediaType, Part, Reference, Repository, Tag};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -240,7 +240,7 @@ async fn import_one(
         let tags = tags.remove(&digest).unwrap_or_default();
         let reference = Reference::Digest(digest);
         let media_type = Some(media_type.as_str());
-        match content.push_manifest(repository, &reference, &tags, media_type, bytes, Condition::None).await {
+        match content.push_manifest(repository, &reference, &tags, media_type, bytes.into(), Condition::None).await {
             Ok(_) => {
                 imported.manifests += 1;
                 imported.tags += tags.len() as u64;
@@ -253,7 +253,7 @@ async fn import_one(
     Ok(())
 }
 
-/// Appends the manifests that `descriptor` names, and then itself.
+/// Appends the manifests that `descriptor` names, and then itself, however deep indexes lie in indexes.
 fn gather(
     layout: &Path,
     descriptor: &Descriptor,
@@ -261,29 +261,47 @@ fn gather(
     manifests: &mut Vec<(Digest, MediaType, Vec<u8>)>,
     left_out: &mut Vec<String>,
 ) {
-    let digest = &descriptor.digest;
-    if !seen.insert(digest.clone()) {
-        return;
+    enum Step {
+        Read { digest: Digest, media_type: String, size: u64 },
+        Take(Digest, MediaType, Vec<u8>),
     }
-    let path = layout.join("blobs").join(digest.algorithm().as_str()).join(digest.hex());
-    let mut leave_out = |why: String| left_out.push(format!("{}: {why}", path.display()));
-    if descriptor.size > MANIFEST_LIMIT as u64 {
-        return leave_out(format!("a manifest has at most {MANIFEST_LIMIT} bytes"));
-    }
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) => return leave_out(error.to_string()),
-    };
-    let content_type = Some(descriptor.media_type.as_str()).filter(|text| !text.is_empty());
-    match Manifest::parse(content_type, &bytes) {
-        Ok(manifest) => {
-            for child in &manifest.manifests {
-                gather(layout, child, seen, manifests, left_out);
+    let Descriptor { digest, media_type, size, .. } = descriptor.clone();
+    let mut steps = vec![Step::Read { digest, media_type, size }];
+    while let Some(step) = steps.pop() {
+        let (digest, media_type, size) = match step {
+            Step::Take(digest, media_type, bytes) => {
+                manifests.push((digest, media_type, bytes));
+                continue;
             }
-            manifests.push((digest.clone(), manifest.media_type, bytes));
+            Step::Read { digest, media_type, size } => (digest, media_type, size),
+        };
+        if !seen.insert(digest.clone()) {
+            continue;
         }
-        Err(error) => leave_out(error.to_string()),
+        let path = layout.join("blobs").join(digest.algorithm().as_str()).join(digest.hex());
+        match read_manifest(&path, &media_type, size) {
+            Ok((manifest, bytes)) => {
+                // Its parts come before it.
+                steps.push(Step::Take(digest, manifest.media_type, bytes));
+                let parts = manifest.manifests.into_iter().rev();
+                steps.extend(parts.map(|Part { digest, media_type, size, .. }| Step::Read {
+                    digest,
+                    media_type,
+                    size,
+                }));
+            }
+            Err(why) => left_out.push(format!("{}: {why}", path.display())),
+        }
     }
+}
+
+fn read_manifest(path: &Path, media_type: &str, size: u64) -> Result<(Manifest, Vec<u8>), String> {
+    if size > MANIFEST_LIMIT as u64 {
+        return Err(format!("a manifest has at most {MANIFEST_LIMIT} bytes"));
+    }
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let content_type = Some(media_type).filter(|text| !text.is_empty());
+    Ok((Manifest::parse(content_type, &bytes).map_err(|error| error.to_string())?, bytes))
 }
 
 /// Writes a repository as an OCI image layout into the new folder `folder`; how many manifests it has.

@@ -31,13 +31,14 @@ use tokio::{
 use crate::{
     config::{Config, Garbage, Place, SubPaths},
     content::{Content, Mode},
-    http::Serving,
+    http::{Limits, Serving},
     metrics::Metrics,
     storage::{Directory, Objects, Storage},
 };
 
-/// musl's own allocator has one lock for all threads.
-#[cfg(target_env = "musl")]
+/// Threads of its own give memory back that a crowd has needed, also when nothing else is done; and musl's own allocator has
+/// one lock for all threads.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -108,6 +109,9 @@ enum Command {
     },
 }
 
+/// How long a collection may take to end when the process does.
+const COLLECTION_END_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// By which name a health check asks for us.
 const PROGRAM: &str = "berth-registry";
 
@@ -137,17 +141,21 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     let (config, warnings) = Config::read(&path).map_err(|problems| problems.to_string())?;
     config.log.start(&QUIET, &warnings)?;
     refuse_zot_store(&config, &path)?;
-    let limit = raise_descriptor_limit();
-    tracing::debug!(limit, "descriptors");
+    let descriptors = raise_descriptor_limit();
+    tracing::debug!(limit = descriptors, "descriptors");
     let traces = tokio::task::block_in_place(|| Traces::start(config.traces.as_ref(), "berth-registry"))?;
     let metrics = Metrics::new().map_err(|e| format!("nothing can be counted: {e}"))?;
     let content = Arc::new(Content::new(open(&config)?, config.garbage.is_some()));
     let Garbage { delay, interval } = config.garbage.unwrap_or_default();
     let (schedule, changes) = watch::channel((delay, interval));
-    if config.garbage.is_some() {
-        let content = Arc::clone(&content);
-        tokio::spawn(async move { content.keep_collecting(changes).await });
-    } else {
+    content.upgrade().await.map_err(|e| config.place.problem(&e))?;
+    let (collector, is_collecting) = (Arc::clone(&content), config.garbage.is_some());
+    let collecting = tokio::spawn(async move {
+        if is_collecting {
+            collector.keep_collecting(changes).await;
+        }
+    });
+    if !is_collecting {
         let content = Arc::clone(&content);
         tokio::spawn(async move { content.keep_expiring_uploads().await });
     }
@@ -167,8 +175,11 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     });
     let counting = Arc::clone(&content);
     tokio::spawn(async move { counting.keep_statistics().await });
-    let serving = Arc::new(Serving { content, metrics, traces });
+    let serving = Arc::new(Serving { content, metrics, traces, limits: Limits::new(descriptors) });
     let served = http::serve(&upstream, Arc::clone(&serving)).await;
+    // What it is removing is removed, and no more.
+    serving.content.stop_collecting();
+    let _ = tokio::time::timeout(COLLECTION_END_TIMEOUT, collecting).await;
     if !serving.content.is_shared() {
         serving.content.save_statistics().await;
     }
@@ -278,6 +289,7 @@ async fn import(path: PathBuf, folder: PathBuf, repository: Option<String>, copy
     let repository = repository.map(|name| name.parse()).transpose();
     let repository = repository.map_err(|e: berth_oci::RepositoryError| format!("--repository: {e}"))?;
     let content = Content::new(open(&config)?, false);
+    content.upgrade().await.map_err(|e| config.place.problem(&e))?;
     content.load_statistics().await.map_err(|e| e.to_string())?;
     let imported = import_export::import(&content, &folder, repository, copy).await;
     content.save_statistics().await;

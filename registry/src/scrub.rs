@@ -11,6 +11,7 @@ use berth_oci::{Digest, Manifest, Repository};
 use futures_util::TryStreamExt;
 
 use crate::{
+    content::digests_in,
     progress_bar::Progress,
     storage::{Blob, Hasher, Storage, StoredBlob, keys},
 };
@@ -110,8 +111,8 @@ async fn list(storage: &dyn Storage, last: Option<&Repository>) -> io::Result<Ve
 
 /// Everything that a repository holds: manifests, and other blobs.
 async fn held(storage: &dyn Storage, repository: &Repository) -> io::Result<Vec<Digest>> {
-    let mut held = storage.digests_in(&keys::manifests(repository), Duration::ZERO).await?;
-    held.extend(storage.digests_in(&keys::held_blobs(repository), Duration::ZERO).await?);
+    let mut held = digests_in(storage, &keys::manifests(repository), Duration::ZERO).await?;
+    held.extend(digests_in(storage, &keys::held_blobs(repository), Duration::ZERO).await?);
     Ok(held)
 }
 
@@ -130,7 +131,7 @@ async fn read(blob: Box<dyn Blob>, digest: &Digest, progress: &Progress) -> io::
 async fn name_images(storage: &dyn Storage, repository: &Repository, damaged: &mut [Damaged]) -> io::Result<()> {
     // What each manifest is made of: its blobs, and the manifests of an index. Of one that can't be read nothing is known.
     let mut parts: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
-    for digest in storage.digests_in(&keys::manifests(repository), Duration::ZERO).await? {
+    for digest in digests_in(storage, &keys::manifests(repository), Duration::ZERO).await? {
         let media_type = storage.read(&keys::manifest(repository, &digest)).await?.unwrap_or_default();
         let bytes = storage.read(&keys::blob(&digest)).await.ok().flatten().unwrap_or_default();
         let parsed = Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes).ok();

@@ -278,7 +278,7 @@ async fn a_log_that_was_renamed_is_opened_again_by_both_on_sighup() {
 
 #[tokio::test]
 async fn the_registry_takes_over_what_it_can_on_sighup_and_names_the_rest() {
-    let storage = json!({"gcDelay": "1s", "gcInterval": "1h"});
+    let storage = json!({"gcAnyDelay": true, "gcDelay": "1s", "gcInterval": "1h"});
     let system = System::start(Setup { storage, ..Setup::default() }).await;
     let (key, _) = system.signed_in("alice").await.make_key("a").await;
     let api = Api::basic(&system.url, "alice", &key);

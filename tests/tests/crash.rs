@@ -77,7 +77,7 @@ async fn push_and_delete(api: Api, seeds: impl Iterator<Item = u64>, stop: Arc<A
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_registry_acknowledged_survives_kill_9_in_the_middle_of_everything() {
-    let storage = json!({"gcDelay": "100ms", "gcInterval": "1s"});
+    let storage = json!({"gcAnyDelay": true, "gcDelay": "100ms", "gcInterval": "1s"});
     let mut system = System::start(Setup { storage, ..Setup::default() }).await;
     let (key, _) = system.signed_in("alice").await.make_key("a").await;
     let api = Api::basic(&system.url, "alice", &key);

@@ -30,7 +30,7 @@ fn stored(folder: &Path, digest: &str) -> bool {
 
 #[tokio::test]
 async fn what_a_deleted_manifest_named_goes_and_what_others_name_stays() {
-    let (system, api) = collecting(json!({"gcDelay": "1s", "gcInterval": "1s"})).await;
+    let (system, api) = collecting(json!({"gcAnyDelay": true, "gcDelay": "1s", "gcInterval": "1s"})).await;
     let (gone, kept) = (Image::new(1, 1000), Image::new(2, 1000));
     api.must_push("a", "1", &gone).await;
     api.must_push("a", "2", &kept).await;
@@ -49,7 +49,8 @@ async fn what_a_deleted_manifest_named_goes_and_what_others_name_stays() {
 
 #[tokio::test]
 async fn the_command_counts_beside_a_running_registry_and_removes_without_one() {
-    let (mut system, api) = collecting(json!({"gc": true, "gcDelay": "1ms", "gcInterval": "1h"})).await;
+    let (mut system, api) =
+        collecting(json!({"gc": true, "gcAnyDelay": true, "gcDelay": "1ms", "gcInterval": "1h"})).await;
     let bytes = Image::new(3, 5000).layer;
     api.must_push("r", "1", &Image::new(4, 10)).await;
     api.push_blob("r", &bytes).await.unwrap();
@@ -87,7 +88,7 @@ fn seconds() -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pushing_and_collecting_at_once_loses_nothing() {
-    let (_system, api) = collecting(json!({"gcDelay": "1s", "gcInterval": "1s"})).await;
+    let (_system, api) = collecting(json!({"gcAnyDelay": true, "gcDelay": "1s", "gcInterval": "1s"})).await;
     let end = Instant::now() + Duration::from_secs(seconds());
     let pushers = (0..4u64).map(|pusher| {
         let api = api.clone();

@@ -5,6 +5,7 @@
 
 mod access;
 mod authority;
+mod bounded;
 mod browser;
 mod certificates;
 mod ci;

@@ -125,7 +125,7 @@ async fn a_registry_that_hangs_takes_no_counters_away() {
 
 #[tokio::test]
 async fn what_is_stored_is_known_after_a_restart_and_counted_anew_by_a_collection() {
-    let storage = json!({"gcDelay": "1s", "gcInterval": "2s"});
+    let storage = json!({"gcAnyDelay": true, "gcDelay": "1s", "gcInterval": "2s"});
     let (mut system, api) = alice(Setup { storage, ..Setup::default() }).await;
     api.must_push("r/app", "1", &Image::new(1, 50_000)).await;
     api.must_push("r/app", "2", &Image::new(2, 70_000)).await;
@@ -163,7 +163,7 @@ fn alerts_fire_when_they_should_and_name_metrics_that_there_are() {
 
 #[tokio::test]
 async fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
-    let storage = json!({"gcDelay": "1s", "gcInterval": "1s"});
+    let storage = json!({"gcAnyDelay": true, "gcDelay": "1s", "gcInterval": "1s"});
     let (system, api) = alice(Setup { storage, ..Setup::default() }).await;
     api.must_push("r/app", "1", &Image::new(1, 100)).await;
     api.with_token(&["repository:r/app:pull"]).await.get("/v2/r/app/tags/list").await;

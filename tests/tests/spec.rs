@@ -18,6 +18,37 @@ async fn registry() -> (System, Api) {
     (system, api)
 }
 
+/// Every way of uploading, begun without `digest-algorithm` and ended with `digest=sha512:…`.
+pub async fn push_unannounced(api: &Api, layer: &[u8]) {
+    let whole = sha512(layer);
+    for (way, chunks, with_last) in [("a chunk, PUT", 1, false), ("PUT", 0, true), ("chunks, PUT", 3, true)] {
+        let repository = format!("unannounced/{chunks}");
+        let mut address = api.start_upload(&repository).await;
+        let pieces: Vec<&[u8]> = layer.chunks(layer.len().div_ceil(chunks + usize::from(with_last))).collect();
+        for piece in &pieces[..chunks] {
+            let sent = api.request(Method::PATCH, &address).body(piece.to_vec()).send().await.unwrap();
+            assert_eq!(sent.status(), StatusCode::ACCEPTED, "{way}");
+            address = location(&sent);
+        }
+        let last = if with_last { pieces[chunks].to_vec() } else { Vec::new() };
+        let put = api.request(Method::PUT, &format!("{address}?digest={whole}")).body(last);
+        assert_eq!(put.send().await.unwrap().status(), StatusCode::CREATED, "{way}");
+        let back = api.get(&format!("/v2/{repository}/blobs/{whole}")).await;
+        assert!(back.bytes().await.unwrap() == layer, "{way}");
+    }
+    let target = format!("/v2/unannounced/post/blobs/uploads/?digest={whole}");
+    assert_eq!(
+        api.request(Method::POST, &target).body(layer.to_vec()).send().await.unwrap().status(),
+        StatusCode::CREATED
+    );
+    // Of other bytes it is still refused.
+    let begun = api.start_upload("unannounced/wrong").await;
+    api.request(Method::PATCH, &begun).body("x").send().await.unwrap();
+    let target = format!("{begun}?digest={}", sha512(b"y"));
+    let answer = api.request(Method::PUT, &target).header(header::CONTENT_LENGTH, 0).send().await.unwrap();
+    assert_eq!(error_of(answer).await, (400, "DIGEST_INVALID".to_owned()));
+}
+
 fn sha512(bytes: &[u8]) -> String {
     format!("sha512:{}", Sha512::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
@@ -124,12 +155,13 @@ async fn end_4c_another_algorithm_from_the_first_chunk_to_the_manifest() {
     assert_eq!(header_of(&answer, "docker-content-digest"), reference);
     assert_eq!(header_of(&api.get("/v2/r/manifests/t").await, "docker-content-digest"), reference);
     assert_eq!(api.post("/v2/r/blobs/uploads/?digest-algorithm=md5").await.status(), StatusCode::BAD_REQUEST);
-    // What was begun for one isn't closed with another, once there are bytes.
-    let begun = api.start_upload("r").await;
-    api.request(Method::PATCH, &begun).body("x").send().await.unwrap();
-    let target = format!("{begun}?digest={}", sha512(b"x"));
-    let answer = api.request(Method::PUT, &target).header(header::CONTENT_LENGTH, 0).send().await.unwrap();
-    assert_eq!(error_of(answer).await, (400, "DIGEST_INVALID".to_owned()));
+}
+
+#[tokio::test]
+async fn end_4c_a_digest_that_nobody_announced_is_computed_at_the_end() {
+    let (_system, api) = registry().await;
+    let layer = Image::new(1, 3_000_000).layer;
+    push_unannounced(&api, &layer).await;
 }
 
 #[tokio::test]

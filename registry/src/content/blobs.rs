@@ -9,7 +9,7 @@ use http::StatusCode;
 use tokio::task::JoinHandle;
 
 use super::{Content, storage_error};
-use crate::storage::{Blob, Condition, Upload, UploadError, keys};
+use crate::storage::{Blob, Upload, UploadError, keys};
 
 /// How much is written at once, if it comes fast enough.
 const BATCH_BYTES: usize = 512 * 1024;
@@ -28,12 +28,23 @@ impl Content {
     /// The length of a blob that `repository` holds.
     pub async fn blob_len(&self, repository: &Repository, digest: &Digest) -> Result<u64, Error> {
         // Looked and told under one lock, so that it isn't collected in between.
-        let _telling = self.lock_of(repository).read().await;
-        if self.storage.is_shared() && self.held_len(repository, digest).await?.is_none() {
-            return Err(blob_unknown(repository, digest)); // Nothing to protect.
+        let _telling = self.repositories.shared(repository).await;
+        self.tell_len(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
+    }
+
+    /// The length of a blob, if `repository` holds it: then that stays so for a while. For who has the repository's lock.
+    pub(super) async fn tell_len(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Error> {
+        let len = self.held_len(repository, digest).await?;
+        if len.is_none() {
+            return Ok(None); // Nothing to protect.
         }
-        self.protect_link(repository, digest).await?;
-        self.held_len(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
+        self.recent.told(repository, digest);
+        if !self.storage.is_shared() {
+            return Ok(len);
+        }
+        // Another process may be collecting it: looked at again, when that can't be any more.
+        self.acquire_lease(&keys::held_blob(repository, digest)).await?;
+        self.held_len(repository, digest).await
     }
 
     pub(super) async fn held_len(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Error> {
@@ -43,15 +54,9 @@ impl Content {
         self.storage.blob_len(digest).await.map_err(storage_error)
     }
 
-    /// Takes a blob away from a repository. The bytes stay for the others that hold it.
-    pub async fn delete_blob(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
-        let held = self.storage.remove(&keys::held_blob(repository, digest)).await.map_err(storage_error)?;
-        if held { Ok(()) } else { Err(blob_unknown(repository, digest)) }
-    }
-
     /// Lets `repository` hold a blob of another one. Whether that one holds it.
     pub async fn mount(&self, repository: &Repository, digest: &Digest, from: &Repository) -> Result<bool, Error> {
-        let _telling = self.lock_of(repository).read().await;
+        let _telling = self.repositories.shared(repository).await;
         let _guard = self.guard_blob(digest).await?;
         if self.held_len(from, digest).await?.is_none() {
             return Ok(false);
@@ -156,13 +161,7 @@ impl Content {
         upload: Box<dyn Upload>,
         digest: Digest,
     ) -> Result<(), Error> {
-        let (begun, asked) = (upload.algorithm(), digest.algorithm());
-        if begun != asked {
-            upload.release().await.map_err(storage_error)?;
-            let message = format!("this upload was begun for {begun}; start it with ?digest-algorithm={asked}");
-            return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message));
-        }
-        let _telling = self.lock_of(repository).read().await;
+        let _telling = self.repositories.shared(repository).await;
         let _guard = self.guard_blob(&digest).await?;
         let len = upload.len();
         if upload.finish(&digest).await.map_err(upload_error)? {
@@ -185,7 +184,7 @@ impl Content {
         from: PathBuf,
         copy: bool,
     ) -> Result<(), Error> {
-        let _telling = self.lock_of(repository).read().await;
+        let _telling = self.repositories.shared(repository).await;
         let _guard = self.guard_blob(digest).await?;
         if let Some(len) = self.storage.adopt(digest, from, copy).await.map_err(storage_error)? {
             self.statistics.added(len);
@@ -201,9 +200,9 @@ impl Content {
     /// For who has the repository's lock and then the digest's, in this order as everywhere.
     async fn link_blob(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
         let key = keys::held_blob(repository, digest);
-        self.recent.protect_link(repository, digest);
+        self.recent.told(repository, digest);
         self.acquire_lease(&key).await?;
-        self.storage.write(&key, Vec::new(), Condition::None).await.map(drop).map_err(storage_error)
+        self.storage.mark(vec![key]).await.map_err(storage_error)
     }
 }
 
@@ -235,7 +234,7 @@ async fn written(writing: JoinHandle<io::Result<Box<dyn Upload>>>) -> Result<Box
     writing.await.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(storage_error)
 }
 
-fn blob_unknown(repository: &Repository, digest: &Digest) -> Error {
+pub(super) fn blob_unknown(repository: &Repository, digest: &Digest) -> Error {
     let message = format!("{repository} does not hold the blob {digest}");
     Error::new(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, message)
 }

@@ -7,23 +7,22 @@
 //! [`delete_if_unprotected`](crate::storage::Storage::delete_if_unprotected). What follows is about one that this process has for itself.
 //!
 //! A push that has been *told* that a blob exists (by HEAD, by a mount) doesn't send it, and names it later; so what
-//! was told is remembered for as long as the delay, and what is remembered isn't collected. This is in memory: a
-//! process that has just started doesn't know what its predecessor told, and collects nothing before the delay is
-//! over. Two locks close the gaps between looking and removing: a repository's, shared by whoever tells or names
-//! something in it, and a digest's, shared by whoever lets a repository hold it.
+//! was told is [remembered](super::recent) for as long as the delay, and what is remembered isn't collected; nothing is, as
+//! long as not everything is known that was told within the delay. Two locks close the gaps between looking and removing: a
+//! repository's, shared by whoever tells or names something in it, and a digest's, shared by whoever lets a repository hold
+//! it. A push tells again what it has named, before its lock goes: it may have taken longer than the delay.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use berth_oci::{Digest, Error, ErrorCode, Manifest, Repository};
 use http::StatusCode;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
+use tokio::sync::{OwnedRwLockReadGuard, watch};
 
-use super::{Content, lock_stripe, statistics::Usage, storage_error};
+use super::{Content, recent::Recent, statistics::Usage, storage_error};
 use crate::storage::{StoredBlob, keys};
 
 /// An upload that nobody has gone on with for so long has expired.
@@ -32,84 +31,22 @@ const UPLOAD_LIFETIME: Duration = Duration::from_hours(24);
 /// How often it is looked for them where no garbage is collected.
 const EXPIRY_INTERVAL: Duration = Duration::from_hours(1);
 
-/// How long a push waits for the end of a collection of the same bytes, and how often it looks.
-const COLLECTION_WAIT: Duration = Duration::from_secs(10);
+/// How long a push waits for the end of a collection of the same bytes, longer than a mark of one that has died counts, and
+/// how often it looks.
+const COLLECTION_WAIT: Duration = Duration::from_secs(20);
 const COLLECTION_POLL: Duration = Duration::from_millis(200);
-
-/// What pushes have been told, and what they are about to hold.
-pub struct RecentReferences {
-    began: Instant,
-    /// Whether anything is collected in this process; if not, nothing need be remembered.
-    enabled: bool,
-    told: Mutex<HashMap<(Repository, Digest), Instant>>,
-    held: Mutex<HashMap<Digest, Instant>>,
-    digests: [RwLock<()>; 64],
-}
-
-impl RecentReferences {
-    /// None yet; and none ever, unless `enabled`.
-    pub fn new(enabled: bool) -> Self {
-        Self {
-            began: Instant::now(),
-            enabled,
-            told: Mutex::default(),
-            held: Mutex::default(),
-            digests: std::array::from_fn(|_| RwLock::default()),
-        }
-    }
-
-    /// A client was told that `repository` holds `digest`, and may name it.
-    pub fn protect_link(&self, repository: &Repository, digest: &Digest) {
-        if self.enabled {
-            lock(&self.told).insert((repository.clone(), digest.clone()), Instant::now());
-        }
-    }
-
-    /// While this lives, the bytes of `digest` aren't collected; and not for a while after.
-    pub async fn guard_blob(&self, digest: &Digest) -> BlobGuard<'_> {
-        BlobGuard { _shared: self.of(digest).read().await, recent: self, digest: digest.clone() }
-    }
-
-    async fn removing(&self, digest: &Digest) -> RwLockWriteGuard<'_, ()> {
-        self.of(digest).write().await
-    }
-
-    fn of(&self, digest: &Digest) -> &RwLock<()> {
-        lock_stripe(&self.digests, digest)
-    }
-
-    fn was_told(&self, repository: &Repository, digest: &Digest) -> bool {
-        lock(&self.told).contains_key(&(repository.clone(), digest.clone()))
-    }
-
-    fn was_held(&self, digest: &Digest) -> bool {
-        lock(&self.held).contains_key(digest)
-    }
-
-    /// Forgets what is older than the delay.
-    fn forget(&self, delay: Duration) {
-        lock(&self.told).retain(|_, at| at.elapsed() <= delay);
-        lock(&self.held).retain(|_, at| at.elapsed() <= delay);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Somebody lets a repository hold a digest.
 pub struct BlobGuard<'a> {
-    recent: &'a RecentReferences,
+    recent: &'a Recent,
     digest: Digest,
-    _shared: RwLockReadGuard<'a, ()>,
+    _shared: OwnedRwLockReadGuard<()>,
 }
 
 impl Drop for BlobGuard<'_> {
     /// Before the lock is released, so that whoever waits for it finds this.
     fn drop(&mut self) {
-        if self.recent.enabled {
-            lock(&self.recent.held).insert(self.digest.clone(), Instant::now());
-        }
+        self.recent.held(&self.digest);
     }
 }
 
@@ -172,6 +109,7 @@ impl Content {
             return Ok(collected);
         }
         self.recent.forget(delay);
+        let mut complete = true;
         // What was young when this began is young until it ends, however long that takes: what was found live then may
         // have got company since.
         let young = Young { delay, began: Instant::now() };
@@ -183,9 +121,16 @@ impl Content {
         loop {
             let names = self.storage.repositories(&[keys::BLOBS, keys::MANIFESTS], last.as_deref(), 1000).await?;
             for name in &names {
+                if self.is_stopping() {
+                    return Ok(collected);
+                }
                 if let Ok(repository) = name.parse() {
                     let kept = (&mut live, &mut waiting);
-                    self.collect_unnamed(&repository, young, mode, kept, &mut collected).await?;
+                    // What one repository holds may be all that keeps some bytes.
+                    if let Err(error) = self.collect_unnamed(&repository, young, mode, kept, &mut collected).await {
+                        tracing::error!(%repository, %error, "this can't be read; the others' garbage is collected");
+                        complete = false;
+                    }
                 }
             }
             match names.last() {
@@ -193,9 +138,15 @@ impl Content {
                 None => break,
             }
         }
+        if !complete {
+            return Err(io::Error::other("not all repositories can be read, so no bytes were removed; see above"));
+        }
         let (before, mut counted) = (self.statistics.usage(), Usage::default());
         for shard in self.storage.shards().await? {
             for StoredBlob { digest, len, is_old } in self.storage.blobs_in(&shard, young.age()).await? {
+                if self.is_stopping() {
+                    return Ok(collected);
+                }
                 counted = Usage { blobs: counted.blobs + 1, bytes: counted.bytes + len };
                 let fingerprint = fingerprint(&digest);
                 if live.contains(&fingerprint) {
@@ -206,8 +157,8 @@ impl Content {
                     collected.waiting_bytes += len;
                     continue;
                 }
-                let _removing = self.recent.removing(&digest).await;
-                if self.recent.was_held(&digest) {
+                let _removing = self.digests.alone(&digest).await;
+                if mode == Mode::Online && !self.storage.is_shared() && self.recent.was_held(&digest, delay) {
                     continue;
                 }
                 if mode == Mode::DryRun || self.storage.delete_if_unprotected(&keys::blob(&digest), young.age()).await?
@@ -236,27 +187,30 @@ impl Content {
         (live, waiting): (&mut HashSet<u64>, &mut HashSet<u64>),
         collected: &mut Collected,
     ) -> io::Result<()> {
-        let mut named = HashSet::new();
-        for digest in self.storage.digests_in(&keys::manifests(repository), Duration::ZERO).await? {
+        let (mut named, mut held) = (HashSet::new(), HashSet::new());
+        for digest in self.digests_in(&keys::manifests(repository), Duration::ZERO).await? {
             live.insert(fingerprint(&digest));
-            // Read as what it was pushed as.
-            let Some(media_type) = self.storage.read(&keys::manifest(repository, &digest)).await? else { continue };
-            let Some(bytes) = self.storage.read(&keys::blob(&digest)).await? else {
-                tracing::error!(%repository, %digest, "the bytes of a manifest are missing; what it names is kept");
-                return self.mark_all_live(repository, live).await;
-            };
-            match Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes) {
-                Ok(manifest) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
+            held.insert(digest.hex()[..keys::PREFIX_DIGITS].to_owned());
+            match self.read_manifest(repository, &digest).await {
+                Ok(Some(manifest)) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
+                Ok(None) => {} // Deleted since it was listed.
                 Err(error) => {
                     // What it names can't be known, so nothing here is garbage.
-                    tracing::error!(%repository, %digest, %error, "a stored manifest can't be read");
+                    tracing::error!(%repository, %digest, %error, "a manifest can't be read; what it may name is kept");
                     return self.mark_all_live(repository, live).await;
                 }
             }
         }
+        if mode != Mode::DryRun {
+            self.collect_entries(repository, &held, young.age()).await?;
+        }
         let old: HashSet<Digest> =
-            self.storage.digests_in(&keys::held_blobs(repository), young.age()).await?.into_iter().collect();
-        for digest in self.storage.digests_in(&keys::held_blobs(repository), Duration::ZERO).await? {
+            self.digests_in(&keys::held_blobs(repository), young.age()).await?.into_iter().collect();
+        let mut removed = false;
+        for digest in self.digests_in(&keys::held_blobs(repository), Duration::ZERO).await? {
+            if self.is_stopping() {
+                return Ok(());
+            }
             if named.contains(&fingerprint(&digest)) {
                 live.insert(fingerprint(&digest));
                 continue;
@@ -266,8 +220,9 @@ impl Content {
                 continue;
             }
             // No manifest is pushed while this lasts; one that was pushed since `named` was read has told.
-            let _alone = self.lock_of(repository).write().await;
-            if self.recent.was_told(repository, &digest) {
+            let _alone = self.repositories.alone(repository).await;
+            let is_ours = mode == Mode::Online && !self.storage.is_shared();
+            if is_ours && self.recent.was_told(repository, &digest, young.delay) {
                 live.insert(fingerprint(&digest));
                 continue;
             }
@@ -275,37 +230,50 @@ impl Content {
                 || self.storage.delete_if_unprotected(&keys::held_blob(repository, &digest), young.age()).await?
             {
                 collected.unnamed += 1;
+                removed = true;
             } else {
                 live.insert(fingerprint(&digest));
             }
         }
+        if removed && mode != Mode::DryRun {
+            let _alone = self.repositories.alone(repository).await;
+            self.prune(repository).await;
+        }
         Ok(())
+    }
+
+    /// A manifest of a repository, unless it isn't held any more.
+    async fn read_manifest(&self, repository: &Repository, digest: &Digest) -> io::Result<Option<Manifest>> {
+        let Some(media_type) = self.storage.read(&keys::manifest(repository, digest)).await? else { return Ok(None) };
+        let bytes = self.storage.read(&keys::blob(digest)).await?;
+        let bytes = bytes.ok_or_else(|| io::Error::other("its bytes are missing"))?;
+        // Read as what it was pushed as.
+        Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes).map(Some).map_err(io::Error::other)
     }
 
     /// Whether everything that was told to pushes within the delay is known.
     fn knows_what_was_told(&self, delay: Duration) -> bool {
-        self.storage.is_shared() || self.recent.began.elapsed() >= delay
-    }
-
-    /// RecentReferences a client that `repository` goes on to hold `digest`, if it does: to be asked before that is looked up.
-    pub(super) async fn protect_link(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
-        self.recent.protect_link(repository, digest);
-        self.acquire_lease(&keys::held_blob(repository, digest)).await
+        self.storage.is_shared() || self.recent.knows_all(delay)
     }
 
     /// While this lives, the bytes of `digest` aren't collected; and not for a while after.
     pub(super) async fn guard_blob(&self, digest: &Digest) -> Result<BlobGuard<'_>, Error> {
-        let guard = self.recent.guard_blob(digest).await;
+        let shared = self.digests.shared(digest).await;
+        let guard = BlobGuard { recent: &self.recent, digest: digest.clone(), _shared: shared };
         self.acquire_lease(&keys::blob(digest)).await?;
         Ok(guard)
     }
 
-    /// RecentReferences that what is written under a key stays. If another process is collecting what was there, that ends
+    /// Promises that what is written under a key stays. If another process is collecting what was there, that ends
     /// first.
     pub(super) async fn acquire_lease(&self, key: &str) -> Result<(), Error> {
-        for _ in 0..COLLECTION_WAIT.as_millis() / COLLECTION_POLL.as_millis() {
+        let begun = Instant::now();
+        loop {
             if self.storage.acquire_lease(key).await.map_err(storage_error)? {
                 return Ok(());
+            }
+            if begun.elapsed() > COLLECTION_WAIT {
+                break;
             }
             tokio::time::sleep(COLLECTION_POLL).await;
         }
@@ -315,7 +283,7 @@ impl Content {
 
     async fn mark_all_live(&self, repository: &Repository, live: &mut HashSet<u64>) -> io::Result<()> {
         for folder in [keys::manifests(repository), keys::held_blobs(repository)] {
-            live.extend(self.storage.digests_in(&folder, Duration::ZERO).await?.iter().map(fingerprint));
+            live.extend(self.digests_in(&folder, Duration::ZERO).await?.iter().map(fingerprint));
         }
         Ok(())
     }
@@ -332,19 +300,33 @@ impl Content {
         }
     }
 
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// A collection ends before the next thing that it would remove.
+    pub fn stop_collecting(&self) {
+        self.stopping.send_replace(true);
+    }
+
     /// Collects every `interval`, for as long as the process lives. `schedule` gives delay and interval, which may change.
     pub async fn keep_collecting(&self, mut schedule: watch::Receiver<(Duration, Duration)>) {
+        let mut stopping = self.stopping.subscribe();
         loop {
             let (delay, interval) = *schedule.borrow_and_update();
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
                 Ok(()) = schedule.changed() => continue,
+                _ = stopping.wait_for(|stopping| *stopping) => return,
             }
             if !self.knows_what_was_told(delay) {
                 continue;
             }
             let began = Instant::now();
             let outcome = self.collect(delay, Mode::Online).await;
+            if self.is_stopping() {
+                return; // It has ended early.
+            }
             self.statistics.collected(began, outcome.as_ref().ok().copied());
             match outcome {
                 Ok(collected) if collected.is_nothing() => {}
@@ -392,8 +374,8 @@ mod tests {
         /// An empty store, whose process has run for longer than the delay.
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
-            let mut content = Content::new(Arc::new(Directory::open(folder.path()).expect("a store")), true);
-            content.recent.began = Instant::now().checked_sub(2 * DELAY).expect("a machine that is up");
+            let content = Content::new(Arc::new(Directory::open(folder.path()).expect("a store")), true);
+            content.recent.begin_at(Instant::now().checked_sub(2 * DELAY).expect("a machine that is up"));
             Self { folder, content }
         }
 
@@ -416,8 +398,7 @@ mod tests {
                 r#"{{"schemaVersion":2,"config":{{"digest":"{blob}","size":1}},"annotations":{{"t":"{tag}"}}}}"#
             );
             let reference = Reference::Tag(tag.parse().expect("a tag"));
-            let pushed =
-                self.content.push_manifest(repository, &reference, &[], None, text.into_bytes(), Condition::None);
+            let pushed = self.content.push_manifest(repository, &reference, &[], None, text.into(), Condition::None);
             pushed.await.map(|pushed| pushed.digest)
         }
 
@@ -433,8 +414,7 @@ mod tests {
                 }
             }
             age(self.folder.path());
-            lock(&self.content.recent.told).clear();
-            lock(&self.content.recent.held).clear();
+            self.content.recent.begin_at(Instant::now().checked_sub(2 * DELAY).expect("a machine that is up"));
         }
 
         async fn collect(&self) -> Collected {
@@ -489,10 +469,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_has_just_started_collects_nothing() {
-        let (mut store, r) = (Store::new(), repository("r"));
+        let (store, r) = (Store::new(), repository("r"));
         store.push_blob(&r, b"x").await;
         store.grow_old();
-        store.content.recent.began = Instant::now();
+        store.content.recent.begin_at(Instant::now());
         assert_eq!(store.collect().await, Collected::default());
     }
 

@@ -1,12 +1,15 @@
 //! Lists: repositories, tags, referrers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use berth_oci::{Descriptor, Digest, Error, Page, Reference, Repository, Tag};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Content, storage_error};
-use crate::storage::keys;
+use super::{
+    Content, storage_error,
+    tag_lists::{MAX_KEPT_TAGS, Tags},
+};
+use crate::storage::keys::{self, ReferrerName};
 
 /// One page of a list.
 pub struct List {
@@ -32,14 +35,41 @@ const MAX_REFERRERS_PAGE_BYTES: usize = 1024 * 1024;
 /// How many of them are read at once.
 const REFERRERS_CONCURRENCY: usize = 4;
 
+/// How many names of them are listed at once.
+const REFERRERS_PER_LIST: usize = 10_000;
+
 /// How many repositories one page has at most.
 const MAX_REPOSITORIES_PER_PAGE: usize = 1000;
+
+/// How many tags one page has at most.
+const MAX_TAGS_PER_PAGE: usize = 10_000;
+
+/// One page of a list of tags, which shares the list with others who read it.
+pub struct TagPage {
+    tags: Tags,
+    last: Option<String>,
+    /// How many tags are on it that haven't been taken.
+    left: usize,
+    /// The next page, if there is more.
+    pub next: Option<Page>,
+}
+
+impl TagPage {
+    /// The next tags of this page, no more than `limit`; none at its end.
+    pub fn take(&mut self, limit: usize) -> Vec<&str> {
+        let limit = limit.min(self.left);
+        let taken: Vec<&str> = self.tags.after(self.last.as_deref()).take(limit).collect();
+        self.left -= taken.len();
+        self.last = taken.last().map(|tag| (*tag).to_owned()).or(self.last.take());
+        taken
+    }
+}
 
 impl Content {
     /// Everything that a repository holds.
     pub async fn held(&self, repository: &Repository) -> Result<Held, Error> {
         self.must_exist(repository).await?;
-        let digests = |folder: String| async move { self.storage.digests_in(&folder, Duration::ZERO).await };
+        let digests = |folder: String| async move { self.digests_in(&folder, Duration::ZERO).await };
         let mut manifests = Vec::new();
         for digest in digests(keys::manifests(repository)).await.map_err(storage_error)? {
             let stored = self.find_manifest(repository, &Reference::Digest(digest.clone())).await?;
@@ -66,35 +96,45 @@ impl Content {
     }
 
     /// The tags of a repository, in ASCII order (distribution specification, "Listing Tags").
-    pub async fn tags(&self, repository: &Repository, page: &Page) -> Result<List, Error> {
-        let n = page.n.unwrap_or(usize::MAX);
-        // One more than is wanted tells whether there is more.
-        let wanted = n.saturating_add(1);
-        if self.storage.is_shared() {
-            self.must_exist(repository).await?;
-            let tags = self.storage.list(&keys::tags(repository), page.last.as_deref(), wanted).await;
-            return Ok(cut(tags.map_err(storage_error)?, n));
-        }
-        let tags = match self.tag_lists.get(repository) {
+    pub async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagPage, Error> {
+        let n = page.n.unwrap_or(MAX_TAGS_PER_PAGE).min(MAX_TAGS_PER_PAGE);
+        let last = page.last.clone();
+        let tags = match self.kept_tags(repository).await? {
             Some(tags) => tags,
-            None => self.read_tags(repository).await?,
+            None => {
+                // One more than is wanted tells whether there is more.
+                let names = self.storage.list(&keys::tags(repository), last.as_deref(), n + 1).await;
+                Tags::from_sorted(names.map_err(storage_error)?)
+            }
         };
-        let first = page.last.as_ref().map_or(0, |last| tags.partition_point(|tag| tag <= last));
-        Ok(cut(tags[first..].iter().take(wanted).cloned().collect(), n))
+        let (end, more) = {
+            let mut page = tags.after(last.as_deref());
+            // With n = 0 there is no last entry, and no next page.
+            let end = n.checked_sub(1).and_then(|before| page.nth(before)).map(str::to_owned);
+            (end, page.next().is_some())
+        };
+        let next = end.filter(|_| more).map(|end| Page { n: Some(n), last: Some(end) });
+        Ok(TagPage { tags, last, left: n, next })
     }
 
-    /// The whole list, read by one of those who want it.
-    async fn read_tags(&self, repository: &Repository) -> Result<Arc<Vec<String>>, Error> {
-        let _reading = self.tag_lists.reading(repository).await;
+    /// The whole list, read by one of those who want it; nothing if it is too long, or others may change it.
+    async fn kept_tags(&self, repository: &Repository) -> Result<Option<Tags>, Error> {
         if let Some(tags) = self.tag_lists.get(repository) {
-            return Ok(tags);
+            return Ok(Some(tags));
         }
         self.must_exist(repository).await?;
-        let version = self.tag_lists.version(repository);
-        let tags = self.storage.list(&keys::tags(repository), None, usize::MAX).await.map_err(storage_error)?;
-        let tags = Arc::new(tags);
-        self.tag_lists.put(repository, version, Arc::clone(&tags));
-        Ok(tags)
+        if self.storage.is_shared() {
+            return Ok(None);
+        }
+        let _reading = self.reading.alone(repository).await;
+        if let Some(tags) = self.tag_lists.get(repository) {
+            return Ok(Some(tags));
+        }
+        self.tag_lists.begin(repository);
+        let read = self.storage.list(&keys::tags(repository), None, MAX_KEPT_TAGS + 1).await;
+        let keep = read.as_ref().is_ok_and(|tags| tags.len() <= MAX_KEPT_TAGS);
+        let tags = self.tag_lists.end(repository, read.map(Tags::from_sorted), keep).map_err(storage_error)?;
+        Ok(keep.then_some(tags))
     }
 
     /// Every tag of a repository.
@@ -104,41 +144,46 @@ impl Content {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The descriptors of the manifests that refer to `subject`, which need not exist: those after `last`, as many as an
-    /// answer may hold, and the name to go on after if there are more.
+    /// The descriptors of the manifests that refer to `subject`, which need not exist, as JSON: those after `last`, as many
+    /// as an answer may hold, and the name to go on after if there are more. Their names tell which are wanted, and how long
+    /// they are.
     pub async fn referrers(
         &self,
         repository: &Repository,
         subject: &Digest,
         artifact_type: Option<&str>,
         last: Option<&str>,
-    ) -> Result<(Vec<Descriptor>, Option<String>), Error> {
+    ) -> Result<(Vec<Vec<u8>>, Option<String>), Error> {
         let folder = &keys::referrers(repository, subject);
-        let names = self.storage.list(folder, last, usize::MAX).await.map_err(storage_error)?;
-        let read = stream::iter(names).map(async |name| {
-            let bytes = self.storage.read(&format!("{folder}/{name}")).await.map_err(storage_error)?;
-            // Deleted since it was listed, perhaps.
-            let Some(bytes) = bytes else { return Ok::<_, Error>((name, None)) };
-            let descriptor: Descriptor = serde_json::from_slice(&bytes).map_err(|e| storage_error(e.into()))?;
-            // A crash may have left the entry of a manifest that was never held.
-            let held = self.storage.exists(&keys::manifest(repository, &descriptor.digest)).await;
-            let wanted = artifact_type.is_none_or(|wanted| descriptor.artifact_type.as_deref() == Some(wanted));
-            let wanted = wanted && held.map_err(storage_error)?;
-            Ok((name, wanted.then_some((descriptor, bytes.len()))))
-        });
-        let mut read = read.buffered(REFERRERS_CONCURRENCY);
-        let (mut descriptors, mut len, mut previous) = (Vec::new(), 0, None);
-        while let Some((name, found)) = read.try_next().await? {
-            if let Some((descriptor, bytes)) = found {
-                if len + bytes > MAX_REFERRERS_PAGE_BYTES && !descriptors.is_empty() {
-                    return Ok((descriptors, previous));
+        let wanted = artifact_type.map(|wanted| keys::type_fingerprint(Some(wanted)));
+        let (mut page, mut len, mut next) = (Vec::new(), 0, None);
+        let mut last = last.map(str::to_owned);
+        'list: loop {
+            let listed = self.storage.list(folder, last.as_deref(), REFERRERS_PER_LIST).await.map_err(storage_error)?;
+            let Some(end) = listed.last().cloned() else { break };
+            for name in listed {
+                // Whatever isn't a referrer is none of ours.
+                let Ok(referrer) = name.parse::<ReferrerName>() else { continue };
+                if wanted.as_ref().is_some_and(|wanted| *wanted != referrer.artifact_type) {
+                    continue;
                 }
-                len += bytes;
-                descriptors.push(descriptor);
+                if len + referrer.len > MAX_REFERRERS_PAGE_BYTES && !page.is_empty() {
+                    next = last;
+                    break 'list;
+                }
+                len += referrer.len;
+                last = Some(name.clone());
+                page.push((name, referrer.digest));
             }
-            previous = Some(name);
+            last = Some(end);
         }
-        Ok((descriptors, None))
+        let read = stream::iter(page).map(async |(name, digest)| {
+            // A crash may have left the entry of a manifest that was never held.
+            let held = self.storage.exists(&keys::manifest(repository, &digest)).await?;
+            if held { self.storage.read(&format!("{folder}/{name}")).await } else { Ok(None) }
+        });
+        let read = read.buffered(REFERRERS_CONCURRENCY).try_filter_map(async |found| Ok(found));
+        Ok((read.try_collect().await.map_err(storage_error)?, next))
     }
 }
 

@@ -1,14 +1,20 @@
 //! Manifests, tags and referrers.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use berth_oci::{Algorithm, Digest, Error, ErrorCode, Manifest, Reference, Repository, Tag};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream, try_join};
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Content, storage_error};
-use crate::storage::{Condition, digest_of, keys};
+use super::{
+    Content,
+    index::{entries, referrer_entry},
+    storage_error,
+    tag_lists::Change,
+};
+use crate::storage::{Blob, Condition, digest_of, keys};
 
 /// A manifest that a repository holds.
 pub struct Stored {
@@ -21,8 +27,8 @@ pub struct Stored {
 /// How many names are looked up at once.
 const CHECK_CONCURRENCY: usize = 16;
 
-/// How many blobs and manifests one manifest may name: each is looked up.
-const MAX_PARTS: usize = 10_000;
+/// A longer manifest is read on a thread of its own.
+const MAX_INLINE_BYTES: usize = 64 * 1024;
 
 /// What a push did.
 pub struct Pushed {
@@ -57,10 +63,10 @@ impl Content {
         Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message))
     }
 
-    /// The bytes of a manifest, as they were pushed.
-    pub async fn manifest_bytes(&self, stored: &Stored) -> Result<Vec<u8>, Error> {
-        let bytes = self.storage.read(&keys::blob(&stored.digest)).await.map_err(storage_error)?;
-        bytes.ok_or_else(|| bytes_missing(stored))
+    /// The bytes of a manifest, as they were pushed, open for reading.
+    pub async fn manifest(&self, stored: &Stored) -> Result<Box<dyn Blob>, Error> {
+        let blob = self.storage.blob(&stored.digest).await.map_err(storage_error)?;
+        blob.ok_or_else(|| bytes_missing(stored))
     }
 
     /// The length of a manifest in bytes.
@@ -85,16 +91,14 @@ impl Content {
         reference: &Reference,
         more_tags: &[Tag],
         content_type: Option<&str>,
-        bytes: Vec<u8>,
+        bytes: Bytes,
         condition: Condition,
     ) -> Result<Pushed, Error> {
-        let manifest = Manifest::parse(content_type, &bytes)
-            .map_err(|e| Error::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid, e.to_string()))?;
         let (algorithm, tags) = match reference {
             Reference::Digest(digest) => (digest.algorithm(), more_tags),
             Reference::Tag(tag) => (Algorithm::default(), std::slice::from_ref(tag)),
         };
-        let digest = digest_of(algorithm, &bytes).map_err(storage_error)?;
+        let (manifest, digest) = examine(content_type, bytes.clone(), algorithm).await?;
         if let Reference::Digest(expected) = reference
             && *expected != digest
         {
@@ -103,42 +107,40 @@ impl Content {
         }
         // With a condition the repository is ours alone from the look to the last write, so that a push is refused
         // whole; without, pushes go on side by side.
-        let lock = self.lock_of(repository);
         let (_shared, _alone) = match condition {
-            Condition::None => (Some(lock.read().await), None),
-            Condition::Absent | Condition::Present => (None, Some(lock.write().await)),
+            Condition::None => (Some(self.repositories.shared(repository).await), None),
+            Condition::Absent | Condition::Present => (None, Some(self.repositories.alone(repository).await)),
         };
-        if condition != Condition::None {
-            let names: Vec<String> = match tags {
-                [] => vec![keys::manifest(repository, &digest)],
-                tags => tags.iter().map(|tag| keys::tag(repository, tag)).collect(),
-            };
-            for name in names {
-                if self.storage.exists(&name).await.map_err(storage_error)? != (condition == Condition::Present) {
-                    return Err(refusal(condition));
-                }
-            }
-        }
+        self.must_be(condition, repository, &digest, tags).await?;
+        let told = Instant::now();
         self.must_hold_parts(repository, &manifest).await?;
 
         let _guard = self.guard_blob(&digest).await?;
-        let descriptor = manifest.descriptor(digest.clone(), bytes.len() as u64);
-        let len = bytes.len() as u64;
-        if self.storage.put_blob(&digest, bytes).await.map_err(storage_error)? {
-            self.statistics.added(len);
+        let len = bytes.len();
+        let stored = self.storage.put_blob(&digest, bytes.into());
+        let marked = self.storage.mark(entries(repository, &digest, &manifest, tags));
+        let (is_new, ()) = try_join!(stored, marked).map_err(storage_error)?;
+        if is_new {
+            self.statistics.added(len as u64);
         }
         if let Some(subject) = &manifest.subject {
-            let entry = serde_json::to_vec(&descriptor).map_err(|e| storage_error(e.into()))?;
-            self.write(keys::referrer(repository, subject, &digest), entry, Condition::None).await?;
+            let (name, descriptor) = referrer_entry(&manifest, &digest, len).map_err(storage_error)?;
+            self.write(keys::referrer(repository, subject, &name), descriptor, Condition::None).await?;
         }
         let media_type = manifest.media_type.to_string().into_bytes();
         // Other processes may have written since we looked, where they can: then the last writes decide.
         let (of_manifest, of_tags) =
             if tags.is_empty() { (condition, Condition::None) } else { (Condition::None, condition) };
         self.write(keys::manifest(repository, &digest), media_type, of_manifest).await?;
+        self.tell_parts_again(repository, &manifest, told).await?;
         for tag in tags {
-            let written = self.write(keys::tag(repository, tag), digest.to_string().into_bytes(), of_tags).await;
-            self.tag_lists.changed(repository);
+            let key = keys::tag(repository, tag);
+            self.revive(&key).await?;
+            let written = self.write(key, digest.to_string().into_bytes(), of_tags).await;
+            match &written {
+                Ok(()) => self.tag_lists.changed(repository, tag.as_str(), Change::Set),
+                Err(_) => self.tag_lists.forget(repository),
+            }
             written?;
         }
         // Another process may have deleted the manifest before it could see these tags.
@@ -154,13 +156,8 @@ impl Content {
         // Whatever is named twice is looked for once.
         let blobs: HashSet<Digest> = manifest.required_blobs().map(|blob| blob.digest.clone()).collect();
         let children: HashSet<Digest> = manifest.manifests.iter().map(|child| child.digest.clone()).collect();
-        if blobs.len() + children.len() > MAX_PARTS {
-            let message = format!("a manifest names at most {MAX_PARTS} blobs and manifests");
-            return Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid, message));
-        }
         let blobs = stream::iter(blobs).map(async |digest| {
-            self.protect_link(repository, &digest).await?;
-            let held = self.held_len(repository, &digest).await?.is_some();
+            let held = self.tell_len(repository, &digest).await?.is_some();
             Ok::<_, Error>((digest, held))
         });
         let children = stream::iter(children).map(async |digest| {
@@ -182,47 +179,78 @@ impl Content {
         Ok(())
     }
 
-    /// Takes away a tag, or a manifest with every tag that points at it.
-    pub async fn delete_manifest(&self, repository: &Repository, reference: &Reference) -> Result<(), Error> {
-        let _alone = self.lock_of(repository).write().await;
-        let stored = self.find_manifest(repository, reference).await?;
-        let digest = match reference {
-            Reference::Tag(tag) => {
-                return self.remove_tag(repository, tag).await;
-            }
-            Reference::Digest(_) => stored.digest.clone(),
+    /// Nothing, or the error that the condition of a push doesn't hold. A tag of which the manifest is gone is none.
+    async fn must_be(
+        &self,
+        condition: Condition,
+        repository: &Repository,
+        digest: &Digest,
+        tags: &[Tag],
+    ) -> Result<(), Error> {
+        let wanted = match condition {
+            Condition::None => return Ok(()),
+            Condition::Absent => false,
+            Condition::Present => true,
         };
-        let tags = stream::iter(self.all_tags(repository).await?);
-        let mut tags =
-            tags.map(async |tag| (self.tag(repository, &tag).await, tag)).buffer_unordered(CHECK_CONCURRENCY);
-        while let Some((target, tag)) = tags.next().await {
-            // Read again where others write, too: it may have moved since.
-            if target?.as_ref() == Some(&digest)
-                && (!self.storage.is_shared() || self.tag(repository, &tag).await?.as_ref() == Some(&digest))
-            {
-                self.remove_tag(repository, &tag).await?;
-            }
+        if tags.is_empty() {
+            let held = self.storage.exists(&keys::manifest(repository, digest)).await.map_err(storage_error)?;
+            return if held == wanted { Ok(()) } else { Err(refusal(condition)) };
         }
-        drop(tags);
-        // If they are missing, it has no subject that could be known; it can be deleted all the same.
-        let bytes = self.storage.read(&keys::blob(&digest)).await.map_err(storage_error)?.unwrap_or_default();
-        self.storage.remove(&keys::manifest(repository, &digest)).await.map_err(storage_error)?;
-        if let Some(subject) = Manifest::parse(Some(&stored.media_type), &bytes).ok().and_then(|m| m.subject) {
-            self.storage.remove(&keys::referrer(repository, &subject, &digest)).await.map_err(storage_error)?;
+        for tag in tags {
+            let target = self.tag(repository, tag).await?;
+            let serves = match &target {
+                Some(target) => {
+                    self.storage.exists(&keys::manifest(repository, target)).await.map_err(storage_error)?
+                }
+                None => false,
+            };
+            if serves != wanted {
+                return Err(refusal(condition));
+            }
+            if let Some(target) = target.filter(|_| !serves) {
+                let removed = self.storage.remove_if(vec![keys::tag(repository, tag)], &target.to_string()).await;
+                removed.map_err(storage_error)?;
+            }
         }
         Ok(())
     }
 
-    async fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
-        let removed = self.storage.remove(&keys::tag(repository, tag)).await;
-        self.tag_lists.changed(repository);
-        removed.map(drop).map_err(storage_error)
+    /// Promises once more what the manifest names, now that it is written: a collection may have begun before, and last
+    /// longer than the first promise. Where another process may have collected already, it is looked at again.
+    async fn tell_parts_again(&self, repository: &Repository, manifest: &Manifest, told: Instant) -> Result<(), Error> {
+        if !self.storage.is_shared() {
+            manifest.required_blobs().for_each(|blob| self.recent.told(repository, &blob.digest));
+            return Ok(());
+        }
+        // Half an hour, or however long a lease holds at least.
+        if told.elapsed() < self.renewal { Ok(()) } else { self.must_hold_parts(repository, manifest).await }
     }
 
-    async fn write(&self, key: String, bytes: Vec<u8>, condition: Condition) -> Result<(), Error> {
+    /// Makes sure that what is written under a key now isn't taken for what was taken away before.
+    async fn revive(&self, key: &str) -> Result<(), Error> {
+        if self.storage.revive(key).await.map_err(storage_error)? { Ok(()) } else { self.acquire_lease(key).await }
+    }
+
+    pub(super) async fn write(&self, key: String, bytes: Vec<u8>, condition: Condition) -> Result<(), Error> {
         let written = self.storage.write(&key, bytes, condition).await.map_err(storage_error)?;
         if written { Ok(()) } else { Err(refusal(condition)) }
     }
+}
+
+/// Reads a manifest and computes its digest, where it harms nobody that this takes a while.
+async fn examine(content_type: Option<&str>, bytes: Bytes, algorithm: Algorithm) -> Result<(Manifest, Digest), Error> {
+    let content_type = content_type.map(str::to_owned);
+    let is_long = bytes.len() > MAX_INLINE_BYTES;
+    let examined = move || {
+        let manifest = Manifest::parse(content_type.as_deref(), &bytes)
+            .map_err(|e| Error::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid, e.to_string()))?;
+        Ok((manifest, digest_of(algorithm, &bytes).map_err(storage_error)?))
+    };
+    if !is_long {
+        return examined();
+    }
+    let examining = tokio::task::spawn_blocking(examined).await;
+    examining.unwrap_or_else(|panic| Err(storage_error(std::io::Error::other(panic))))
 }
 
 fn bytes_missing(stored: &Stored) -> Error {
@@ -248,13 +276,13 @@ mod tests {
         (0..4).map(|_| Arc::new(Content::new(Arc::new(bucket.clone()), true))).collect()
     }
 
-    fn manifest(subject: Option<&Digest>, seed: usize) -> Vec<u8> {
+    fn manifest(subject: Option<&Digest>, seed: usize) -> Bytes {
         let mut document = json!({"schemaVersion": 2, "manifests": [], "artifactType": "a/b", "annotations": {"seed": seed.to_string()}});
         if let Some(subject) = subject {
             document["subject"] =
                 json!({"mediaType": "application/vnd.oci.image.index.v1+json", "digest": subject, "size": 1});
         }
-        document.to_string().into_bytes()
+        document.to_string().into()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,40 +6,54 @@
 
 mod blobs;
 mod garbage;
+mod index;
 mod lists;
+mod locks;
 mod manifests;
+mod recent;
+mod removal;
 mod statistics;
 mod tag_lists;
 
 use std::{
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use berth_oci::{Error, ErrorCode, Repository};
+use berth_oci::{Algorithm, Digest, Error, ErrorCode, Repository};
 use http::StatusCode;
-use tokio::sync::RwLock;
+use tokio::sync::watch;
 
 pub use self::{
     garbage::Mode,
-    lists::List,
+    lists::{List, TagPage},
     manifests::Stored,
     statistics::{LastCollection, Usage},
 };
-use self::{garbage::RecentReferences, statistics::Statistics, tag_lists::TagLists};
-use crate::storage::{Space, Storage, keys};
+use self::{locks::Locks, recent::Recent, statistics::Statistics, tag_lists::TagLists};
+use crate::{
+    config::SHORTEST_SHARED_DELAY,
+    storage::{Space, Storage, keys},
+};
 
 /// All repositories.
 pub struct Content {
     storage: Arc<dyn Storage>,
-    /// Pushes to a repository share its lock. Who pushes on a condition, deletes a manifest with its tags, or collects
-    /// garbage has it alone. It is taken before a digest's lock.
-    repositories: [RwLock<()>; 64],
-    recent: RecentReferences,
+    /// Pushes to a repository share its lock. Who pushes on a condition, deletes something, or collects garbage has it
+    /// alone, for a bounded time. It is taken before a digest's lock.
+    repositories: Locks<Repository>,
+    /// Shared by whoever lets a repository hold a digest, and had alone by who removes its bytes.
+    digests: Locks<Digest>,
+    /// Had by who reads a list of tags, so that many who want a long one read it once.
+    reading: Locks<Repository>,
+    recent: Recent,
     tag_lists: TagLists,
     statistics: Statistics,
     readiness: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
+    /// No more garbage is collected.
+    stopping: watch::Sender<bool>,
+    /// A push that has taken longer looks again whether what it names is there, in a bucket.
+    renewal: Duration,
 }
 
 /// For how long it is known whether something can be written: strangers may make the proxy ask.
@@ -52,12 +66,16 @@ impl Content {
     /// The repositories in `storage`; whether garbage will be collected in this process.
     pub fn new(storage: Arc<dyn Storage>, collecting: bool) -> Self {
         Self {
-            repositories: std::array::from_fn(|_| RwLock::default()),
-            recent: RecentReferences::new(collecting && !storage.is_shared()),
+            repositories: Locks::new(),
+            digests: Locks::new(),
+            reading: Locks::new(),
+            recent: Recent::new(collecting && !storage.is_shared()),
             storage,
             tag_lists: TagLists::new(),
             statistics: Statistics::default(),
             readiness: tokio::sync::Mutex::default(),
+            stopping: watch::Sender::new(false),
+            renewal: SHORTEST_SHARED_DELAY / 2,
         }
     }
 
@@ -96,8 +114,9 @@ impl Content {
         self.storage.space().await
     }
 
-    fn lock_of(&self, repository: &Repository) -> &RwLock<()> {
-        lock_stripe(&self.repositories, repository)
+    /// The digests in a folder that has one folder an algorithm, of what was written at least `age` ago.
+    async fn digests_in(&self, folder: &str, age: Duration) -> std::io::Result<Vec<Digest>> {
+        digests_in(&*self.storage, folder, age).await
     }
 
     /// Nothing, or the error that there is no such repository.
@@ -110,17 +129,52 @@ impl Content {
     }
 }
 
-/// The one of `shares` that is for `key`, always the same.
-fn lock_stripe<'a, T, const N: usize>(shares: &'a [T; N], key: &impl Hash) -> &'a T {
-    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
-    &shares[usize::try_from(hash % N as u64).unwrap_or_default()]
+/// The digests in a folder that has one folder an algorithm, of what was written at least `age` ago.
+pub async fn digests_in(storage: &dyn Storage, folder: &str, age: Duration) -> std::io::Result<Vec<Digest>> {
+    let mut digests = Vec::new();
+    for algorithm in Algorithm::ALL {
+        let names = storage.older_in(&format!("{folder}/{algorithm}"), age).await?;
+        // Whatever isn't a digest is none of ours.
+        digests.extend(names.iter().filter_map(|name| format!("{algorithm}:{name}").parse::<Digest>().ok()));
+    }
+    Ok(digests)
+}
+
+/// How often it is said that descriptors have run out.
+const DESCRIPTORS_LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Says that descriptors have run out, and not at each request.
+pub fn report_descriptors(error: &std::io::Error) {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() >= DESCRIPTORS_LOG_INTERVAL) {
+        *last = Some(Instant::now());
+        tracing::error!(%error, "there are no descriptors left; new requests are refused. Raise the limit (ulimit -n)");
+    }
+}
+
+/// Whether a process, or the machine, has no descriptors left (EMFILE and ENFILE of open(2)).
+fn lacks_descriptors(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let number = error.raw_os_error().or_else(|| error.get_ref()?.downcast_ref::<std::io::Error>()?.raw_os_error());
+    number.is_some_and(|number| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&number))
 }
 
 /// The answer when the disk says no. The cause goes to the log; the client learns what it can act on.
 fn storage_error(error: std::io::Error) -> Error {
     use std::io::ErrorKind;
+    if lacks_descriptors(&error) {
+        report_descriptors(&error);
+        let message = "the registry has no descriptors left; try again in some seconds";
+        return Error::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message);
+    }
     tracing::error!(%error, "storage failed");
     match error.kind() {
+        ErrorKind::NotConnected | ErrorKind::TimedOut => Error::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Unavailable,
+            "the registry's bucket does not answer; try again in some seconds",
+        ),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::new(
             StatusCode::INSUFFICIENT_STORAGE,
             ErrorCode::Unavailable,

@@ -1,87 +1,233 @@
 //! The tags of repositories that were listed lately, so that a page of a long list costs what a page of a short one does.
 //!
-//! Only this process sets tags, and it says so here: a list that was read before a tag was set isn't taken after.
+//! Only this process sets tags here, and says so: a list that is kept is changed by each push, and one that is being read
+//! while tags change is given those changes after.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use berth_oci::Repository;
-use moka::sync::Cache;
-use tokio::sync::{Mutex, MutexGuard};
-
-use super::lock_stripe;
+use moka::{ops::compute::Op, sync::Cache};
 
 /// How much memory the lists may take, in bytes.
-const MAX_CACHE_BYTES: u64 = 8 * 1024 * 1024;
+const MAX_CACHE_BYTES: u64 = 24 * 1024 * 1024;
 
-/// Sorted lists of tags.
+/// A list with more tags than this isn't kept: each page of it is read.
+pub const MAX_KEPT_TAGS: usize = 250_000;
+
+/// How many tags stand together: a change copies so many, and a copy of the whole list as many references.
+const CHUNK_TAGS: usize = 512;
+
+/// Sorted tags. A copy shares what it has with the original.
+#[derive(Clone, Debug, Default)]
+pub struct Tags {
+    /// None is empty.
+    chunks: Vec<Arc<Vec<Box<str>>>>,
+    bytes: usize,
+}
+
+impl Tags {
+    /// Those that come sorted.
+    pub fn from_sorted(tags: Vec<String>) -> Self {
+        let mut list = Self::default();
+        let mut tags = tags.into_iter().map(String::into_boxed_str).peekable();
+        while tags.peek().is_some() {
+            let chunk: Vec<_> = tags.by_ref().take(CHUNK_TAGS).collect();
+            list.bytes += chunk.iter().map(|tag| cost(tag)).sum::<usize>();
+            list.chunks.push(Arc::new(chunk));
+        }
+        list
+    }
+
+    /// The chunk that a tag is in or belongs into.
+    fn chunk_of(&self, tag: &str) -> usize {
+        self.chunks.partition_point(|chunk| *chunk[0] <= *tag).saturating_sub(1)
+    }
+
+    fn insert(&mut self, tag: &str) {
+        let at = self.chunk_of(tag);
+        let Some(shared) = self.chunks.get_mut(at) else {
+            self.chunks.push(Arc::new(vec![tag.into()]));
+            self.bytes += cost(tag);
+            return;
+        };
+        let Err(place) = shared.binary_search_by(|other| (**other).cmp(tag)) else { return };
+        let chunk = Arc::make_mut(shared);
+        chunk.insert(place, tag.into());
+        self.bytes += cost(tag);
+        if chunk.len() >= 2 * CHUNK_TAGS {
+            let rest = chunk.split_off(CHUNK_TAGS);
+            self.chunks.insert(at + 1, Arc::new(rest));
+        }
+    }
+
+    fn remove(&mut self, tag: &str) {
+        let at = self.chunk_of(tag);
+        let Some(shared) = self.chunks.get_mut(at) else { return };
+        let Ok(place) = shared.binary_search_by(|other| (**other).cmp(tag)) else { return };
+        let chunk = Arc::make_mut(shared);
+        chunk.remove(place);
+        self.bytes -= cost(tag);
+        if chunk.is_empty() {
+            self.chunks.remove(at);
+        }
+    }
+
+    /// Those after `last`.
+    pub fn after(&self, last: Option<&str>) -> impl Iterator<Item = &str> {
+        let at = last.map_or(0, |last| self.chunk_of(last));
+        let tags = self.chunks[at.min(self.chunks.len())..].iter().flat_map(|chunk| chunk.iter());
+        tags.map(|tag| &**tag).skip_while(move |tag| last.is_some_and(|last| *tag <= last))
+    }
+}
+
+/// What a tag takes, about.
+fn cost(tag: &str) -> usize {
+    tag.len() + size_of::<Box<str>>() + size_of::<usize>()
+}
+
+/// A tag was set, or taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Set.
+    Set,
+    /// Taken away.
+    Removed,
+}
+
+impl Tags {
+    fn apply(&mut self, tag: &str, change: Change) {
+        match change {
+            Change::Set => self.insert(tag),
+            Change::Removed => self.remove(tag),
+        }
+    }
+}
+
+/// What has changed while a list was read.
+type Journal = Vec<(String, Change)>;
+
+/// The lists.
 pub struct TagLists {
-    lists: Cache<Repository, (u64, Arc<Vec<String>>)>,
-    /// Counts the changes of tags, each for a share of the repositories.
-    changes: [AtomicU64; 256],
-    /// Held by who reads a list, so that many who want a long one read it once.
-    reading: [Mutex<()>; 16],
+    lists: Cache<Repository, Tags>,
+    /// Of the lists that are being read.
+    journals: Mutex<HashMap<Repository, Journal>>,
 }
 
 impl TagLists {
     /// None yet.
     pub fn new() -> Self {
-        let weigh = |_: &Repository, (_, tags): &(u64, Arc<Vec<String>>)| {
-            let bytes: usize = tags.iter().map(|tag| tag.len() + size_of::<String>()).sum();
-            u32::try_from(bytes).unwrap_or(u32::MAX)
-        };
+        let weigh = |_: &Repository, tags: &Tags| u32::try_from(tags.bytes).unwrap_or(u32::MAX);
         let lists = Cache::builder().max_capacity(MAX_CACHE_BYTES).weigher(weigh).build();
-        let changes = std::array::from_fn(|_| AtomicU64::default());
-        Self { lists, changes, reading: std::array::from_fn(|_| Mutex::default()) }
+        Self { lists, journals: Mutex::default() }
     }
 
-    fn changes_of(&self, repository: &Repository) -> &AtomicU64 {
-        lock_stripe(&self.changes, repository)
+    fn journals(&self) -> MutexGuard<'_, HashMap<Repository, Journal>> {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A tag was set or taken away. To be said after it was.
-    pub fn changed(&self, repository: &Repository) {
-        self.changes_of(repository).fetch_add(1, Ordering::SeqCst);
+    /// A tag has changed. To be said after it has.
+    pub fn changed(&self, repository: &Repository, tag: &str, change: Change) {
+        // Held to the end, so that no list is put in between that hasn't got this change.
+        let mut journals = self.journals();
+        if let Some(journal) = journals.get_mut(repository) {
+            journal.push((tag.to_owned(), change));
+        }
+        self.lists.entry_by_ref(repository).and_compute_with(|list| match list {
+            None => Op::Nop,
+            Some(list) => {
+                let mut tags = list.into_value();
+                tags.apply(tag, change);
+                Op::Put(tags)
+            }
+        });
     }
 
-    /// How many changes there were. To be asked before a list is read that is then put.
-    pub fn version(&self, repository: &Repository) -> u64 {
-        self.changes_of(repository).load(Ordering::SeqCst)
+    /// Tags may have changed, it isn't known which.
+    pub fn forget(&self, repository: &Repository) {
+        self.lists.invalidate(repository);
     }
 
-    /// The list, if nothing has changed since it was read.
-    pub fn get(&self, repository: &Repository) -> Option<Arc<Vec<String>>> {
-        let (version, tags) = self.lists.get(repository)?;
-        (version == self.version(repository)).then_some(tags)
+    /// The list, if it is kept.
+    pub fn get(&self, repository: &Repository) -> Option<Tags> {
+        self.lists.get(repository)
     }
 
-    /// To be waited for by who is about to read a list; it may be there afterwards.
-    pub async fn reading(&self, repository: &Repository) -> MutexGuard<'_, ()> {
-        lock_stripe(&self.reading, repository).lock().await
+    /// A list is about to be read, by nobody else at the same time.
+    pub fn begin(&self, repository: &Repository) {
+        self.journals().insert(repository.clone(), Journal::new());
     }
 
-    /// Remembers a list that was read after `version` was asked.
-    pub fn put(&self, repository: &Repository, version: u64, tags: Arc<Vec<String>>) {
-        self.lists.insert(repository.clone(), (version, tags));
+    /// The list was read, or not: this is what it is now. It is kept if `keep` says so.
+    pub fn end(&self, repository: &Repository, read: io::Result<Tags>, keep: bool) -> io::Result<Tags> {
+        let mut journals = self.journals();
+        let journal = journals.remove(repository).unwrap_or_default();
+        let mut tags = read?;
+        for (tag, change) in journal {
+            tags.apply(&tag, change);
+        }
+        if keep {
+            self.lists.insert(repository.clone(), tags.clone());
+        }
+        Ok(tags)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
+    proptest! {
+        #[test]
+        fn a_list_is_what_a_set_would_be(
+            first in proptest::collection::btree_set("[a-c]{1,4}", 0..60),
+            changes in proptest::collection::vec(("[a-c]{1,4}", any::<bool>()), 0..200),
+            last in "[a-c]{0,4}",
+        ) {
+            let mut tags = Tags::from_sorted(first.iter().cloned().collect());
+            let (before, copy) = (first.clone(), tags.clone());
+            let mut set: BTreeSet<String> = first;
+            for (tag, is_set) in changes {
+                tags.apply(&tag, if is_set { Change::Set } else { Change::Removed });
+                if is_set { set.insert(tag); } else { set.remove(&tag); }
+            }
+            prop_assert!(tags.after(None).eq(set.iter().map(String::as_str)));
+            prop_assert!(tags.after(Some(&last)).eq(set.iter().map(String::as_str).filter(|tag| *tag > last.as_str())));
+            prop_assert_eq!(tags.bytes, set.iter().map(|tag| cost(tag)).sum::<usize>());
+            // Whoever reads a page goes on with the list of before.
+            prop_assert!(copy.after(None).eq(before.iter().map(String::as_str)));
+        }
+    }
+
     #[test]
-    fn a_list_that_was_read_before_a_change_is_not_taken_after_it() {
+    fn a_long_list_is_cut_into_chunks_and_stays_sorted() {
+        let mut tags = Tags::default();
+        let names: BTreeSet<String> = (0..5000).map(|i| format!("t{}", i * 7919 % 5000)).collect();
+        for i in 0..5000 {
+            tags.insert(&format!("t{}", i * 7919 % 5000));
+        }
+        assert!(tags.after(None).eq(names.iter().map(String::as_str)));
+        assert!(tags.chunks.iter().all(|chunk| (1..2 * CHUNK_TAGS).contains(&chunk.len())));
+    }
+
+    #[test]
+    fn what_changes_while_a_list_is_read_is_in_it() {
         let (lists, repository) = (TagLists::new(), "r".parse::<Repository>().expect("a name"));
-        let before = lists.version(&repository);
-        lists.put(&repository, before, Arc::new(vec!["a".to_owned()]));
-        assert!(lists.get(&repository).is_some());
-        lists.changed(&repository);
-        assert!(lists.get(&repository).is_none());
-        // Read before the change, and put after it.
-        lists.put(&repository, before, Arc::default());
-        assert!(lists.get(&repository).is_none());
+        lists.begin(&repository);
+        lists.changed(&repository, "new", Change::Set);
+        lists.changed(&repository, "old", Change::Removed);
+        let read = lists.end(&repository, Ok(Tags::from_sorted(vec!["old".to_owned(), "other".to_owned()])), true);
+        let read = read.expect("read");
+        assert!(read.after(None).eq(["new", "other"]));
+        lists.changed(&repository, "newer", Change::Set);
+        assert!(lists.get(&repository).expect("kept").after(Some("new")).eq(["newer", "other"]));
+        assert!(read.after(None).eq(["new", "other"]));
     }
 }

@@ -5,13 +5,19 @@
 //! repositories/<name>/_tags/<tag>                    the digest that the tag points at
 //! repositories/<name>/_manifests/sha256/<hex>        the repository holds this manifest; its media type
 //! repositories/<name>/_blobs/sha256/<hex>            the repository holds this blob
-//! repositories/<name>/_referrers/sha256/<hex>/<digest> a descriptor, ready to serve
+//! repositories/<name>/_referrers/sha256/<hex>/<digest>.<type>.<len> a descriptor, ready to serve
+//! repositories/<name>/_tagged/ab/abcdef…-<tag>       the tag was pushed for the manifest abcdef…
+//! repositories/<name>/_named/a/abcdef…-<digest>      a manifest names the blob or manifest abcdef…
 //! uploads/<id>/…                                     what has not been finished
 //! statistics.json                                    how much is stored
+//! layout.json                                        which of these folders have been kept from the beginning
 //! ```
 //! No part of a repository name begins with `_`, so a repository `a/tags` never meets the tags of `a`.
 
+use std::{fmt, str::FromStr};
+
 use berth_oci::{Algorithm, Digest, Repository, Tag, UploadId};
+use sha2::{Digest as _, Sha256};
 
 /// Where the bytes with this digest are.
 pub fn blob(digest: &Digest) -> String {
@@ -30,6 +36,9 @@ pub fn upload(id: &UploadId) -> String {
 /// How much is stored.
 pub const STATISTICS: &str = "statistics.json";
 
+/// Which folders have been kept from the beginning.
+pub const LAYOUT: &str = "layout.json";
+
 /// The folder of all repositories.
 pub const REPOSITORIES: &str = "repositories";
 
@@ -42,6 +51,11 @@ pub const BLOBS: &str = "_blobs";
 /// The folder of a repository's tags.
 pub fn tags(repository: &Repository) -> String {
     format!("{REPOSITORIES}/{repository}/_tags")
+}
+
+/// Whether what is empty in a folder was taken away, in a bucket.
+pub fn has_tombstones(folder: &str) -> bool {
+    folder.ends_with("/_tags")
 }
 
 /// One tag.
@@ -74,9 +88,90 @@ pub fn referrers(repository: &Repository, subject: &Digest) -> String {
     format!("{REPOSITORIES}/{repository}/_referrers/{}/{}", subject.algorithm(), subject.hex())
 }
 
-/// The descriptor of one manifest that refers to `subject`.
-pub fn referrer(repository: &Repository, subject: &Digest, referrer: &Digest) -> String {
-    format!("{}/{}-{}", referrers(repository, subject), referrer.algorithm(), referrer.hex())
+/// The descriptor of one manifest that refers to `subject`, of this type and length: a list finds in the name what it needs
+/// to know of it.
+pub fn referrer(repository: &Repository, subject: &Digest, referrer: &ReferrerName) -> String {
+    format!("{}/{referrer}", referrers(repository, subject))
+}
+
+/// What the name of a referrer's descriptor tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferrerName {
+    /// The manifest that refers to another.
+    pub digest: Digest,
+    /// The [fingerprint](type_fingerprint) of its artifact type.
+    pub artifact_type: String,
+    /// How many bytes the descriptor has.
+    pub len: usize,
+}
+
+impl fmt::Display for ReferrerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}.{}.{}", self.digest.algorithm(), self.digest.hex(), self.artifact_type, self.len)
+    }
+}
+
+impl FromStr for ReferrerName {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        let mut parts = name.splitn(3, '.');
+        let (digest, artifact_type, len) = (parts.next().ok_or(())?, parts.next().ok_or(())?, parts.next().ok_or(())?);
+        let digest = digest.replacen('-', ":", 1).parse().map_err(drop)?;
+        Ok(Self { digest, artifact_type: artifact_type.to_owned(), len: len.parse().map_err(drop)? })
+    }
+}
+
+/// An artifact type, however long it is, in sixteen characters.
+pub fn type_fingerprint(artifact_type: Option<&str>) -> String {
+    let hash = Sha256::digest(artifact_type.unwrap_or_default());
+    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How many digits of a digest stand for it in the name of an entry that also has another name in it.
+pub const PREFIX_DIGITS: usize = 32;
+
+/// What the names of all entries about a digest begin with.
+pub fn prefix_of(digest: &Digest) -> String {
+    format!("{}-", &digest.hex()[..PREFIX_DIGITS])
+}
+
+/// The folder of the tags that were pushed for manifests like this one.
+pub fn tagged(repository: &Repository, digest: &Digest) -> String {
+    format!("{REPOSITORIES}/{repository}/{TAGGED}/{}", &digest.hex()[..2])
+}
+
+/// That a tag was pushed for a manifest; it may have moved since.
+pub fn tagged_by(repository: &Repository, digest: &Digest, tag: &Tag) -> String {
+    format!("{}/{}{tag}", tagged(repository, digest), prefix_of(digest))
+}
+
+/// The folder of what is named by manifests, and by which.
+pub fn named(repository: &Repository, part: &Digest) -> String {
+    format!("{REPOSITORIES}/{repository}/{NAMED}/{}", &part.hex()[..1])
+}
+
+/// That a manifest names a blob or another manifest.
+pub fn named_by(repository: &Repository, part: &Digest, manifest: &Digest) -> String {
+    format!("{}/{}{}-{}", named(repository, part), prefix_of(part), manifest.algorithm(), manifest.hex())
+}
+
+/// The folders of the two, which have folders themselves.
+pub const TAGGED: &str = "_tagged";
+/// See [`TAGGED`].
+pub const NAMED: &str = "_named";
+
+/// The folders of a repository that something may be in.
+pub fn folders(repository: &Repository) -> [String; 6] {
+    ["_tags", MANIFESTS, BLOBS, "_referrers", TAGGED, NAMED]
+        .map(|folder| format!("{REPOSITORIES}/{repository}/{folder}"))
+}
+
+/// All folders of entries in [`TAGGED`] and [`NAMED`].
+pub fn index_folders(repository: &Repository) -> impl Iterator<Item = String> {
+    let tagged = (0..=u8::MAX).map(|shard| format!("{TAGGED}/{shard:02x}"));
+    let named = (0..16).map(|shard| format!("{NAMED}/{shard:x}"));
+    tagged.chain(named).map(move |folder| format!("{REPOSITORIES}/{repository}/{folder}"))
 }
 
 /// The folders of blobs, by algorithm.

@@ -42,8 +42,21 @@ pub trait Storage: Send + Sync {
     /// the condition doesn't hold; that is decided in one step with the write.
     async fn write(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> io::Result<bool>;
 
+    /// Puts nothing under each key, durably: all of it is in the name. What was there is young again.
+    async fn mark(&self, keys: Vec<String>) -> io::Result<()>;
+
     /// Takes away what is under a key, durably. Whether there was something.
     async fn remove(&self, key: &str) -> io::Result<bool>;
+
+    /// Takes away, durably, whatever is under these keys.
+    async fn remove_all(&self, keys: Vec<String>) -> io::Result<()>;
+
+    /// Takes away, durably, what is under these keys and is still `content`; where other processes write, that is decided
+    /// in one step with the removal. Whether each was.
+    async fn remove_if(&self, keys: Vec<String>, content: &str) -> io::Result<Vec<bool>>;
+
+    /// Takes away a folder, those below it and those above it, as far as they are empty.
+    async fn prune(&self, folder: &str) -> io::Result<()>;
 
     /// At most `limit` names in a folder after `last`, sorted.
     async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>>;
@@ -85,8 +98,11 @@ pub trait Storage: Send + Sync {
     /// How many uploads aren't finished.
     async fn count_uploads(&self) -> io::Result<u64>;
 
-    /// The digests in a folder that has one folder an algorithm, of what was written at least `age` ago.
-    async fn digests_in(&self, folder: &str, age: Duration) -> io::Result<Vec<Digest>>;
+    /// The names in a folder of what was written at least `age` ago, in no order.
+    async fn older_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>>;
+
+    /// What was [taken away](Self::remove_if) of a folder at least `age` ago, and still has a name there.
+    async fn tombstones_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>>;
 
     /// The folders that blobs are spread over.
     async fn shards(&self) -> io::Result<Vec<String>>;
@@ -106,6 +122,9 @@ pub trait Storage: Send + Sync {
     /// Keeps what is under a key from being [deleted](Self::delete_if_unprotected) by a collector in another process for a while. A
     /// collector may be at it already; then it is as good as gone, and the answer is no.
     async fn acquire_lease(&self, key: &str) -> io::Result<bool>;
+
+    /// The same before something is written under a key that may have been taken away [lately](Self::remove_if).
+    async fn revive(&self, key: &str) -> io::Result<bool>;
 
     /// Takes away what is under a key, unless it was written or leased less than `age` ago. Whether it did.
     async fn delete_if_unprotected(&self, key: &str, age: Duration) -> io::Result<bool>;
@@ -160,10 +179,7 @@ pub trait Upload: Send {
     /// How many bytes it has.
     fn len(&self) -> u64;
 
-    /// What its digest will be of.
-    fn algorithm(&self) -> Algorithm;
-
-    /// Hashes anew, with another algorithm. Only an empty upload can.
+    /// Hashes anew, with another algorithm. Only an empty upload can; another one is read again when it is finished.
     fn restart(&mut self, algorithm: Algorithm);
 
     /// Appends some bytes, off the async threads. They count when they are flushed.
@@ -178,7 +194,8 @@ pub trait Upload: Send {
     /// As [`Upload::append`].
     async fn flush(self: Box<Self>) -> io::Result<Box<dyn Upload>>;
 
-    /// Makes it the blob that it is. The upload is gone afterwards. Whether the blob is new.
+    /// Makes it the blob that it is, instead of a file of that name whose bytes may be damaged. The upload is gone
+    /// afterwards. Whether the blob is new.
     ///
     /// # Errors
     /// [`UploadError::Digest`] if its bytes have another digest.

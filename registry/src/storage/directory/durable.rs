@@ -33,6 +33,9 @@ pub struct Folders {
     known: Mutex<HashSet<PathBuf>>,
     /// Those that are being flushed.
     flushing: Mutex<HashMap<PathBuf, Arc<Flushes>>>,
+    /// Those of which a flush has failed. The kernel may have dropped what it couldn't write, and would say of the next
+    /// flush that all is well (fsync(2), "EIO"): nothing more is acknowledged that is in them, until a new start.
+    failed: Mutex<HashSet<PathBuf>>,
 }
 
 /// How many folders are remembered; then the memory starts anew.
@@ -40,7 +43,12 @@ const MAX_REMEMBERED_FOLDERS: usize = 50_000;
 
 impl Folders {
     pub fn new(root: PathBuf) -> Self {
-        Self { root, known: Mutex::default(), flushing: Mutex::default() }
+        Self { root, known: Mutex::default(), flushing: Mutex::default(), failed: Mutex::default() }
+    }
+
+    /// Nothing, or the error that a flush has failed.
+    pub fn must_be_sound(&self) -> io::Result<()> {
+        lock(&self.failed).iter().next().map_or(Ok(()), |folder| Err(unsound(folder)))
     }
 
     /// Makes `folder`, which is below the root, and all above it.
@@ -48,28 +56,69 @@ impl Folders {
     /// A folder that someone else has just made may not be flushed yet, so a folder that exists isn't one that
     /// is known.
     pub fn make(&self, folder: &Path) -> io::Result<()> {
-        let mut known = lock(&self.known);
-        if known.contains(folder) {
-            return Ok(());
+        for _ in 0..MAX_ATTEMPTS {
+            match self.try_make(folder) {
+                // Somebody has pruned what was empty above it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    lock(&self.known).retain(|known| !folder.starts_with(known));
+                }
+                made => return made,
+            }
         }
-        if known.len() >= MAX_REMEMBERED_FOLDERS {
-            known.clear();
+        self.try_make(folder)
+    }
+
+    fn try_make(&self, folder: &Path) -> io::Result<()> {
+        if lock(&self.known).contains(folder) {
+            return Ok(());
         }
         let below = folder.strip_prefix(&self.root).map_err(io::Error::other)?;
         let mut path = self.root.clone();
         for component in below.components() {
             let parent = path.clone();
             path.push(component);
-            if known.contains(&path) {
+            if lock(&self.known).contains(&path) {
                 continue;
             }
             match fs::create_dir(&path) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-                _ => File::open(&parent)?.sync_all()?,
+                _ => self.flush(&parent)?,
+            }
+            let mut known = lock(&self.known);
+            if known.len() >= MAX_REMEMBERED_FOLDERS {
+                known.clear();
             }
             known.insert(path.clone());
         }
         Ok(())
+    }
+
+    /// Takes away a folder, those below it and those above it, as far as they are empty. Whoever is about to write in it
+    /// must be kept away.
+    pub fn prune(&self, folder: &Path) -> io::Result<()> {
+        for entry in found(fs::read_dir(folder))?.into_iter().flatten() {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                self.remove(&entry.path())?;
+            }
+        }
+        let mut path = folder;
+        // Those directly below the root stay.
+        while folder_of(path)? != self.root && self.remove(path)? {
+            path = folder_of(path)?;
+        }
+        Ok(())
+    }
+
+    /// Takes away a folder if it is empty. Whether it is gone.
+    fn remove(&self, folder: &Path) -> io::Result<bool> {
+        lock(&self.known).remove(folder);
+        match fs::remove_dir(folder) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Flushes a folder, so that the names in it survive a crash.
@@ -78,7 +127,16 @@ impl Folders {
     /// pushes pay for few.
     pub fn flush(&self, folder: &Path) -> io::Result<()> {
         let flushes = Arc::clone(lock(&self.flushing).entry(folder.to_owned()).or_default());
-        let flushed = flushes.share(|| File::open(folder)?.sync_all());
+        let flushed = flushes.share(|| {
+            if lock(&self.failed).contains(folder) {
+                return Err(unsound(folder));
+            }
+            let opened = File::open(folder)?;
+            opened.sync_all().inspect_err(|error| {
+                tracing::error!(folder = %folder.display(), %error, "a flush failed; nothing more is stored there until a new start");
+                lock(&self.failed).insert(folder.to_owned());
+            })
+        });
         let mut flushing = lock(&self.flushing);
         // The map's, and ours: nobody else has it.
         if Arc::strong_count(&flushes) == 2 {
@@ -86,6 +144,16 @@ impl Folders {
         }
         flushed
     }
+}
+
+/// How often a folder is made that others take away at the same time.
+const MAX_ATTEMPTS: usize = 100;
+
+fn unsound(folder: &Path) -> io::Error {
+    let folder = folder.display();
+    io::Error::other(format!(
+        "{folder}: a flush has failed, and what was written there may be lost; look after the disk, and start the registry anew"
+    ))
 }
 
 /// The flushes of one folder, one after the other.
@@ -102,6 +170,8 @@ struct Flushed {
     begun: u64,
     /// The number of the last one that succeeded.
     good: u64,
+    /// The number of the last one that failed.
+    failed: u64,
 }
 
 impl Flushes {
@@ -115,6 +185,10 @@ impl Flushes {
             if state.good >= ours {
                 return Ok(());
             }
+            // Whoever tried for us has failed: to try again on another descriptor could look like a success.
+            if state.failed >= ours {
+                return Err(io::Error::other("the flush that was waited for has failed"));
+            }
         }
         state.running = true;
         state.begun += 1;
@@ -123,8 +197,9 @@ impl Flushes {
         let flushed = flush();
         let mut state = lock(&self.state);
         state.running = false;
-        if flushed.is_ok() {
-            state.good = number;
+        match flushed {
+            Ok(()) => state.good = number,
+            Err(_) => state.failed = number,
         }
         drop(state);
         self.ended.notify_all();
@@ -174,9 +249,33 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_that_failed_is_nobody_s() {
-        let flushes = Flushes::default();
-        assert!(flushes.share(|| Err(io::Error::other("no"))).is_err());
-        assert!(flushes.share(|| Ok(())).is_ok());
+    fn a_flush_that_failed_has_failed_for_all_who_waited_for_it() {
+        let (flushes, together, calls) = (Flushes::default(), Barrier::new(8), AtomicU64::new(0));
+        let failures = std::thread::scope(|scope| {
+            let askers: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let flush = || {
+                            // All the others wait by now, or will ask for a flush of their own.
+                            std::thread::sleep(std::time::Duration::from_millis(50));
+                            match calls.fetch_add(1, Ordering::SeqCst) {
+                                0 => Ok(()),
+                                _ => Err(io::Error::other("no")),
+                            }
+                        };
+                        together.wait();
+                        flushes.share(flush).is_err()
+                    })
+                })
+                .collect();
+            askers
+                .into_iter()
+                .filter(|_| true)
+                .map(|asker| asker.join().expect("no panic"))
+                .filter(|failed| *failed)
+                .count()
+        });
+        // The first was for whoever began it; the second was for all the others.
+        assert_eq!((failures, calls.load(Ordering::SeqCst)), (7, 2));
     }
 }

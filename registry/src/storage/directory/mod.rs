@@ -7,6 +7,7 @@ mod files;
 mod upload;
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -23,7 +24,7 @@ use uuid::Uuid;
 use self::{
     blob::BlobFile,
     durable::{Folders, folder_of, found},
-    files::{ages, clone_or_copy, list, lock, named, rename},
+    files::{ages, clone_or_copy, list, lock, named, page, rename},
 };
 use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, keys};
 
@@ -105,6 +106,31 @@ impl Directory {
         .await
     }
 
+    /// Does `work` at the path of each key, where it may block, and then flushes each folder in which something was changed.
+    /// Whether each was.
+    async fn each_then_flush(
+        &self,
+        keys: Vec<String>,
+        work: impl Fn(&Inner, &Path) -> io::Result<bool> + Send + 'static,
+    ) -> io::Result<Vec<bool>> {
+        self.blocking(move |inner| {
+            let (mut folders, mut changes) = (BTreeSet::new(), Vec::with_capacity(keys.len()));
+            for key in &keys {
+                let path = inner.path(key);
+                let changed = work(inner, &path).map_err(|error| named(&path, error))?;
+                if changed {
+                    folders.insert(folder_of(&path)?.to_owned());
+                }
+                changes.push(changed);
+            }
+            for folder in folders {
+                inner.folders.flush(&folder).map_err(|error| named(&folder, error))?;
+            }
+            Ok(changes)
+        })
+        .await
+    }
+
     /// Runs `work` where it may block.
     async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'static>(
         &self,
@@ -149,13 +175,22 @@ impl Storage for Directory {
 
     async fn write(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> io::Result<bool> {
         self.at_path(key, move |inner, path| {
-            if bytes.is_empty() && condition == Condition::None {
-                return inner.touch(path).map(|()| true);
-            }
             let temporary = inner.temporary(&bytes)?;
             inner.publish(&temporary, path, condition)
         })
         .await
+    }
+
+    async fn mark(&self, keys: Vec<String>) -> io::Result<()> {
+        self.each_then_flush(keys, |inner, path| {
+            inner.folders.make(folder_of(path)?)?;
+            // An empty file is all in its name: there or not there, never half.
+            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(path)?;
+            // What was there already is young again.
+            file.set_modified(std::time::SystemTime::now()).map(|()| true)
+        })
+        .await
+        .map(drop)
     }
 
     async fn remove(&self, key: &str) -> io::Result<bool> {
@@ -166,16 +201,29 @@ impl Storage for Directory {
         .await
     }
 
-    async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
-        let last = last.map(str::to_owned);
-        self.at_path(folder, move |_, folder| {
-            let mut names = list(folder)?.unwrap_or_default();
-            let first = last.map_or(0, |last| names.partition_point(|name| *name <= last));
-            names.drain(..first);
-            names.truncate(limit);
-            Ok(names)
+    async fn remove_all(&self, keys: Vec<String>) -> io::Result<()> {
+        self.each_then_flush(keys, |_, path| Ok(found(fs::remove_file(path))?.is_some())).await.map(drop)
+    }
+
+    async fn remove_if(&self, keys: Vec<String>, content: &str) -> io::Result<Vec<bool>> {
+        let content = content.to_owned();
+        self.each_then_flush(keys, move |_, path| {
+            let is_still = found(fs::read(path))?.is_some_and(|bytes| bytes == content.as_bytes());
+            if is_still {
+                fs::remove_file(path)?;
+            }
+            Ok(is_still)
         })
         .await
+    }
+
+    async fn prune(&self, folder: &str) -> io::Result<()> {
+        self.at_path(folder, |inner, path| inner.folders.prune(path)).await
+    }
+
+    async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
+        let last = last.map(str::to_owned);
+        self.at_path(folder, move |_, folder| page(folder, last.as_deref(), limit)).await
     }
 
     async fn repositories(&self, having: &[&str], last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
@@ -211,12 +259,15 @@ impl Storage for Directory {
 
     async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<bool> {
         self.at_path(&keys::blob(digest), move |inner, path| {
-            if inner.is_there(path)? {
+            // What is damaged is written anew.
+            let stored = found(fs::read(path))?;
+            if stored.as_deref() == Some(&*bytes) && inner.is_there(path)? {
                 return Ok(false);
             }
             let temporary = inner.temporary(&bytes)?;
             fs::set_permissions(&temporary, fs::Permissions::from_mode(0o440))?;
-            inner.publish(&temporary, path, Condition::None)
+            inner.publish(&temporary, path, Condition::None)?;
+            Ok(stored.is_none())
         })
         .await
     }
@@ -290,18 +341,13 @@ impl Storage for Directory {
         .await
     }
 
-    async fn digests_in(&self, folder: &str, age: Duration) -> io::Result<Vec<Digest>> {
-        self.at_path(folder, move |inner, folder| {
-            let mut digests = Vec::new();
-            for algorithm in Algorithm::ALL {
-                for (name, _) in inner.older(&folder.join(algorithm.as_str()), age)? {
-                    // Whatever isn't a digest is none of ours.
-                    digests.extend(format!("{algorithm}:{name}").parse::<Digest>());
-                }
-            }
-            Ok(digests)
-        })
-        .await
+    async fn older_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>> {
+        let names = self.at_path(folder, move |inner, folder| inner.older(folder, age));
+        Ok(names.await?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    async fn tombstones_in(&self, _folder: &str, _age: Duration) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     async fn shards(&self) -> io::Result<Vec<String>> {
@@ -329,6 +375,7 @@ impl Storage for Directory {
 
     async fn probe(&self) -> io::Result<()> {
         self.at_path(keys::UPLOADS, |inner, _| {
+            inner.folders.must_be_sound()?;
             // A block: an empty file has room where nothing else has.
             let temporary = inner.new_temporary();
             let written = fs::write(&temporary, [0; 4096]);
@@ -349,6 +396,10 @@ impl Storage for Directory {
 
     async fn acquire_lease(&self, _key: &str) -> io::Result<bool> {
         Ok(true) // Nobody else collects here.
+    }
+
+    async fn revive(&self, _key: &str) -> io::Result<bool> {
+        Ok(true)
     }
 
     async fn delete_if_unprotected(&self, key: &str, _age: Duration) -> io::Result<bool> {
@@ -390,16 +441,6 @@ impl Inner {
             return Err(error);
         }
         Ok(path)
-    }
-
-    /// An empty file is all in its name: there or not there, never half.
-    fn touch(&self, path: &Path) -> io::Result<()> {
-        let folder = folder_of(path)?;
-        self.folders.make(folder)?;
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(path)?;
-        // What was there already is young again.
-        file.set_modified(std::time::SystemTime::now())?;
-        self.folders.flush(folder)
     }
 
     /// Whether a blob has its name already. Whoever gave it may not have flushed the folder yet, and what we say next

@@ -4,9 +4,9 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
@@ -92,10 +92,6 @@ impl Upload for UploadFolder {
         self.len
     }
 
-    fn algorithm(&self) -> Algorithm {
-        self.hasher.algorithm()
-    }
-
     fn restart(&mut self, algorithm: Algorithm) {
         self.hasher = Hasher::new(algorithm);
     }
@@ -174,7 +170,11 @@ impl UploadFolder {
     /// Whether the blob is new.
     fn close(self: Box<Self>, expected: Digest) -> Result<bool, UploadError> {
         let folder = self.folder();
-        let actual = self.hasher.finish().map_err(io::Error::other)?;
+        let hasher = match self.hasher.algorithm() == expected.algorithm() {
+            true => self.hasher,
+            false => read_again(&folder, self.len, expected.algorithm()).map_err(|error| named(&folder, error))?,
+        };
+        let actual = hasher.finish().map_err(io::Error::other)?;
         if actual != expected {
             return Err(UploadError::Digest { expected, actual });
         }
@@ -183,17 +183,31 @@ impl UploadFolder {
         let inner = &self.storage.0;
         let path = inner.path(&keys::blob(&expected));
         let publish = || {
-            // The same bytes may be here already: then the name keeps the file that it has.
-            let is_new = !inner.is_there(&path)?;
-            if is_new {
-                self.data.sync_all()?;
-                self.data.set_permissions(fs::Permissions::from_mode(0o440))?;
-                inner.publish(&data, &path, Condition::None)?;
-            }
+            // A file that is there may be damaged; ours isn't.
+            let is_new = !fs::exists(&path)?;
+            self.data.sync_all()?;
+            self.data.set_permissions(fs::Permissions::from_mode(0o440))?;
+            inner.publish(&data, &path, Condition::None)?;
             Ok(is_new)
         };
         let is_new = publish().map_err(|error| named(&path, error))?;
-        fs::remove_dir_all(&folder).map_err(|error| named(&folder, error))?;
+        // What is left of it expires, and harms nobody.
+        if let Err(error) = fs::remove_dir_all(&folder) {
+            tracing::warn!(folder = %folder.display(), %error, "a finished upload can't be cleared away");
+        }
         Ok(is_new)
+    }
+}
+
+/// The hash of what an upload has, for a client that says only at the end which one it wants.
+fn read_again(folder: &Path, len: u64, algorithm: Algorithm) -> io::Result<Hasher> {
+    let mut data = File::open(folder.join("data"))?.take(len);
+    let (mut hasher, mut piece) = (Hasher::new(algorithm), vec![0; 256 * 1024]);
+    loop {
+        let read = data.read(&mut piece)?;
+        if read == 0 {
+            return Ok(hasher);
+        }
+        hasher.update(&piece[..read]);
     }
 }

@@ -3,11 +3,13 @@
 //! The same keys as in a directory. A write is durable when the service has acknowledged it; conditional writes decide
 //! between two registries that write the same name, and [`gc_leases`] between one that pushes and one that collects.
 
+mod errors;
 mod gc_leases;
 mod service;
 mod upload;
 
 use std::{
+    future::{self, Future},
     io,
     ops::Range,
     path::{self, PathBuf},
@@ -18,13 +20,17 @@ use std::{
 use async_trait::async_trait;
 use berth_oci::{Algorithm, Digest, Repository, UploadId};
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use object_store::{
-    Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
-    WriteMultipart, multipart::MultipartStore, path::Path,
+    Error, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    UpdateVersion, WriteMultipart, multipart::MultipartStore, path::Path,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use self::errors::{REQUEST_TIMEOUT, failed, found, in_time};
 pub use self::service::{Kind, Service};
 use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, keys};
 
@@ -34,6 +40,9 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 
 /// How many parts are on their way at once when a file is sent.
 const PART_CONCURRENCY: usize = 2;
+
+/// How many small objects are written or removed at once for one request.
+const KEY_CONCURRENCY: usize = 16;
 
 /// How long a bucket may take to say that it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,6 +56,8 @@ pub struct Objects(Arc<Inner>);
 
 struct Inner {
     objects: Arc<dyn ObjectStore>,
+    /// The same for what takes long: copies, and the parts of large objects.
+    patient: Arc<dyn ObjectStore>,
     parts: Arc<dyn MultipartStore>,
     /// What all our keys begin with: nothing, or a folder with a slash at its end.
     prefix: String,
@@ -60,10 +71,11 @@ impl Objects {
     /// # Errors
     /// A sentence, if a client of it can't be made.
     pub fn open(service: &Service, lease: Duration) -> Result<Self, String> {
-        let (objects, parts) = service.connect()?;
+        let (objects, _) = service.connect(service::Patience::Short)?;
+        let (patient, parts) = service.connect(service::Patience::Long)?;
         let folder = service.folder.trim_matches('/');
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        Ok(Self(Arc::new(Inner { objects, parts, prefix, lease })))
+        Ok(Self(Arc::new(Inner { objects, patient, parts, prefix, lease })))
     }
 
     fn path(&self, key: &str) -> io::Result<Path> {
@@ -71,22 +83,47 @@ impl Objects {
     }
 
     async fn meta(&self, key: &str) -> io::Result<Option<ObjectMeta>> {
-        found(self.0.objects.head(&self.path(key)?).await)
+        found(in_time(self.0.objects.head(&self.path(key)?)).await)
     }
 
-    async fn put(&self, key: &str, bytes: impl Into<PutPayload>, mode: PutMode) -> io::Result<Option<UpdateVersion>> {
+    /// Writes an object; nothing if the condition of `mode` doesn't hold. What is written on a condition must be told from
+    /// what others write there: an answer may be lost, and the next attempt meets our own object.
+    async fn put(&self, key: &str, bytes: impl Into<Bytes>, mode: PutMode) -> io::Result<Option<UpdateVersion>> {
+        let (bytes, path) = (bytes.into(), self.path(key)?);
         let conditional = !matches!(mode, PutMode::Overwrite);
-        let put = self.0.objects.put_opts(&self.path(key)?, bytes.into(), PutOptions::from(mode)).await;
-        match put {
+        let put = self.0.objects.put_opts(&path, PutPayload::from(bytes.clone()), PutOptions::from(mode));
+        match in_time(put).await {
             Ok(put) => Ok(Some(UpdateVersion { e_tag: put.e_tag, version: put.version })),
             // A service may answer so for reasons of its own, too.
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) if conditional => Ok(None),
-            Err(error) => Err(io::Error::other(error)),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) if conditional => {
+                let Some((there, version)) = self.read_version(key).await? else { return Ok(None) };
+                Ok((there == bytes).then_some(version))
+            }
+            Err(error) => Err(failed(error)),
         }
     }
 
+    /// A small object, and which version of it this is.
+    async fn read_version(&self, key: &str) -> io::Result<Option<(Bytes, UpdateVersion)>> {
+        let path = self.path(key)?;
+        let read = async {
+            let object = self.0.objects.get(&path).await?;
+            let ObjectMeta { e_tag, version, .. } = object.meta.clone();
+            Ok((object.bytes().await?, UpdateVersion { e_tag, version }))
+        };
+        found(in_time(read).await)
+    }
+
     async fn delete(&self, key: &str) -> io::Result<()> {
-        found(self.0.objects.delete(&self.path(key)?).await).map(drop)
+        found(in_time(self.0.objects.delete(&self.path(key)?)).await).map(drop)
+    }
+
+    /// Does `work` with each key, several at once.
+    async fn each<T, F>(&self, keys: Vec<String>, work: impl Fn(Self, String) -> F) -> io::Result<Vec<T>>
+    where
+        F: Future<Output = io::Result<T>>,
+    {
+        stream::iter(keys).map(|key| work(self.clone(), key)).buffered(KEY_CONCURRENCY).try_collect().await
     }
 
     /// Everything below a folder, in the order of the keys, after `last`.
@@ -100,12 +137,13 @@ impl Objects {
                 self.0.objects.list_with_offset(Some(&prefix), &offset)
             }
         };
-        Ok(listed.map_err(io::Error::other).boxed())
+        Ok(listed.map_err(failed).boxed())
     }
 
     /// The names of the folders in a folder, sorted.
     async fn folders(&self, folder: &str) -> io::Result<Vec<String>> {
-        let listed = self.0.objects.list_with_delimiter(Some(&self.path(folder)?)).await.map_err(io::Error::other)?;
+        let folder = self.path(folder)?;
+        let listed = in_time(self.0.objects.list_with_delimiter(Some(&folder))).await.map_err(failed)?;
         let mut names: Vec<String> = listed.common_prefixes.iter().filter_map(last_part).collect();
         names.sort_unstable();
         Ok(names)
@@ -147,10 +185,10 @@ impl Objects {
     /// Gives an object of this length another name, too.
     async fn copy(&self, from: &str, to: &str, len: u64) -> io::Result<()> {
         if len <= MAX_COPY_BYTES {
-            self.0.objects.copy(&self.path(from)?, &self.path(to)?).await.map_err(io::Error::other)?;
+            self.0.patient.copy(&self.path(from)?, &self.path(to)?).await.map_err(failed)?;
         } else {
-            let source = self.0.objects.get(&self.path(from)?).await.map_err(io::Error::other)?;
-            self.send(to, source.into_stream().map_err(io::Error::other)).await?;
+            let source = self.0.objects.get(&self.path(from)?).await.map_err(failed)?;
+            self.send(to, source.into_stream().map_err(failed)).await?;
         }
         // Some services answer before they have done it.
         match self.meta(to).await? {
@@ -161,14 +199,14 @@ impl Objects {
 
     /// Writes what comes of a stream in parts.
     async fn send(&self, to: &str, stream: impl futures_util::Stream<Item = io::Result<Bytes>>) -> io::Result<()> {
-        let upload = self.0.objects.put_multipart(&self.path(to)?).await.map_err(io::Error::other)?;
+        let upload = self.0.patient.put_multipart(&self.path(to)?).await.map_err(failed)?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
         let mut stream = std::pin::pin!(stream);
         while let Some(chunk) = stream.try_next().await? {
-            upload.wait_for_capacity(PART_CONCURRENCY).await.map_err(io::Error::other)?;
+            upload.wait_for_capacity(PART_CONCURRENCY).await.map_err(failed)?;
             upload.put(chunk);
         }
-        upload.finish().await.map(drop).map_err(io::Error::other)
+        upload.finish().await.map(drop).map_err(failed)
     }
 }
 
@@ -184,8 +222,7 @@ impl Storage for Objects {
     }
 
     async fn read(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
-        let Some(object) = found(self.0.objects.get(&self.path(key)?).await)? else { return Ok(None) };
-        object.bytes().await.map(|bytes| Some(bytes.into())).map_err(io::Error::other)
+        Ok(self.read_version(key).await?.map(|(bytes, _)| bytes.into()))
     }
 
     async fn exists(&self, key: &str) -> io::Result<bool> {
@@ -198,19 +235,33 @@ impl Storage for Objects {
 
     async fn write(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> io::Result<bool> {
         let bytes = Bytes::from(bytes);
-        let mode = match condition {
-            Condition::None => PutMode::Overwrite,
-            Condition::Absent => PutMode::Create,
-            Condition::Present => loop {
-                let Some(ObjectMeta { e_tag, version, .. }) = self.meta(key).await? else { return Ok(false) };
-                let mode = PutMode::Update(UpdateVersion { e_tag, version });
-                if self.put(key, bytes.clone(), mode).await?.is_some() {
-                    return Ok(true);
-                }
-                // It was moved or deleted since we looked: which of the two?
-            },
+        let first = match condition {
+            Condition::None => Some(PutMode::Overwrite),
+            Condition::Absent => Some(PutMode::Create),
+            Condition::Present => None,
         };
-        Ok(self.put(key, bytes, mode).await?.is_some())
+        if let Some(mode) = first
+            && self.put(key, bytes.clone(), mode).await?.is_some()
+        {
+            return Ok(true);
+        }
+        loop {
+            // A tombstone is as good as nothing.
+            let Some(ObjectMeta { e_tag, version, size, .. }) = self.meta(key).await? else { return Ok(false) };
+            if (size > 0) != (condition == Condition::Present) {
+                return Ok(false);
+            }
+            let mode = PutMode::Update(UpdateVersion { e_tag, version });
+            if self.put(key, bytes.clone(), mode).await?.is_some() {
+                return Ok(true);
+            }
+            // It was moved or deleted since we looked: which of the two?
+        }
+    }
+
+    async fn mark(&self, keys: Vec<String>) -> io::Result<()> {
+        let mark = async move |storage: Self, key: String| storage.put(&key, Bytes::new(), PutMode::Overwrite).await;
+        self.each(keys, mark).await.map(drop)
     }
 
     async fn remove(&self, key: &str) -> io::Result<bool> {
@@ -220,9 +271,36 @@ impl Storage for Objects {
         Ok(there)
     }
 
+    async fn remove_all(&self, keys: Vec<String>) -> io::Result<()> {
+        self.each(keys, async move |storage: Self, key: String| storage.delete(&key).await).await.map(drop)
+    }
+
+    async fn remove_if(&self, keys: Vec<String>, content: &str) -> io::Result<Vec<bool>> {
+        let content = Bytes::from(content.to_owned());
+        let remove = |storage: Self, key: String| {
+            let content = content.clone();
+            async move {
+                match storage.read_version(&key).await? {
+                    // Not of whoever has written something else since.
+                    Some((there, version)) if there == content => {
+                        Ok(storage.put(&key, Bytes::new(), PutMode::Update(version)).await?.is_some())
+                    }
+                    _ => Ok(false),
+                }
+            }
+        };
+        self.each(keys, remove).await
+    }
+
+    async fn prune(&self, _folder: &str) -> io::Result<()> {
+        Ok(()) // There are no folders.
+    }
+
     async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
-        let objects = self.below(folder, last)?.take(limit);
-        objects.try_filter_map(async |object| Ok(last_part(&object.location))).try_collect().await
+        let shows_empty = !keys::has_tombstones(folder);
+        let objects = self.below(folder, last)?.try_filter(|object| future::ready(shows_empty || object.size > 0));
+        let names = objects.try_filter_map(async |object| Ok(last_part(&object.location))).take(limit).try_collect();
+        tokio::time::timeout(REQUEST_TIMEOUT, names).await.unwrap_or_else(|late| Err(late.into()))
     }
 
     async fn repositories(&self, having: &[&str], last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
@@ -233,8 +311,9 @@ impl Storage for Objects {
 
     async fn blob(&self, digest: &Digest) -> io::Result<Option<Box<dyn Blob>>> {
         let key = keys::blob(digest);
-        let Some(meta) = self.meta(&key).await? else { return Ok(None) };
-        Ok(Some(Box::new(BlobObject { storage: self.clone(), path: meta.location, len: meta.size })))
+        let path = self.path(&key)?;
+        let opened = found(in_time(self.0.objects.get(&path)).await)?;
+        Ok(opened.map(|opened| Box::new(BlobObject { storage: self.clone(), opened }) as Box<dyn Blob>))
     }
 
     async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>> {
@@ -256,10 +335,10 @@ impl Storage for Objects {
     }
 
     async fn give(&self, digest: &Digest, to: PathBuf) -> io::Result<()> {
-        let object = self.0.objects.get(&self.path(&keys::blob(digest))?).await.map_err(io::Error::other)?;
+        let object = self.0.objects.get(&self.path(&keys::blob(digest))?).await.map_err(failed)?;
         let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(to).await?;
         let mut bytes = object.into_stream();
-        while let Some(chunk) = bytes.try_next().await.map_err(io::Error::other)? {
+        while let Some(chunk) = bytes.try_next().await.map_err(failed)? {
             file.write_all(&chunk).await?;
         }
         file.flush().await
@@ -296,19 +375,21 @@ impl Storage for Objects {
         Ok(self.folders(keys::UPLOADS).await?.len() as u64)
     }
 
-    async fn digests_in(&self, folder: &str, age: Duration) -> io::Result<Vec<Digest>> {
-        let mut digests = Vec::new();
-        for algorithm in Algorithm::ALL {
-            let mut objects = self.below(&format!("{folder}/{algorithm}"), None)?;
-            while let Some(object) = objects.try_next().await? {
-                if age_of(&object) >= age {
-                    // Whatever isn't a digest is none of ours.
-                    let digest = last_part(&object.location).and_then(|hex| format!("{algorithm}:{hex}").parse().ok());
-                    digests.extend(digest);
-                }
+    async fn older_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        let mut objects = self.below(folder, None)?;
+        while let Some(object) = objects.try_next().await? {
+            if age_of(&object) >= age {
+                names.extend(last_part(&object.location));
             }
         }
-        Ok(digests)
+        Ok(names)
+    }
+
+    async fn tombstones_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>> {
+        let objects = self.below(folder, None)?;
+        let old = objects.try_filter(|object| future::ready(object.size == 0 && age_of(object) >= age));
+        old.try_filter_map(async |object| Ok(last_part(&object.location))).try_collect().await
     }
 
     async fn shards(&self) -> io::Result<Vec<String>> {
@@ -340,6 +421,13 @@ impl Storage for Objects {
         None
     }
 
+    async fn revive(&self, key: &str) -> io::Result<bool> {
+        match self.meta(key).await? {
+            Some(tombstone) if tombstone.size == 0 => gc_leases::acquire_lease(self, key).await,
+            _ => Ok(true),
+        }
+    }
+
     async fn acquire_lease(&self, key: &str) -> io::Result<bool> {
         gc_leases::acquire_lease(self, key).await
     }
@@ -349,27 +437,31 @@ impl Storage for Objects {
     }
 }
 
+/// A blob, of which the service has begun to send the whole.
 struct BlobObject {
     storage: Objects,
-    path: Path,
-    len: u64,
+    opened: GetResult,
 }
 
 impl Blob for BlobObject {
     fn len(&self) -> u64 {
-        self.len
+        self.opened.meta.size
     }
 
     fn read(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
-        let opened = async move {
-            if range.is_empty() {
-                return Ok(futures_util::stream::empty().boxed());
-            }
+        if range.is_empty() {
+            return stream::empty().boxed();
+        }
+        if range == (0..self.len()) {
+            return self.opened.into_stream().map_err(failed).boxed();
+        }
+        let part = async move {
             let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
-            let object = self.storage.0.objects.get_opts(&self.path, options).await.map_err(io::Error::other)?;
-            Ok::<_, io::Error>(object.into_stream().map_err(io::Error::other).boxed())
+            let path = &self.opened.meta.location;
+            let object = in_time(self.storage.0.objects.get_opts(path, options)).await.map_err(failed)?;
+            Ok::<_, io::Error>(object.into_stream().map_err(failed).boxed())
         };
-        futures_util::stream::once(opened).try_flatten().boxed()
+        stream::once(part).try_flatten().boxed()
     }
 }
 
@@ -381,15 +473,6 @@ async fn pieces(path: &path::Path) -> io::Result<impl futures_util::Stream<Item 
         let read = file.read_buf(&mut piece).await?;
         Ok((read > 0).then_some((Bytes::from(piece), file)))
     }))
-}
-
-/// Nothing instead of an error when there is no such object.
-fn found<T>(result: object_store::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(io::Error::other(error)),
-    }
 }
 
 fn last_part(path: &Path) -> Option<String> {

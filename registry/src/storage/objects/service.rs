@@ -3,12 +3,33 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use object_store::{
-    ClientOptions, ObjectStore, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder,
-    multipart::MultipartStore,
+    ClientOptions, ObjectStore, RetryConfig, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
+    gcp::GoogleCloudStorageBuilder, multipart::MultipartStore,
 };
 
-/// How long a service may be silent.
-const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);
+/// What a service is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Small things, and the beginning of large ones.
+    Short,
+    /// Copies, parts, and the joining of parts.
+    Long,
+}
+
+impl Patience {
+    /// How long a service may be silent in one attempt.
+    fn silence(self) -> Duration {
+        match self {
+            Self::Short => Duration::from_secs(10),
+            Self::Long => Duration::from_mins(5),
+        }
+    }
+
+    /// How long it is tried again.
+    fn retry(self) -> RetryConfig {
+        RetryConfig { max_retries: 6, retry_timeout: Duration::from_secs(20), ..RetryConfig::default() }
+    }
+}
 
 /// `storage.storageDriver`. What isn't given is taken from the environment, as each service's own tools take it.
 #[derive(Clone, PartialEq)]
@@ -55,14 +76,16 @@ type Clients = (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>);
 
 impl Service {
     /// Clients of it.
-    pub(super) fn connect(&self) -> Result<Clients, String> {
+    pub(super) fn connect(&self, patience: Patience) -> Result<Clients, String> {
         // There is no limit on the whole: a layer may take hours.
-        let client = ClientOptions::new().with_timeout_disabled().with_read_timeout(SILENCE_TIMEOUT);
+        let client = ClientOptions::new().with_timeout_disabled().with_read_timeout(patience.silence());
         let client = client.with_connect_timeout(Duration::from_secs(5));
+        let retry = patience.retry();
         match &self.kind {
             Kind::S3 { region, endpoint, credentials, path_style, skip_verify } => {
                 let client = client.with_allow_invalid_certificates(*skip_verify);
                 let mut builder = AmazonS3Builder::from_env()
+                    .with_retry(retry)
                     .with_client_options(client)
                     .with_bucket_name(&self.bucket)
                     .with_virtual_hosted_style_request(!path_style)
@@ -81,6 +104,7 @@ impl Service {
             Kind::Gcs { key_file } => {
                 let mut builder =
                     GoogleCloudStorageBuilder::from_env().with_client_options(client).with_bucket_name(&self.bucket);
+                builder = builder.with_retry(retry);
                 if let Some(path) = key_file {
                     builder = builder.with_service_account_path(path.to_string_lossy());
                 }
@@ -90,7 +114,8 @@ impl Service {
                 let mut builder = MicrosoftAzureBuilder::from_env()
                     .with_client_options(client)
                     .with_account(account)
-                    .with_container_name(&self.bucket);
+                    .with_container_name(&self.bucket)
+                    .with_retry(retry);
                 if let Some(key) = key {
                     builder = builder.with_access_key(key);
                 }
@@ -111,6 +136,7 @@ impl super::Objects {
     /// A bucket of this test alone.
     pub fn in_memory(lease: Duration) -> Self {
         let (objects, parts) = both(Ok(object_store::memory::InMemory::new())).expect("a store");
-        Self(Arc::new(super::Inner { objects, parts, prefix: "a/folder/".to_owned(), lease }))
+        let patient = Arc::clone(&objects);
+        Self(Arc::new(super::Inner { objects, patient, parts, prefix: "a/folder/".to_owned(), lease }))
     }
 }

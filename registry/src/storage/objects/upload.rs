@@ -18,11 +18,11 @@ use async_trait::async_trait;
 use berth_oci::{Algorithm, Digest, Repository, UploadId};
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
-use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, multipart::PartId};
+use object_store::{ObjectMeta, ObjectStoreExt, PutMode, UpdateVersion, multipart::PartId};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::{Objects, PART_BYTES, found};
+use super::{Objects, PART_BYTES, failed, found};
 use crate::storage::{Hasher, Storage, Upload, UploadError, keys, new_upload_id};
 
 /// How long a claim is good, and how old it is renewed.
@@ -43,6 +43,9 @@ struct State {
     rest: Option<String>,
     /// Somebody appends, until this time in seconds since 1970.
     claimed_until: u64,
+    /// Who: two that claim it in the same second are told apart.
+    #[serde(default)]
+    claim: String,
 }
 
 /// An upload that one request holds.
@@ -86,6 +89,7 @@ pub async fn begin(storage: Objects, repository: &Repository, algorithm: Algorit
         parts: Vec::new(),
         rest: None,
         claimed_until: 0,
+        claim: String::new(),
     };
     let version = storage.put(&key(&id, "state"), serde_json::to_vec(&state)?, PutMode::Create).await?;
     let version = version.ok_or_else(taken)?;
@@ -97,7 +101,7 @@ pub async fn begin(storage: Objects, repository: &Repository, algorithm: Algorit
 pub async fn resume(storage: Objects, repository: &Repository, id: &UploadId) -> Result<Box<dyn Upload>, UploadError> {
     let object = found(storage.0.objects.get(&storage.path(&key(id, "state"))?).await)?.ok_or(UploadError::Unknown)?;
     let ObjectMeta { e_tag, version, .. } = object.meta.clone();
-    let bytes = object.bytes().await.map_err(io::Error::other)?;
+    let bytes = object.bytes().await.map_err(failed)?;
     let state: State = serde_json::from_slice(&bytes).map_err(io::Error::from)?;
     if state.repository != repository.as_str() {
         return Err(UploadError::Unknown);
@@ -146,10 +150,6 @@ impl Upload for UploadObjects {
         self.len
     }
 
-    fn algorithm(&self) -> Algorithm {
-        self.hasher.algorithm()
-    }
-
     fn restart(&mut self, algorithm: Algorithm) {
         self.hasher = Hasher::new(algorithm);
     }
@@ -182,7 +182,7 @@ impl Upload for UploadObjects {
         let mut rest = None;
         if !self.rest.is_empty() {
             let name = format!("rest-{}", uuid::Uuid::new_v4());
-            let bytes = PutPayload::from(Bytes::copy_from_slice(&self.rest));
+            let bytes = Bytes::copy_from_slice(&self.rest);
             self.storage.put(&key(&self.id, &name), bytes, PutMode::Create).await?.ok_or_else(taken)?;
             rest = Some(name);
         }
@@ -200,6 +200,9 @@ impl Upload for UploadObjects {
     }
 
     async fn finish(mut self: Box<Self>, expected: &Digest) -> Result<bool, UploadError> {
+        if self.hasher.algorithm() != expected.algorithm() {
+            return self.finish_read_again(expected).await;
+        }
         let actual = self.hasher.clone().finish().map_err(io::Error::other)?;
         if actual != *expected {
             // It goes on as if this request had not been: with what counted before.
@@ -210,30 +213,14 @@ impl Upload for UploadObjects {
         self.sent().await?;
         let (storage, blob) = (self.storage.clone(), keys::blob(expected));
         let is_new = !storage.exists(&blob).await?;
-        if is_new {
-            let rest = std::mem::take(&mut self.rest).freeze();
-            match self.state.multipart.clone() {
-                None => {
-                    storage.put(&blob, rest, PutMode::Overwrite).await?;
-                }
-                Some(multipart) => {
-                    let data = key(&self.id, "data");
-                    // A process that was stopped after this and before the copy has left it whole.
-                    if storage.meta(&data).await?.is_none_or(|whole| whole.size != self.len) {
-                        if !rest.is_empty() {
-                            self.send(rest).await?;
-                            self.sent().await?;
-                        }
-                        let parts = self.state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
-                        let path = storage.path(&data)?;
-                        let completed = storage.0.parts.complete_multipart(&path, &multipart, parts).await;
-                        completed.map_err(io::Error::other)?;
-                    }
-                    storage.copy(&data, &blob, self.len).await?;
-                }
-            }
+        // An object that is there may be damaged; ours isn't.
+        if self.state.multipart.is_some() {
+            let data = self.join().await?;
+            storage.copy(&data, &blob, self.len).await?;
+        } else {
+            storage.put(&blob, std::mem::take(&mut self.rest).freeze(), PutMode::Overwrite).await?;
         }
-        drop_whole(&storage, &self.id).await?;
+        self.clear_away().await;
         Ok(is_new)
     }
 
@@ -247,6 +234,58 @@ impl Upload for UploadObjects {
 }
 
 impl UploadObjects {
+    /// Joins the parts and the rest; where they are then. Nothing can be appended after.
+    async fn join(&mut self) -> io::Result<String> {
+        let data = key(&self.id, "data");
+        // A process that was stopped after this has left it whole.
+        if self.storage.meta(&data).await?.is_some_and(|whole| whole.size == self.len) {
+            return Ok(data);
+        }
+        let rest = std::mem::take(&mut self.rest).freeze();
+        if !rest.is_empty() {
+            self.send(rest).await?;
+            self.sent().await?;
+        }
+        let Some(multipart) = self.state.multipart.clone() else {
+            self.storage.put(&data, Bytes::new(), PutMode::Overwrite).await?;
+            return Ok(data);
+        };
+        let parts = self.state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
+        let path = self.storage.path(&data)?;
+        self.storage.0.parts.complete_multipart(&path, &multipart, parts).await.map_err(failed)?;
+        Ok(data)
+    }
+
+    /// For a client that says only at the end which digest it wants: parts can't be read before they are joined, so all of it
+    /// is joined, read, and kept or dropped.
+    async fn finish_read_again(mut self: Box<Self>, expected: &Digest) -> Result<bool, UploadError> {
+        self.claim().await?;
+        self.sent().await?;
+        let data = self.join().await?;
+        let object = self.storage.0.objects.get(&self.storage.path(&data)?).await.map_err(failed)?;
+        let (mut bytes, mut hasher) = (object.into_stream(), Hasher::new(expected.algorithm()));
+        while let Some(piece) = bytes.try_next().await.map_err(failed)? {
+            hasher.update(&piece);
+        }
+        let actual = hasher.finish().map_err(io::Error::other)?;
+        if actual != *expected {
+            self.clear_away().await;
+            return Err(UploadError::Digest { expected: expected.clone(), actual });
+        }
+        let blob = keys::blob(expected);
+        let is_new = !self.storage.exists(&blob).await?;
+        self.storage.copy(&data, &blob, self.len).await?;
+        self.clear_away().await;
+        Ok(is_new)
+    }
+
+    /// Removes all of it. What is left of it expires, and harms nobody.
+    async fn clear_away(&self) {
+        if let Err(error) = drop_whole(&self.storage, &self.id).await {
+            tracing::warn!(upload = %self.id, %error, "a finished upload can't be cleared away");
+        }
+    }
+
     /// Writes `state`, unless somebody else has since we read it.
     async fn save(&mut self) -> io::Result<()> {
         let bytes = serde_json::to_vec(&self.state)?;
@@ -262,6 +301,7 @@ impl UploadObjects {
             return Ok(());
         }
         self.state.claimed_until = now() + CLAIM_LIFETIME.as_secs();
+        self.state.claim = uuid::Uuid::new_v4().to_string();
         // What was sent since counts when it is flushed, and not when a claim is renewed.
         let parts = self.flushed_parts();
         let more = self.state.parts.split_off(parts);
@@ -293,7 +333,7 @@ impl UploadObjects {
         let multipart = match &self.state.multipart {
             Some(multipart) => multipart.clone(),
             None => {
-                let multipart = parts.create_multipart(&path).await.map_err(io::Error::other)?;
+                let multipart = parts.create_multipart(&path).await.map_err(failed)?;
                 self.state.multipart = Some(multipart.clone());
                 // Written down at once, or nobody would know what to abort.
                 self.claimed_at = None;
@@ -310,7 +350,7 @@ impl UploadObjects {
     /// Waits until the part on its way has arrived.
     async fn sent(&mut self) -> io::Result<()> {
         if let Some(sending) = self.sending.take() {
-            let part = sending.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+            let part = sending.await.map_err(io::Error::other)?.map_err(failed)?;
             self.state.parts.push(part.content_id);
         }
         Ok(())

@@ -1,0 +1,114 @@
+//! Taking away: tags, manifests with their tags, blobs.
+//!
+//! What others in the repository name isn't taken away, as zot refuses it: an image would be left without a layer. Whatever
+//! grows with a repository is done piece by piece, and its lock is held for one piece.
+
+use berth_oci::{Digest, Error, ErrorCode, Manifest, Reference, Repository, Tag};
+use http::StatusCode;
+
+use super::{Content, blobs::blob_unknown, storage_error, tag_lists::Change};
+use crate::storage::{Condition, keys};
+
+/// How many tags are taken away while the repository is locked.
+const TAGS_PER_LOCK: usize = 256;
+
+/// How many are listed at once.
+const TAGS_PER_LIST: usize = 10_000;
+
+impl Content {
+    /// Takes a blob away from a repository. The bytes stay for the others that hold it.
+    pub async fn delete_blob(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        let _alone = self.repositories.alone(repository).await;
+        let key = keys::held_blob(repository, digest);
+        if !self.storage.exists(&key).await.map_err(storage_error)? {
+            return Err(blob_unknown(repository, digest));
+        }
+        self.must_be_unnamed(repository, digest).await?;
+        self.storage.remove(&key).await.map_err(storage_error)?;
+        self.prune(repository).await;
+        Ok(())
+    }
+
+    /// Takes away a tag, or a manifest with every tag that points at it.
+    pub async fn delete_manifest(&self, repository: &Repository, reference: &Reference) -> Result<(), Error> {
+        match reference {
+            Reference::Tag(tag) => self.delete_tag(repository, tag).await,
+            Reference::Digest(digest) => self.delete_by_digest(repository, digest).await,
+        }
+    }
+
+    async fn delete_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        let _alone = self.repositories.alone(repository).await;
+        if self.tag(repository, tag).await?.is_none() {
+            let message = format!("{repository} does not have the tag {tag}");
+            return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message));
+        }
+        let removed = self.storage.remove(&keys::tag(repository, tag)).await;
+        self.tag_lists.changed(repository, tag.as_str(), Change::Removed);
+        removed.map(drop).map_err(storage_error)
+    }
+
+    async fn delete_by_digest(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        let reference = Reference::Digest(digest.clone());
+        let stored = self.find_manifest(repository, &reference).await?;
+        self.must_be_unnamed(repository, digest).await?;
+        // Tags go before, a piece at a time; those that come meanwhile go with the manifest.
+        loop {
+            let tags = self.tags_of(repository, digest, TAGS_PER_LIST).await?;
+            for piece in tags.chunks(TAGS_PER_LOCK) {
+                let _alone = self.repositories.alone(repository).await;
+                self.remove_tags(repository, digest, piece).await?;
+            }
+            if tags.len() < TAGS_PER_LIST {
+                break;
+            }
+        }
+        let _alone = self.repositories.alone(repository).await;
+        self.must_be_unnamed(repository, digest).await?;
+        let late = self.tags_of(repository, digest, TAGS_PER_LIST).await?;
+        self.remove_tags(repository, digest, &late).await?;
+        // If its bytes are missing, what it names can't be known; it can be deleted all the same.
+        let bytes = self.storage.read(&keys::blob(digest)).await.map_err(storage_error)?.unwrap_or_default();
+        self.storage.remove(&keys::manifest(repository, digest)).await.map_err(storage_error)?;
+        if self.storage.is_shared() && !self.tags_of(repository, digest, 1).await?.is_empty() {
+            // Another registry has tagged it since we looked, and may have seen it there: then it stays.
+            let media_type = stored.media_type.into_bytes();
+            return self.write(keys::manifest(repository, digest), media_type, Condition::None).await;
+        }
+        if let Ok(manifest) = Manifest::parse(Some(&stored.media_type), &bytes) {
+            self.forget_names(repository, digest, &manifest, bytes.len()).await?;
+        }
+        self.prune(repository).await;
+        Ok(())
+    }
+
+    /// Takes away those of the tags that still point at a manifest.
+    async fn remove_tags(&self, repository: &Repository, digest: &Digest, tags: &[Tag]) -> Result<(), Error> {
+        let names = tags.iter().map(|tag| keys::tag(repository, tag)).collect();
+        let removed = self.storage.remove_if(names, &digest.to_string()).await;
+        match &removed {
+            Ok(removed) => {
+                for (tag, _) in tags.iter().zip(removed).filter(|(_, removed)| **removed) {
+                    self.tag_lists.changed(repository, tag.as_str(), Change::Removed);
+                }
+            }
+            // Some of them, perhaps.
+            Err(_) => self.tag_lists.forget(repository),
+        }
+        removed.map_err(storage_error)?;
+        if self.storage.is_shared() {
+            return Ok(()); // Another registry may be using the entries; a collection removes them.
+        }
+        let entries = tags.iter().map(|tag| keys::tagged_by(repository, digest, tag)).collect();
+        self.storage.remove_all(entries).await.map_err(storage_error)
+    }
+
+    /// A repository that holds nothing any more leaves the catalogue, and its folders go. For who has it alone.
+    pub(super) async fn prune(&self, repository: &Repository) {
+        for folder in keys::folders(repository) {
+            if let Err(error) = self.storage.prune(&folder).await {
+                tracing::warn!(%repository, %error, "an empty folder can't be removed");
+            }
+        }
+    }
+}
