@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod blueprint;
+pub mod bucket;
 pub mod certified;
 pub mod images;
 pub mod person;

@@ -1,66 +1,43 @@
 //! The registry in a bucket: two processes over one S3 server, which keeps its objects as files.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use berth_tests::{
     api::{Api, Credential, error_of, header_of, location},
+    bucket::{Bucket, Fault, FaultProxy, KEY, driver, within},
     images::{Image, MANIFEST, digest},
     process::{Process, free_port, wait_for},
     system::binary,
     tools::{must, run},
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto::Builder,
-};
 use reqwest::{Method, StatusCode, header};
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
-const KEY: (&str, &str) = ("an-access-key", "and-its-secret");
-
-/// A server of S3, and two registries that share a bucket of it.
+/// A server of S3, and two registries that share a bucket of it, each behind a proxy of its own that makes faults.
 struct Shared {
     folder: tempfile::TempDir,
-    endpoint: String,
+    bucket: Bucket,
+    faults: Vec<FaultProxy>,
     registries: Vec<(Process, Api)>,
 }
 
 impl Shared {
-    async fn start() -> Self {
+    async fn start() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("s3");
-        fs::create_dir_all(root.join("bucket")).unwrap();
-        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).unwrap());
-        service.set_auth(SimpleAuth::from_single(KEY.0, KEY.1));
-        let service = service.build();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = service.clone();
-                tokio::spawn(async move {
-                    let connections = Builder::new(TokioExecutor::new());
-                    let _ = connections.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        let mut shared = Self { folder, endpoint, registries: Vec::new() };
+        let bucket = Bucket::start(folder.path()).await?;
+        let mut shared = Self { folder, bucket, faults: Vec::new(), registries: Vec::new() };
         for name in ["one", "two"] {
+            shared.faults.push(FaultProxy::start(&shared.bucket.endpoint).await);
             let registry = shared.registry(name).await;
             shared.registries.push(registry);
         }
-        shared
+        Some(shared)
     }
 
     fn config(&self, name: &str, url: &str) -> std::path::PathBuf {
-        let driver = json!({
-            "name": "s3", "region": "eu-central-1", "regionendpoint": self.endpoint, "bucket": "bucket",
-            "accesskey": KEY.0, "secretkey": KEY.1, "rootdirectory": "/berth", "secure": false,
-        });
+        let endpoint = &self.faults[usize::from(name == "two")].endpoint;
         let config = json!({
-            "storage": {"storageDriver": driver, "gcDelay": "10m", "gcInterval": "1h"},
+            "storage": {"storageDriver": driver(endpoint), "gcDelay": "10m", "gcInterval": "1h"},
             "sidecar": {"upstream": url}, "log": {"level": "debug"},
         });
         let path = self.folder.path().join(format!("{name}.json"));
@@ -92,13 +69,13 @@ impl Shared {
     }
 
     fn stored(&self, key: &str) -> bool {
-        self.folder.path().join("s3/bucket/berth").join(key).exists()
+        self.bucket.objects().join(key).exists()
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_registry_takes_the_other_gives() {
-    let shared = Shared::start().await;
+    let Some(shared) = Shared::start().await else { return };
     let (one, two) = shared.apis();
     let image = Image::new(1, 20_000_000);
     one.must_push("team/app", "1", &image).await;
@@ -116,7 +93,7 @@ async fn what_one_registry_takes_the_other_gives() {
     assert!(shared.stored("repositories/team/app/_tags/1"));
     let hex = digest(&image.layer).replace("sha256:", "");
     assert!(shared.stored(&format!("blobs/sha256/{}/{hex}", &hex[..2])));
-    assert_eq!(files(&shared.folder.path().join("s3/bucket/berth/uploads")), 0);
+    assert_eq!(files(&shared.bucket.objects().join("uploads")), 0);
     // A blob belongs to the repositories that hold it.
     assert_eq!(two.get(&target.replace("team/app", "other")).await.status(), StatusCode::NOT_FOUND);
     let mount = format!("/v2/other/blobs/uploads/?mount={}&from=team/app", digest(&image.layer));
@@ -126,7 +103,7 @@ async fn what_one_registry_takes_the_other_gives() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chunked_upload_hops_between_two_registries() {
-    let shared = Shared::start().await;
+    let Some(shared) = Shared::start().await else { return };
     let (one, two) = shared.apis();
     let bytes = Image::new(2, 18_000_000).layer;
     let mut address = one.start_upload("r").await;
@@ -149,20 +126,18 @@ async fn a_chunked_upload_hops_between_two_registries() {
     assert_eq!(answer.status(), StatusCode::CREATED);
     assert!(one.get(&location(&answer)).await.bytes().await.unwrap() == bytes);
     assert_eq!(error_of(one.get(&address).await).await, (404, "BLOB_UPLOAD_UNKNOWN".to_owned()));
-    // One that is cancelled at the other one is gone, with its parts, which this server keeps as `.upload…`.
+    // One that is cancelled at the other one is gone, with its parts.
     let address = one.start_upload("r").await;
     one.request(Method::PATCH, &address).body(bytes).send().await.unwrap();
     assert_eq!(two.delete(&address).await.status(), StatusCode::NO_CONTENT);
     assert_eq!(one.get(&address).await.status(), StatusCode::NOT_FOUND);
-    let parts = fs::read_dir(shared.folder.path().join("s3")).unwrap();
-    let left: Vec<_> = parts.map(|part| part.unwrap().file_name()).collect();
-    let left: Vec<_> = left.iter().filter(|name| name.to_string_lossy().starts_with(".upload")).collect();
-    assert!(left.is_empty(), "{left:?}");
+    let parts = shared.bucket.objects().parent().unwrap().join(".sgwtmp");
+    assert_eq!(files(&parts), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_and_deletions_are_the_same_at_both() {
-    let shared = Shared::start().await;
+    let Some(shared) = Shared::start().await else { return };
     let (one, two) = shared.apis();
     let image = Image::new(3, 1000);
     for repository in ["a", "a/b", "a-b", "z"] {
@@ -198,7 +173,7 @@ async fn lists_and_deletions_are_the_same_at_both() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_work_on_a_bucket_too() {
-    let shared = Shared::start().await;
+    let Some(shared) = Shared::start().await else { return };
     let (one, two) = shared.apis();
     must(&mut shared.command(&["verify"]));
     let (layout, image) = (shared.folder.path().join("layout"), Image::new(4, 9_000_000));
@@ -212,7 +187,7 @@ async fn the_commands_work_on_a_bucket_too() {
 
     let printed = must(&mut shared.command(&["scrub"]));
     assert!(printed.contains("read 3 blobs; 0 are damaged"), "{printed}");
-    let file = shared.folder.path().join("s3/bucket/berth/blobs/sha256").join(&hex[..2]).join(&hex);
+    let file = shared.bucket.objects().join("blobs/sha256").join(&hex[..2]).join(&hex);
     damage(&file);
     let outcome = run(&mut shared.command(&["scrub"]));
     assert!(!outcome.success && outcome.printed.contains(&hex), "{}", outcome.printed);
@@ -223,7 +198,7 @@ async fn the_commands_work_on_a_bucket_too() {
     let printed = must(&mut shared.command(&["gc"]));
     assert!(printed.contains("removed: 0 blobs that no manifest named, 0 blobs"), "{printed}");
     // An hour later.
-    grow_old(&shared.folder.path().join("s3/bucket/berth"));
+    grow_old(&shared.bucket.objects());
     let printed = must(&mut shared.command(&["gc", "--dry-run"]));
     assert!(printed.contains("2 blobs that no manifest named, 3 blobs"), "{printed}");
     // One of them is asked for at the other registry, which promises it.
@@ -237,7 +212,7 @@ async fn the_commands_work_on_a_bucket_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_is_not_there_is_named_by_verify() {
-    let shared = Shared::start().await;
+    let Some(shared) = Shared::start().await else { return };
     let path = shared.folder.path().join("one.json");
     let right = fs::read_to_string(&path).unwrap();
     for (bucket, secret) in [("bucket", "mistaken"), ("another", KEY.1)] {
@@ -252,9 +227,229 @@ async fn a_bucket_that_is_not_there_is_named_by_verify() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_digest_that_nobody_announced_is_computed_in_a_bucket_too() {
+    let Some(shared) = Shared::start().await else { return };
+    // Three parts and a rest, and less than a part.
+    for len in [1000, 20_000_000] {
+        crate::spec::push_unannounced(shared.apis().0, &Image::new(len as u64, len).layer).await;
+    }
+    // That of a wrong digest, too: its parts were joined to be read.
+    assert_eq!(files(&shared.bucket.objects().join("uploads")), 0);
+}
+
+/// A post that breaks off or is wrong leaves nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_post_that_is_wrong_leaves_nothing_in_a_bucket() {
+    let Some(shared) = Shared::start().await else { return };
+    let api = shared.apis().0;
+    let target = format!("/v2/r/blobs/uploads/?digest={}", digest(b"something else"));
+    let layer = Image::new(1, 9_000_000).layer;
+    let wrong = api.request(Method::POST, &target).body(layer).send().await.unwrap();
+    assert_eq!(wrong.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(files(&shared.bucket.objects().join("uploads")), 0);
+}
+
+/// Whatever happens, a tag that is listed serves, and what serves is listed.
+async fn tags_serve(api: &Api, repository: &str) {
+    let list: Value = api.get(&format!("/v2/{repository}/tags/list")).await.json().await.unwrap();
+    for tag in list["tags"].as_array().into_iter().flatten() {
+        let tag = tag.as_str().unwrap();
+        let served = api.get(&format!("/v2/{repository}/manifests/{tag}")).await;
+        assert_eq!(served.status(), StatusCode::OK, "{tag} is listed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_that_is_set_while_its_manifest_is_deleted_serves_or_is_gone() {
+    let Some(shared) = Shared::start().await else { return };
+    let (one, two) = shared.apis();
+    let (image, other) = (Image::new(1, 100), Image::new(2, 100));
+    let target = format!("/v2/r/manifests/{}", digest(&image.manifest));
+    one.must_push("r", "other", &other).await;
+    for round in 0..40 {
+        one.must_push("r", "before", &image).await;
+        let tag = format!("t{round}");
+        let (deleted, pushed) = tokio::join!(one.delete(&target), two.push_manifest("r", &tag, &image.manifest));
+        assert!([202, 404].contains(&deleted.status().as_u16()), "{}", deleted.status());
+        let pushed = pushed.unwrap();
+        assert!([201, 404].contains(&pushed.status().as_u16()), "{}", pushed.status());
+        for api in [one, two] {
+            tags_serve(api, "r").await;
+        }
+        // What is acknowledged last is there, and can be made and taken away again.
+        let served = one.get(&format!("/v2/r/manifests/{tag}")).await.status() == StatusCode::OK;
+        let again = two.delete(&format!("/v2/r/manifests/{tag}")).await.status();
+        assert_eq!(again, if served { StatusCode::ACCEPTED } else { StatusCode::NOT_FOUND }, "round {round}");
+        one.must_push("r", "x", &image).await;
+        let create = two.request(Method::PUT, &format!("/v2/r/manifests/{tag}")).header(header::IF_NONE_MATCH, "*");
+        let created = create.header(header::CONTENT_TYPE, MANIFEST).body(image.manifest.clone()).send().await.unwrap();
+        assert_eq!(created.status(), StatusCode::CREATED, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_that_another_registry_moves_is_not_deleted_with_what_it_pointed_at() {
+    let Some(shared) = Shared::start().await else { return };
+    let (one, two) = shared.apis();
+    let (old, new) = (Image::new(1, 100), Image::new(2, 100));
+    let target = format!("/v2/r/manifests/{}", digest(&old.manifest));
+    for round in 0..20 {
+        one.must_push("r", "latest", &new).await;
+        one.must_push("r", "latest", &old).await;
+        let (deleted, moved) = tokio::join!(one.delete(&target), two.push_manifest("r", "latest", &new.manifest));
+        assert_eq!((deleted.status(), moved.unwrap().status()), (StatusCode::ACCEPTED, StatusCode::CREATED));
+        for api in [one, two] {
+            let latest = api.get("/v2/r/manifests/latest").await;
+            assert_eq!(latest.status(), StatusCode::OK, "round {round}");
+            assert_eq!(latest.bytes().await.unwrap(), new.manifest);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_answer_is_lost_is_known_as_one_s_own() {
+    let Some(shared) = Shared::start().await else { return };
+    let (api, faults) = (shared.apis().0, &shared.faults[0]);
+    let image = Image::new(1, 9_000_000);
+    api.must_push("r", "1", &image).await;
+    for round in 0..5 {
+        faults.once(Method::PUT, "_tags/", Fault::LostAnswer);
+        let create =
+            api.request(Method::PUT, &format!("/v2/r/manifests/new{round}")).header(header::IF_NONE_MATCH, "*");
+        let created = create.header(header::CONTENT_TYPE, MANIFEST).body(image.manifest.clone()).send().await.unwrap();
+        assert_eq!(created.status(), StatusCode::CREATED);
+        // And somebody else's is somebody else's.
+        let create =
+            api.request(Method::PUT, &format!("/v2/r/manifests/new{round}")).header(header::IF_NONE_MATCH, "*");
+        let refused = create.header(header::CONTENT_TYPE, MANIFEST).body(image.manifest.clone()).send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::PRECONDITION_FAILED);
+        let address = api.start_upload("r").await;
+        faults.once(Method::PUT, "/state", Fault::LostAnswer);
+        let chunk = api.request(Method::PATCH, &address).body("abc").send().await.unwrap();
+        assert_eq!(chunk.status(), StatusCode::ACCEPTED, "{}", chunk.text().await.unwrap());
+        let target = format!("{address}?digest={}", digest(b"abc"));
+        faults.once(Method::PUT, "/state", Fault::LostAnswer);
+        let finished = api.request(Method::PUT, &target).header(header::CONTENT_LENGTH, 0).send().await.unwrap();
+        assert_eq!(finished.status(), StatusCode::CREATED);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_is_acknowledged_though_it_cannot_be_cleared_up() {
+    let Some(shared) = Shared::start().await else { return };
+    let api = shared.apis().0;
+    shared.faults[0]
+        .set(|method, path| (method == Method::DELETE && path.contains("uploads/")).then_some(Fault::Answer(403)));
+    let layer = Image::new(1, 9_000_000).layer;
+    assert_eq!(api.push_blob("r", &layer).await.unwrap().status(), StatusCode::CREATED);
+    assert!(api.get(&format!("/v2/r/blobs/{}", digest(&layer))).await.bytes().await.unwrap() == layer);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_bucket_is_told_so() {
+    let Some(shared) = Shared::start().await else { return };
+    let api = shared.apis().0;
+    api.must_push("r", "1", &Image::new(1, 100)).await;
+    shared.faults[0].set(|method, _| (method == Method::PUT).then_some(Fault::Answer(507)));
+    let answer = within(Duration::from_secs(60), "a full bucket", api.post("/v2/r/blobs/uploads/")).await;
+    assert_eq!(error_of(answer).await.0, 507);
+    assert_eq!(api.get("/v2/r/manifests/1").await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_is_silent_or_away_is_told_within_half_a_minute() {
+    let Some(mut shared) = Shared::start().await else { return };
+    let (one, two) = shared.apis();
+    let (one, two) = (one.clone(), two.clone());
+    one.must_push("r", "1", &Image::new(1, 100)).await;
+    let must_say = async |what: &str| {
+        for target in ["/v2/r/manifests/1", "/v2/r/tags/list"] {
+            let answer = within(Duration::from_secs(45), what, one.get(target)).await;
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{what}: {target}");
+            assert!(answer.headers().contains_key("retry-after"), "{what}");
+        }
+        let ready = within(Duration::from_secs(10), what, one.get("/readyz")).await;
+        assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE, "{what}");
+        let health = run(&mut shared.command(&["health"]));
+        assert!(!health.success, "{what}: {}", health.printed);
+    };
+    shared.faults[0].set(|_, _| Some(Fault::Silence));
+    must_say("a silent bucket").await;
+    shared.faults[0].set(|_, _| None);
+    assert_eq!(one.get("/v2/r/manifests/1").await.status(), StatusCode::OK);
+    // One that is gone.
+    shared.bucket.kill();
+    let answer = within(Duration::from_secs(45), "a bucket that is away", two.get("/v2/r/manifests/1")).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    wait_for("/readyz to say so", async || {
+        (two.get("/readyz").await.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    })
+    .await;
+    shared.bucket.restart().await;
+    wait_for("the bucket again", async || {
+        (two.get("/v2/r/manifests/1").await.status() == StatusCode::OK).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_that_fails_or_is_killed_holds_nobody_up() {
+    let Some(shared) = Shared::start().await else { return };
+    let two = shared.apis().1;
+    let blob = Image::new(1, 1000).layer;
+    let collecting = async |fault: Fault| {
+        two.push_blob("r", &blob).await.unwrap();
+        grow_old(&shared.bucket.objects());
+        let hex = digest(&blob).replace("sha256:", "");
+        shared.faults[0].set(move |method, path| {
+            // Between the mark and the removal.
+            (*method == Method::DELETE && path.contains(&hex) && !path.contains("condemned")).then_some(fault)
+        });
+        let mut gc = Process::start(&mut shared.command(&["gc"]), &shared.folder.path().join("gc.log")).unwrap();
+        let mark = shared.bucket.objects().join("condemned");
+        wait_for("the mark", async || (files(&mark) > 0).then_some(())).await;
+        if fault == Fault::Silence {
+            gc.kill();
+        }
+        let began = std::time::Instant::now();
+        let pushed = two.push_blob("r", &blob).await.unwrap();
+        assert_eq!(pushed.status(), StatusCode::CREATED);
+        assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+        assert_eq!(two.get(&format!("/v2/r/blobs/{}", digest(&blob))).await.status(), StatusCode::OK);
+    };
+    collecting(Fault::Answer(403)).await;
+    fs::remove_dir_all(shared.bucket.objects().join("condemned")).unwrap_or_default();
+    collecting(Fault::Silence).await;
+}
+
+/// What one registry has promised for two hours, another one doesn't collect that keeps garbage for ten minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promise_holds_for_as_long_as_whoever_made_it_said() {
+    let Some(shared) = Shared::start().await else { return };
+    let blob = Image::new(1, 1000).layer;
+    // A third one, of another opinion.
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let path = shared.config("three", &url);
+    let text = fs::read_to_string(&path).unwrap().replace("\"10m\"", "\"2h\"");
+    fs::write(&path, text).unwrap();
+    let mut command = Command::new(binary("berth-registry"));
+    let _patient = Process::start(command.arg("serve").arg(&path), &shared.folder.path().join("three.log")).unwrap();
+    wait_for("a registry", async || reqwest::get(format!("{url}/v2/")).await.ok()).await;
+    let patient = Api::new(&url, Credential::None);
+    patient.push_blob("r", &blob).await.unwrap();
+    let target = format!("/v2/r/blobs/{}", digest(&blob));
+    assert_eq!(patient.head(&target).await.status(), StatusCode::OK);
+    // An hour later, the promise is as old as all the rest.
+    grow_old(&shared.bucket.objects());
+    let printed = must(&mut shared.command(&["gc"]));
+    assert!(printed.contains("removed: 0 blobs that no manifest named, 0 blobs"), "{printed}");
+    assert_eq!(patient.head(&target).await.status(), StatusCode::OK);
+}
+
 /// How many files there are in a folder, however deep.
 fn files(folder: &Path) -> usize {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     entries.map(|entry| if entry.is_dir() { files(&entry) } else { 1 }).sum()
 }
 

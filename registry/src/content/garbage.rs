@@ -394,9 +394,7 @@ mod tests {
             tag: &str,
             blob: &Digest,
         ) -> Result<Digest, berth_oci::Error> {
-            let text = format!(
-                r#"{{"schemaVersion":2,"config":{{"digest":"{blob}","size":1}},"annotations":{{"t":"{tag}"}}}}"#
-            );
+            let text = manifest_text(tag, blob);
             let reference = Reference::Tag(tag.parse().expect("a tag"));
             let pushed = self.content.push_manifest(repository, &reference, &[], None, text.into(), Condition::None);
             pushed.await.map(|pushed| pushed.digest)
@@ -420,6 +418,10 @@ mod tests {
         async fn collect(&self) -> Collected {
             self.content.collect(DELAY, Mode::Online).await.expect("collected")
         }
+    }
+
+    fn manifest_text(tag: &str, blob: &Digest) -> String {
+        format!(r#"{{"schemaVersion":2,"config":{{"digest":"{blob}","size":1}},"annotations":{{"t":"{tag}"}}}}"#)
     }
 
     fn repository(name: &str) -> Repository {
@@ -465,6 +467,43 @@ mod tests {
         assert!(store.content.blob(&r, &told).await.is_ok());
         let error = store.push_manifest(&r, "2", &forgotten).await.expect_err("what is gone can't");
         assert_eq!(error.code, berth_oci::ErrorCode::ManifestBlobUnknown);
+    }
+
+    /// Its flushes take longer than garbage is kept, and a collection begins in the middle of it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_push_that_is_slower_than_the_delay_loses_no_layer() {
+        let (store, r) = (Arc::new(Store::new()), repository("r"));
+        let keep = store.push_blob(&r, b"kept").await;
+        store.push_manifest(&r, "keep", &keep).await.expect("pushed");
+        for round in 0..50 {
+            let blob = store.push_blob(&r, b"slow").await;
+            let tag = format!("t{round}");
+            // It has looked at its blobs, and gets no further before we let it.
+            let manifest = digest_of(Algorithm::Sha256, manifest_text(&tag, &blob).as_bytes()).expect("a digest");
+            let held_up = store.content.digests.alone(&manifest).await;
+            store.grow_old();
+            let pushing = {
+                let (store, r, blob, tag) = (Arc::clone(&store), r.clone(), blob.clone(), tag.clone());
+                tokio::spawn(async move { store.push_manifest(&r, &tag, &blob).await.expect("pushed") })
+            };
+            while !store.content.recent.was_told(&r, &blob, DELAY) {
+                tokio::task::yield_now().await;
+            }
+            store.grow_old();
+            let collecting = {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move { store.collect().await })
+            };
+            // It has read the manifests before it waits for the push.
+            while !store.content.repositories.is_wanted_alone(&r) {
+                tokio::task::yield_now().await;
+            }
+            drop(held_up);
+            let manifest = pushing.await.expect("ended");
+            collecting.await.expect("ended");
+            assert!(store.content.blob(&r, &blob).await.is_ok(), "round {round}");
+            store.content.delete_manifest(&r, &Reference::Digest(manifest)).await.expect("deleted");
+        }
     }
 
     #[tokio::test]

@@ -39,6 +39,12 @@ impl<K: Hash + Eq + Clone> Locks<K> {
         lock
     }
 
+    /// Whether somebody has the name alone, or waits for that: who would share it then waits, too.
+    #[cfg(test)]
+    pub fn is_wanted_alone(&self, name: &K) -> bool {
+        self.of(name).try_read().is_err()
+    }
+
     /// Has the name together with others who share it.
     pub async fn shared(&self, name: &K) -> OwnedRwLockReadGuard<()> {
         self.of(name).read_owned().await
