@@ -100,7 +100,22 @@ impl Config {
         let root = file.root();
         let sidecar = root.section("sidecar");
         let (upstream, traces) = (Upstream::read(&sidecar), Collector::read(&sidecar));
-        let (place, garbage) = read_storage(root.section("storage"), sub_paths);
+        let storage = root.section("storage");
+        if !["http", "storage", "sidecar", "log", "extensions"].iter().any(|key| root.holds_object(key)) {
+            root.problem(
+                "storage",
+                "is missing, and so is all else of a registry's configuration; give zot's config.json",
+            );
+        } else if !storage.is_present() {
+            root.warn("storage", "is missing; everything is kept in /var/lib/berth/registry");
+        }
+        if !sidecar.is_present() {
+            root.warn(
+                "sidecar",
+                format!("is missing; the registry listens on {upstream}, where the proxy looks for it"),
+            );
+        }
+        let (place, garbage) = read_storage(storage, sub_paths);
         let config = Self { upstream, place, garbage, log: Log::read(&root), traces };
         Ok((config, file.finish()?))
     }

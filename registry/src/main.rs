@@ -63,6 +63,9 @@ enum Command {
         /// Only warn of zot's storage.subPaths, to see what else there is; serving refuses them.
         #[arg(long)]
         ignore_sub_paths: bool,
+        /// Look at the file alone, and not at the folder or bucket that it names.
+        #[arg(long)]
+        offline: bool,
     },
     /// Remove what no manifest names, while no registry runs; a running one does it of itself.
     Gc {
@@ -82,7 +85,12 @@ enum Command {
         /// The configuration file, zot's config.json.
         config: PathBuf,
         /// The layout, or the folder of layouts whose paths name their repositories.
-        folder: PathBuf,
+        #[arg(required_unless_present = "from_driver")]
+        folder: Option<PathBuf>,
+        /// Bring in the layouts of a bucket instead: the one of storage.storageDriver in this file, zot's config.json. A run
+        /// that was stopped goes on where it was.
+        #[arg(long, conflicts_with_all = ["folder", "repository", "copy"])]
+        from_driver: Option<PathBuf>,
         /// The repository that a single layout becomes.
         #[arg(long)]
         repository: Option<String>,
@@ -118,10 +126,13 @@ const PROGRAM: &str = "berth-registry";
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve { config } => serve(config),
-        Command::Verify { config, ignore_sub_paths } => verify(config, ignore_sub_paths),
+        Command::Verify { config, ignore_sub_paths, offline } => verify(config, ignore_sub_paths, offline),
         Command::Gc { config, dry_run } => gc(config, dry_run),
         Command::Scrub { config } => scrub(config),
-        Command::Import { config, folder, repository, copy } => import(config, folder, repository, copy),
+        Command::Import { config, folder: Some(folder), repository, copy, .. } => {
+            import(config, folder, repository, copy)
+        }
+        Command::Import { config, from_driver, .. } => import_driver(config, from_driver.unwrap_or_default()),
         Command::Export { config, repository, folder } => export(config, repository, folder),
         Command::Health { config, live } => health(config, live),
     };
@@ -291,15 +302,42 @@ async fn import(path: PathBuf, folder: PathBuf, repository: Option<String>, copy
     let content = Content::new(open(&config)?, false);
     content.upgrade().await.map_err(|e| config.place.problem(&e))?;
     content.load_statistics().await.map_err(|e| e.to_string())?;
-    let imported = import_export::import(&content, &folder, repository, copy).await;
+    let imported = import_export::import_folder(&content, &folder, repository, copy).await;
     content.save_statistics().await;
-    let imported = imported.map_err(|e| e.to_string())?;
+    report(&imported.map_err(|e| e.to_string())?)?;
+    println!("blobs were not read; `berth-registry scrub` does that");
+    Ok(())
+}
+
+#[tokio::main]
+async fn import_driver(path: PathBuf, from: PathBuf) -> Result<(), String> {
+    let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
+    let (source, _) = Config::read_with(&from, SubPaths::Ignored).map_err(|problems| problems.to_string())?;
+    let Place::Objects(service) = &source.place else {
+        let from = from.display();
+        return Err(format!("{from}: storage.storageDriver names no bucket; give a folder instead of --from-driver"));
+    };
+    if source.place == config.place {
+        return Err(
+            "both files name the same bucket and folder; give Berth another storageDriver.rootdirectory".to_owned()
+        );
+    }
+    let bucket = Objects::open(service, config.delay())?;
+    let content = Content::new(open(&config)?, false);
+    content.upgrade().await.map_err(|e| config.place.problem(&e))?;
+    content.load_statistics().await.map_err(|e| e.to_string())?;
+    let imported = import_export::import_bucket(&content, &bucket).await;
+    content.save_statistics().await;
+    report(&imported.map_err(|e| e.to_string())?)
+}
+
+/// Says what was brought in, and fails if something was left out.
+fn report(imported: &import_export::Imported) -> Result<(), String> {
     for left_out in &imported.left_out {
         println!("left out: {left_out}");
     }
-    let import_export::Imported { repositories, manifests, tags, blobs, left_out } = &imported;
+    let import_export::Imported { repositories, manifests, tags, blobs, left_out } = imported;
     println!("imported {repositories} repositories: {manifests} manifests, {tags} tags, {blobs} blobs");
-    println!("blobs were not read; `berth-registry scrub` does that");
     if left_out.is_empty() { Ok(()) } else { Err(format!("{} things were left out", left_out.len())) }
 }
 
@@ -314,14 +352,16 @@ async fn export(path: PathBuf, repository: String, folder: PathBuf) -> Result<()
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn verify(path: PathBuf, ignore_sub_paths: bool) -> Result<(), String> {
+async fn verify(path: PathBuf, ignore_sub_paths: bool, offline: bool) -> Result<(), String> {
     let sub_paths = if ignore_sub_paths { SubPaths::Ignored } else { SubPaths::Refused };
     let (config, warnings) = Config::read_with(&path, sub_paths).map_err(|problems| problems.to_string())?;
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
-    refuse_zot_store(&config, &path)?;
-    open_to_read(&config)?.check().await.map_err(|e| config.place.problem(&e))?;
+    if !offline {
+        refuse_zot_store(&config, &path)?;
+        open_to_read(&config)?.check().await.map_err(|e| config.place.problem(&e))?;
+    }
     println!("{}: the registry can serve this", path.display());
     Ok(())
 }

@@ -343,3 +343,23 @@ async fn a_backup_of_a_running_proxy_is_whole_and_what_is_damaged_or_missing_is_
     assert_eq!(api.get("/v2/").await.status(), reqwest::StatusCode::OK);
     assert!(alice.get("/").await.text().await.unwrap().contains("Signed in as alice"));
 }
+
+#[test]
+fn a_file_that_is_something_else_is_told_so_and_missing_sections_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.json");
+    let verify = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        run(Command::new(binary("berth-registry")).args(["verify", "--offline"]).arg(&path))
+    };
+    for text in ["{}", r#"{"name": "a-package", "version": "1.0.0"}"#, r#"{"services": {"web": {}}}"#] {
+        let outcome = verify(text);
+        assert!(!outcome.success, "{text}");
+        assert!(outcome.printed.contains("all else of a registry's configuration"), "{}", outcome.printed);
+    }
+    let outcome = verify(r#"{"http": {"port": "8080"}}"#);
+    assert!(outcome.success);
+    for expected in ["storage: is missing; everything is kept in", "sidecar: is missing; the registry listens on"] {
+        assert!(outcome.printed.contains(expected), "{}", outcome.printed);
+    }
+}

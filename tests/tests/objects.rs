@@ -470,3 +470,41 @@ fn grow_old(folder: &Path) {
         }
     }
 }
+
+/// zot's layout in a bucket: a folder a repository, and of a blob that two have an empty object in one of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_zot_s_in_a_bucket_is_brought_over_and_a_second_run_reads_little() {
+    let Some(shared) = Shared::start().await else { return };
+    let zot = shared.bucket.objects().parent().unwrap().join("zot");
+    let (one, two) = (Image::new(1, 2_000_000), Image::new(1, 2_000_000));
+    for (name, image, tag) in [("team/app", &one, "1"), ("other", &two, "2")] {
+        image.write_layout(&zot.join(name), tag);
+    }
+    let hex = digest(&one.layer).replace("sha256:", "");
+    fs::write(zot.join("other/blobs/sha256").join(&hex), "").unwrap();
+    let mut driver = driver(&shared.faults[1].endpoint);
+    driver["rootdirectory"] = json!("/zot");
+    let from = shared.folder.path().join("zot.json");
+    let config = json!({"distSpecVersion": "1.1.0", "storage": {"rootDirectory": "/zot", "storageDriver": driver}});
+    fs::write(&from, config.to_string()).unwrap();
+    let import = || must(&mut shared.command(&["import", "--from-driver", from.to_str().unwrap()]));
+    let printed = import();
+    assert!(printed.contains("imported 2 repositories: 2 manifests, 2 tags, 4 blobs"), "{printed}");
+    let api = shared.apis().0;
+    for (name, tag) in [("team/app", "1"), ("other", "2")] {
+        assert_eq!(api.get(&format!("/v2/{name}/manifests/{tag}")).await.bytes().await.unwrap(), one.manifest);
+        let layer = api.get(&format!("/v2/{name}/blobs/{}", digest(&one.layer))).await;
+        assert!(layer.bytes().await.unwrap() == one.layer, "{name}");
+    }
+    // Begun again, no layer is read.
+    let wanted = hex.clone();
+    shared.faults[1]
+        .set(move |method, path| (method == Method::GET && path.contains(&wanted)).then_some(Fault::Answer(500)));
+    import();
+    let wrong =
+        run(&mut shared.command(&["import", "--from-driver", shared.folder.path().join("one.json").to_str().unwrap()]));
+    assert!(!wrong.success && wrong.printed.contains("name the same bucket"), "{}", wrong.printed);
+    // What can be said of a file without its bucket.
+    shared.faults[0].set(|_, _| Some(Fault::Answer(500)));
+    must(&mut shared.command(&["verify", "--offline"]));
+}

@@ -161,7 +161,7 @@ fn lacks_descriptors(error: &std::io::Error) -> bool {
 }
 
 /// The answer when the disk says no. The cause goes to the log; the client learns what it can act on.
-fn storage_error(error: std::io::Error) -> Error {
+pub fn storage_error(error: std::io::Error) -> Error {
     use std::io::ErrorKind;
     if lacks_descriptors(&error) {
         report_descriptors(&error);

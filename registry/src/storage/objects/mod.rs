@@ -78,6 +78,28 @@ impl Objects {
         Ok(Self(Arc::new(Inner { objects, patient, parts, prefix, lease })))
     }
 
+    /// Everything in it, with its length: for who takes over a store of another kind.
+    ///
+    /// # Errors
+    /// If it can't be listed.
+    pub async fn all(&self) -> io::Result<Vec<(String, u64)>> {
+        let prefix = Path::parse(&self.0.prefix).map_err(io::Error::other)?;
+        let listed = self.0.objects.list(Some(&prefix)).map_err(failed);
+        let key =
+            |object: ObjectMeta| Some((object.location.as_ref().strip_prefix(&self.0.prefix)?.to_owned(), object.size));
+        listed.try_filter_map(|object| future::ready(Ok(key(object)))).try_collect().await
+    }
+
+    /// Any object, open for reading.
+    ///
+    /// # Errors
+    /// If the service doesn't say whether it is there.
+    pub async fn open_object(&self, key: &str) -> io::Result<Option<Box<dyn Blob>>> {
+        let path = self.path(key)?;
+        let opened = found(in_time(self.0.objects.get(&path)).await)?;
+        Ok(opened.map(|opened| Box::new(BlobObject { storage: self.clone(), opened }) as Box<dyn Blob>))
+    }
+
     fn path(&self, key: &str) -> io::Result<Path> {
         Path::parse(format!("{}{key}", self.0.prefix)).map_err(io::Error::other)
     }
@@ -310,10 +332,7 @@ impl Storage for Objects {
     }
 
     async fn blob(&self, digest: &Digest) -> io::Result<Option<Box<dyn Blob>>> {
-        let key = keys::blob(digest);
-        let path = self.path(&key)?;
-        let opened = found(in_time(self.0.objects.get(&path)).await)?;
-        Ok(opened.map(|opened| Box::new(BlobObject { storage: self.clone(), opened }) as Box<dyn Blob>))
+        self.open_object(&keys::blob(digest)).await
     }
 
     async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>> {
