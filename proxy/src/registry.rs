@@ -6,7 +6,7 @@ use std::{
 };
 
 use berth_config::Upstream;
-use berth_oci::{MediaType, Operation, Page, Reference, Repository, Tag};
+use berth_oci::{Descriptor, Digest, MANIFEST_LIMIT, MediaType, Operation, Page, Reference, Repository, Tag};
 use futures_util::StreamExt;
 use http::{StatusCode, header::ACCEPT};
 use serde::Deserialize;
@@ -49,6 +49,42 @@ const CONDITIONS: &str = "berth-push-conditions";
 struct Catalog {
     repositories: Vec<String>,
 }
+
+#[derive(Deserialize)]
+struct TagList {
+    tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Referrers {
+    manifests: Vec<Descriptor>,
+}
+
+/// A manifest as the registry has it.
+pub struct StoredManifest {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its `Content-Type`.
+    pub media_type: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// What became of a deletion.
+pub enum Deletion {
+    /// It is gone.
+    Done,
+    /// It wasn't there.
+    NotFound,
+    /// The registry won't, and says why.
+    Refused(String),
+}
+
+/// The most that is read of a list, in bytes.
+const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
+
+/// The most that is told of why something isn't deleted.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 impl Registry {
     /// A client of the registry at `upstream`; it connects when it is asked.
@@ -127,13 +163,7 @@ impl Registry {
         if !answer.status().is_success() {
             return self.get("/v2/").await.map(|_| String::new());
         }
-        let (mut text, mut body) = (Vec::new(), answer.bytes_stream());
-        while let Some(piece) = body.next().await {
-            text.extend_from_slice(&piece.map_err(|e| self.error(&e))?);
-            if text.len() > MAX_METRICS_BYTES {
-                return Ok(String::new());
-            }
-        }
+        let text = self.bounded(answer, MAX_METRICS_BYTES).await?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
@@ -165,6 +195,109 @@ impl Registry {
         }
     }
 
+    /// A page of a repository's tags, and whether there are more; nothing if there is no such repository.
+    pub async fn tags(
+        &self,
+        repository: &Repository,
+        page: Page,
+    ) -> Result<Option<(Vec<String>, bool)>, RegistryError> {
+        let target = Operation::ListTags { repository: repository.clone(), page }.target();
+        let Some(answer) = self.find(&target).await? else { return Ok(None) };
+        let more = answer.headers().contains_key(http::header::LINK);
+        let list: Option<TagList> = self.json(answer).await?;
+        Ok(list.map(|list| (list.tags.unwrap_or_default(), more)))
+    }
+
+    /// A manifest, if it is there.
+    pub async fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Option<StoredManifest>, RegistryError> {
+        let target = Operation::PullManifest { repository: repository.clone(), reference: reference.clone() }.target();
+        let Some(answer) = self.find(&target).await? else { return Ok(None) };
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let media_type = header("content-type").unwrap_or_default();
+        let digest = header("docker-content-digest").and_then(|digest| digest.parse().ok());
+        let digest = match (digest, reference) {
+            (Some(digest), _) => digest,
+            (None, Reference::Digest(digest)) => digest.clone(),
+            (None, Reference::Tag(_)) => return Ok(None),
+        };
+        let bytes = self.bounded(answer, MANIFEST_LIMIT).await?;
+        Ok(bytes.map(|bytes| StoredManifest { digest, media_type, bytes }))
+    }
+
+    /// A blob of at most `limit` bytes, if it is there and no longer.
+    pub async fn small_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, RegistryError> {
+        let target = Operation::PullBlob { repository: repository.clone(), digest: digest.clone() }.target();
+        match self.find(&target).await? {
+            None => Ok(None),
+            Some(answer) => self.bounded(answer, limit).await,
+        }
+    }
+
+    /// The first of the manifests that refer to another.
+    pub async fn referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
+        let (repository, subject) = (repository.clone(), subject.clone());
+        let target = Operation::ListReferrers { repository, subject, artifact_type: None, last: None }.target();
+        let Some(answer) = self.find(&target).await? else { return Ok(Vec::new()) };
+        let referrers: Option<Referrers> = self.json(answer).await?;
+        Ok(referrers.map(|list| list.manifests).unwrap_or_default())
+    }
+
+    /// Takes away a tag, or a manifest.
+    pub async fn delete(&self, repository: &Repository, reference: &Reference) -> Result<Deletion, RegistryError> {
+        let target =
+            Operation::DeleteManifest { repository: repository.clone(), reference: reference.clone() }.target();
+        let url = format!("http://{}{target}", self.upstream.authority());
+        let answer = self.http.delete(url).send().await.map_err(|e| self.error(&e))?;
+        match answer.status() {
+            status if status.is_success() => Ok(Deletion::Done),
+            StatusCode::NOT_FOUND => Ok(Deletion::NotFound),
+            status => {
+                let text = self.bounded(answer, MAX_REFUSAL_BYTES).await?.unwrap_or_default();
+                let error = serde_json::from_slice::<serde_json::Value>(&text).unwrap_or_default();
+                let message = error["errors"][0]["message"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+                Ok(Deletion::Refused(message))
+            }
+        }
+    }
+
+    /// Its answer, or nothing if it has nothing there.
+    async fn find(&self, target: &str) -> Result<Option<reqwest::Response>, RegistryError> {
+        let answer = self.ask(target).await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        answer.error_for_status().map(Some).map_err(|e| self.error(&e))
+    }
+
+    async fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        answer: reqwest::Response,
+    ) -> Result<Option<T>, RegistryError> {
+        let bytes = self.bounded(answer, MAX_LIST_BYTES).await?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// A body, unless it is longer than `limit`.
+    async fn bounded(&self, answer: reqwest::Response, limit: usize) -> Result<Option<Vec<u8>>, RegistryError> {
+        let (mut bytes, mut body) = (Vec::new(), answer.bytes_stream());
+        while let Some(piece) = body.next().await {
+            bytes.extend_from_slice(&piece.map_err(|e| self.error(&e))?);
+            if bytes.len() > limit {
+                return Ok(None);
+            }
+        }
+        Ok(Some(bytes))
+    }
+
     async fn get(&self, target: &str) -> Result<reqwest::Response, RegistryError> {
         self.ask(target).await?.error_for_status().map_err(|e| self.error(&e))
     }
@@ -172,7 +305,9 @@ impl Registry {
     /// Its answer, whatever that is.
     async fn ask(&self, target: &str) -> Result<reqwest::Response, RegistryError> {
         let url = format!("http://{}{target}", self.upstream.authority());
-        self.http.get(url).send().await.map_err(|e| self.error(&e))
+        // Without this, some registries say that there is nothing that the asker could read.
+        let accept = MediaType::ALL.map(MediaType::as_str).join(", ") + ", */*";
+        self.http.get(url).header(ACCEPT, accept).send().await.map_err(|e| self.error(&e))
     }
 
     fn error(&self, error: &reqwest::Error) -> RegistryError {

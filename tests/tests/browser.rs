@@ -14,14 +14,19 @@ use serde_json::json;
 use thirtyfour::prelude::*;
 
 /// chromedriver with a headless chromium.
-struct Browser {
-    driver: WebDriver,
+pub struct Browser {
+    pub driver: WebDriver,
     _chromedriver: Process,
 }
 
 impl Browser {
     /// Nothing, if chromium or its driver isn't there.
     async fn start(folder: &Path) -> Option<Self> {
+        Self::start_with(folder, &[]).await
+    }
+
+    /// The same with more arguments for chromium.
+    pub async fn start_with(folder: &Path, more: &[&str]) -> Option<Self> {
         let (chromedriver, chromium) = (tools::find("chromedriver")?, tools::find("chromium")?);
         let port = free_port();
         let mut command = Command::new(chromedriver);
@@ -45,6 +50,9 @@ impl Browser {
         ] {
             capabilities.add_arg(argument).unwrap();
         }
+        for argument in more {
+            capabilities.add_arg(argument).unwrap();
+        }
         let driver = WebDriver::new(url, capabilities).await.unwrap();
         Some(Self { driver, _chromedriver: process })
     }
@@ -54,7 +62,7 @@ impl Browser {
         wait_for("a page", async || self.driver.find(By::Tag("body")).await.ok()?.text().await.ok()).await
     }
 
-    async fn click(&self, by: By) {
+    pub async fn click(&self, by: By) {
         self.driver.query(by).first().await.unwrap().click().await.unwrap();
     }
 
@@ -62,7 +70,7 @@ impl Browser {
         wait_for(what, async || self.text().await.contains(what).then_some(())).await;
     }
 
-    async fn sign_in(&self, user: &str) {
+    pub async fn sign_in(&self, user: &str) {
         self.click(By::LinkText("SIGN IN WITH OIDC")).await;
         self.driver.query(By::Name("username")).first().await.unwrap().send_keys(user).await.unwrap();
         self.driver.find(By::Name("password")).await.unwrap().send_keys(user).await.unwrap();
@@ -85,13 +93,14 @@ async fn somebody_signs_in_with_a_browser_makes_a_key_and_signs_out() {
     browser.sign_in("alice").await;
     assert!(browser.text().await.contains("Your groups: dev"));
 
+    browser.click(By::LinkText("Keys")).await;
     browser.driver.find(By::Name("label")).await.unwrap().send_keys("laptop").await.unwrap();
     browser.click(By::XPath("//button[text()='Make a key']")).await;
     let key = browser.driver.query(By::Id("new-key")).first().await.unwrap().text().await.unwrap();
     let api = Api::basic(&system.url, "alice", &key);
     assert_eq!(api.get("/v2/").await.status(), StatusCode::OK);
     // Shown once.
-    browser.driver.goto(&system.url).await.unwrap();
+    browser.driver.goto(&format!("{}/keys", system.url)).await.unwrap();
     let page = browser.text().await;
     assert!(page.contains("laptop") && !page.contains(&key), "{page}");
 

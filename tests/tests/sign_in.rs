@@ -19,7 +19,7 @@ async fn the_first_page_offers_the_provider_and_then_shows_who_one_is() {
     assert!(page.contains("SIGN IN WITH OIDC"), "{page}");
     let alice = system.signed_in("alice").await;
     let page = alice.get("/").await.text().await.unwrap();
-    for expected in ["Signed in as alice", "Your groups: dev", "Sign out", "Make a key"] {
+    for expected in ["Signed in as alice", "Your groups: dev", "Sign out", "Push a first image"] {
         assert!(page.contains(expected), "{expected} is missing: {page}");
     }
 }

@@ -117,7 +117,7 @@ async fn one_s_sessions_are_listed_and_can_be_ended_one_by_one() {
     let system = System::start(Setup::default()).await;
     let (one, two, bob) =
         (system.signed_in("alice").await, system.signed_in("alice").await, system.signed_in("bob").await);
-    let page = one.get("/").await.text().await.unwrap();
+    let page = one.get("/sessions").await.text().await.unwrap();
     assert!(page.contains("Where you are signed in") && page.contains("127.0.0.1"), "{page}");
     assert_eq!((page.matches("this one").count(), page.matches("/sessions/end").count()), (1, 1));
     let id = page.split("/sessions/end").nth(1).unwrap().split("value=\"").nth(1).unwrap();

@@ -3,8 +3,7 @@
 mod api_keys;
 mod backchannel;
 mod browser_session;
-mod home;
-mod page;
+mod pages;
 mod sign_in;
 mod sign_out;
 mod status;
@@ -29,11 +28,7 @@ pub const MAX_FORM_BYTES: usize = 64 * 1024;
 /// The site.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/", get(home::show))
-        .route("/keys", post(home::create_key))
-        .route("/keys/revoke", post(home::revoke_key))
-        .route("/sessions/end", post(home::end_session))
-        .route("/static/berth.css", get(stylesheet))
+        .merge(pages::router())
         .route("/zot/auth/login", get(sign_in::begin))
         .route("/zot/auth/callback/{provider}", get(sign_in::finish))
         .route("/zot/auth/logout", post(sign_out::sign_out))
@@ -52,17 +47,12 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-async fn stylesheet() -> Response {
-    let headers = [(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, "public, max-age=3600")];
-    (headers, include_str!("berth.css")).into_response()
-}
-
 /// What has no route: nothing, but the counters may have been put anywhere.
 async fn elsewhere(state: State<Arc<App>>, request: Extension<RequestInfo>, uri: Uri, headers: HeaderMap) -> Response {
     if uri.path() == state.metrics_path {
         return status::metrics(state, request, headers).await;
     }
-    page::message(StatusCode::NOT_FOUND, "There is nothing here", "The address may be mistyped.").into_response()
+    pages::message(StatusCode::NOT_FOUND, "There is nothing here", "The address may be mistyped.").into_response()
 }
 
 /// The headers that keep a browser from doing more with an answer than it should. A page may send its forms to the
@@ -77,8 +67,8 @@ async fn protect(State(app): State<Arc<App>>, request: axum::extract::Request, n
         }
     }
     let policy = format!(
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action {form_action}; frame-ancestors 'none'; \
-         base-uri 'none'"
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action \
+         {form_action}; frame-ancestors 'none'; base-uri 'none'"
     );
     let headers = response.headers_mut();
     if let Ok(policy) = HeaderValue::from_str(&policy) {

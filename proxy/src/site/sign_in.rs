@@ -17,7 +17,7 @@ use url::Url;
 use super::{
     api_keys::user_agent,
     browser_session::{clear_cookie, set_cookie, with_cookies},
-    page,
+    pages,
 };
 use crate::{
     app::App,
@@ -98,7 +98,7 @@ impl Broken {
         app.metrics.sign_in(if self.status().is_server_error() { "failed" } else { "refused" });
         app.audit.record(&request.origin(), &Event::SignInRefused { reason: &self.to_string() });
         tracing::warn!(request = request.id, client = ?request.client, reason = %self, "a sign-in was refused");
-        page::refusal(self.status(), "You are not signed in", &self.to_string(), &request.id).into_response()
+        pages::refusal(self.status(), "You are not signed in", &self.to_string(), &request.id).into_response()
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     browser_session::{clear_cookie, with_cookies},
-    page,
+    pages,
 };
 use crate::{
     app::App,
@@ -30,7 +30,7 @@ pub async fn sign_out(
 ) -> Response {
     if !is_our_own(&headers, &app.external_url) {
         let reason = "the request to sign out came from another site's page";
-        return page::refusal(StatusCode::FORBIDDEN, "You are still signed in", reason, &request.id).into_response();
+        return pages::refusal(StatusCode::FORBIDDEN, "You are still signed in", reason, &request.id).into_response();
     }
     let mut end_session = None;
     if let Some(id) = credential::cookie(&headers, app.session_cookie()) {
@@ -47,7 +47,7 @@ pub async fn sign_out(
             Err(error) => {
                 let reason = format!("the session can't be ended: {error}");
                 tracing::error!(request = request.id, reason);
-                let page = page::refusal(
+                let page = pages::refusal(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "You are still signed in",
                     "the registry's database can't be reached, so the session can't be ended now; try again",

@@ -106,8 +106,10 @@ impl Content {
     /// A repository that holds nothing any more leaves the catalogue, and its folders go. For who has it alone.
     pub(super) async fn prune(&self, repository: &Repository) {
         for folder in keys::folders(repository) {
-            if let Err(error) = self.storage.prune(&folder).await {
-                tracing::warn!(%repository, %error, "an empty folder can't be removed");
+            match self.storage.prune(&folder).await {
+                Ok(true) => {}
+                Ok(false) => return, // The first is that of the manifests: while there are some, all else stays.
+                Err(error) => return tracing::warn!(%repository, %error, "an empty folder can't be removed"),
             }
         }
     }

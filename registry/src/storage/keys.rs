@@ -161,9 +161,9 @@ pub const TAGGED: &str = "_tagged";
 /// See [`TAGGED`].
 pub const NAMED: &str = "_named";
 
-/// The folders of a repository that something may be in.
+/// The folders of a repository that something may be in, in the order in which they become empty.
 pub fn folders(repository: &Repository) -> [String; 6] {
-    ["_tags", MANIFESTS, BLOBS, "_referrers", TAGGED, NAMED]
+    [MANIFESTS, "_tags", TAGGED, NAMED, "_referrers", BLOBS]
         .map(|folder| format!("{REPOSITORIES}/{repository}/{folder}"))
 }
 

@@ -55,8 +55,8 @@ pub trait Storage: Send + Sync {
     /// in one step with the removal. Whether each was.
     async fn remove_if(&self, keys: Vec<String>, content: &str) -> io::Result<Vec<bool>>;
 
-    /// Takes away a folder, those below it and those above it, as far as they are empty.
-    async fn prune(&self, folder: &str) -> io::Result<()>;
+    /// Takes away a folder, those below it and those above it, as far as they are empty. Whether it is gone.
+    async fn prune(&self, folder: &str) -> io::Result<bool>;
 
     /// At most `limit` names in a folder after `last`, sorted.
     async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>>;

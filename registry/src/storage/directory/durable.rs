@@ -94,20 +94,28 @@ impl Folders {
     }
 
     /// Takes away a folder, those below it and those above it, as far as they are empty. Whoever is about to write in it
-    /// must be kept away.
-    pub fn prune(&self, folder: &Path) -> io::Result<()> {
-        for entry in found(fs::read_dir(folder))?.into_iter().flatten() {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                self.remove(&entry.path())?;
-            }
+    /// must be kept away. Whether it is gone.
+    pub fn prune(&self, folder: &Path) -> io::Result<bool> {
+        if !self.prune_below(folder)? {
+            return Ok(false);
         }
-        let mut path = folder;
+        let mut path = folder_of(folder)?;
         // Those directly below the root stay.
         while folder_of(path)? != self.root && self.remove(path)? {
             path = folder_of(path)?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether a folder is gone; the first file that is found keeps it, however many there are.
+    fn prune_below(&self, folder: &Path) -> io::Result<bool> {
+        for entry in found(fs::read_dir(folder))?.into_iter().flatten() {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() || !self.prune_below(&entry.path())? {
+                return Ok(false);
+            }
+        }
+        self.remove(folder)
     }
 
     /// Takes away a folder if it is empty. Whether it is gone.

@@ -217,7 +217,7 @@ impl Storage for Directory {
         .await
     }
 
-    async fn prune(&self, folder: &str) -> io::Result<()> {
+    async fn prune(&self, folder: &str) -> io::Result<bool> {
         self.at_path(folder, |inner, path| inner.folders.prune(path)).await
     }
 

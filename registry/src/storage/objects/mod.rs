@@ -314,8 +314,8 @@ impl Storage for Objects {
         self.each(keys, remove).await
     }
 
-    async fn prune(&self, _folder: &str) -> io::Result<()> {
-        Ok(()) // There are no folders.
+    async fn prune(&self, _folder: &str) -> io::Result<bool> {
+        Ok(false) // There are no folders.
     }
 
     async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {

@@ -1,0 +1,197 @@
+//! API keys: those that one has, and a form for another.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Form,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::{
+    frame::{self, Page, Place, heading},
+    viewer::{Viewer, database_failed, sender},
+    words::{ago, command, plain, until},
+};
+use crate::{
+    app::App,
+    identity::api_key::WantedKey,
+    request::RequestInfo,
+    site::{
+        api_keys::{MAX_LABEL_CHARS, key_created, key_revoked, must_be_scopes, too_many_keys, user_agent},
+        browser_session::Owner,
+    },
+    store::{ApiKey, now},
+};
+
+/// A key that ends sooner than this says so loudly, in seconds.
+const SOON: i64 = 14 * 24 * 60 * 60;
+
+/// A key that has just been made: the only time that it is shown.
+struct NewKey {
+    text: String,
+    label: String,
+}
+
+/// `GET /keys`
+pub async fn show(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+) -> Response {
+    match Viewer::signed_in(&app, &request, &headers, "/keys").await {
+        Ok((viewer, owner)) if app.identities.api_keys => list(&app, &viewer, &owner, None, &request).await,
+        Ok(_) => Redirect::to("/").into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn list(app: &App, viewer: &Viewer, owner: &Owner, new: Option<NewKey>, request: &RequestInfo) -> Response {
+    let keys = match app.identities.keys.of(&owner.id).await {
+        Ok(keys) => keys,
+        Err(error) => return database_failed(&error, request),
+    };
+    let sentence = html! { "A key is the password of " code { "docker login" } ", podman, helm and CI jobs. It can never do more than you may." };
+    let body = html! {
+        (heading("API keys", &sentence))
+        @if let Some(new) = &new {
+            section class="card fresh" role="status" {
+                h2 { "“" (plain(&new.label)) "” is ready" }
+                p { "Copy it now. It is not shown again." }
+                pre class="command" tabindex="0" { code id="new-key" { (new.text) } }
+                p { "Then, in your terminal:" }
+                (command(&format!("docker login -u {} {}", owner.identity.user, viewer.host)))
+            }
+        }
+        @if keys.is_empty() {
+            p class="soft" { "You have no key yet." }
+        } @else {
+            section class="card rows" { ul { @for key in &keys { li { (row(key)) } } } }
+        }
+        (form())
+    };
+    Page::at(Place::Keys, "API keys", body).show(viewer)
+}
+
+fn row(key: &ApiKey) -> Markup {
+    let ends_soon = key.expires_at.is_some_and(|at| at - now() < SOON);
+    html! {
+        div class="what" {
+            p {
+                strong { (plain(&key.label)) } " "
+                span class="chip" { @if key.scopes.is_empty() { "everything I may" } @else { (key.scopes.join(" · ")) } } " "
+                @if key.is_expired() { span class="chip bad" { "has ended" } }
+                @else if ends_soon && let Some(at) = key.expires_at { span class="chip warn" { "ends " (until(at)) } }
+            }
+            p class="soft" {
+                "made " (ago(key.created_at)) " · "
+                @match key.expires_at { None => "never ends", Some(at) => { "ends " (until(at)) } } " · "
+                @match key.used_at { None => "never used", Some(at) => { "used " (ago(at)) } }
+            }
+        }
+        form method="post" action="/keys/revoke" {
+            input type="hidden" name="id" value=(key.id);
+            button class="quiet small" aria-label={ "Revoke " (key.label) } { "Revoke" }
+        }
+    }
+}
+
+fn form() -> Markup {
+    html! {
+        section class="card" {
+            h2 { "Make a key" }
+            form class="fields" method="post" action="/keys" {
+                label { "Name" input name="label" required maxlength=(MAX_LABEL_CHARS) placeholder="where it will live" autocomplete="off"; }
+                label { "May" select name="may" {
+                    option value="" { "everything I may" }
+                    option value="read" { "only pull" }
+                    option value="push" { "pull and push" }
+                } }
+                label { "In" input name="in" placeholder="all, or such as team/**" autocomplete="off"; }
+                label { "Ends" select name="days" {
+                    option value="90" { "in 90 days" }
+                    option value="30" { "in 30 days" }
+                    option value="365" { "in a year" }
+                    option value="0" { "never" }
+                } }
+                button { "Make a key" }
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub struct MakeKey {
+    label: String,
+    days: i64,
+    #[serde(default)]
+    may: String,
+    #[serde(default, rename = "in")]
+    patterns: String,
+}
+
+/// `POST /keys`
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Form(form): Form<MakeKey>,
+) -> Response {
+    let owner = match sender(&app, &headers, &request).await {
+        Ok(owner) => owner,
+        Err(response) => return response,
+    };
+    if !app.identities.api_keys {
+        return Redirect::to("/").into_response();
+    }
+    let label: String = form.label.chars().take(MAX_LABEL_CHARS).collect();
+    let scopes = std::iter::once(form.may.as_str()).chain(form.patterns.split_ascii_whitespace());
+    let scopes: Vec<String> = scopes.filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
+    let refused = |status, reason: &str| frame::refusal(status, "No key was made", reason, &request.id).into_response();
+    if let Err(error) = must_be_scopes(&scopes) {
+        return refused(StatusCode::BAD_REQUEST, &error.to_string());
+    }
+    let expires_at = (1..=3650).contains(&form.days).then(|| now() + form.days * 24 * 60 * 60);
+    let wanted = WantedKey { label: &label, user_agent: &user_agent(&headers), expires_at, scopes: &scopes };
+    match app.identities.keys.create(&owner.id, &wanted).await {
+        Ok(None) => refused(StatusCode::FORBIDDEN, &too_many_keys().to_string()),
+        Ok(Some((text, key))) => {
+            key_created(&app, &request, &key);
+            match Viewer::of(&app, &request, &headers, "/keys").await {
+                Ok(viewer) => list(&app, &viewer, &owner, Some(NewKey { text, label }), &request).await,
+                Err(response) => response,
+            }
+        }
+        Err(error) => database_failed(&error, &request),
+    }
+}
+
+#[derive(Deserialize)]
+pub struct RevokeKey {
+    id: String,
+}
+
+/// `POST /keys/revoke`
+pub async fn revoke(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Form(form): Form<RevokeKey>,
+) -> Response {
+    let owner = match sender(&app, &headers, &request).await {
+        Ok(owner) => owner,
+        Err(response) => return response,
+    };
+    match app.identities.keys.revoke(&owner.id, &form.id).await {
+        Ok(there) => {
+            if there {
+                key_revoked(&app, &request, &form.id);
+            }
+            Redirect::to("/keys").into_response()
+        }
+        Err(error) => database_failed(&error, &request),
+    }
+}

@@ -1,0 +1,129 @@
+//! The repositories that somebody may read, grouped by what stands before the last slash, like folders.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::{Query, State},
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::{
+    frame::{Page, Place, heading},
+    viewer::{Viewer, registry_failed},
+    welcome,
+    words::{command, in_query},
+};
+use crate::{app::App, request::RequestInfo};
+
+/// How many repositories one page has.
+const REPOSITORIES_PER_PAGE: usize = 100;
+
+/// The longest text that is searched for.
+const MAX_SEARCH_CHARS: usize = 255;
+
+#[derive(Deserialize, Default)]
+pub struct Search {
+    #[serde(default)]
+    q: String,
+    #[serde(default)]
+    after: Option<String>,
+}
+
+/// `GET /`: the way in for who isn't signed in.
+pub async fn start(
+    state: State<Arc<App>>,
+    request: Extension<RequestInfo>,
+    headers: HeaderMap,
+    search: Query<Search>,
+) -> Response {
+    match Viewer::of(&state, &request, &headers, "/").await {
+        Ok(viewer) if viewer.owner.is_none() => welcome::page(&state, "/", None).into_response(),
+        Ok(viewer) => list(&state, &viewer, &request, &search).await,
+        Err(response) => response,
+    }
+}
+
+/// `GET /repositories?q=…&after=…`
+pub async fn show(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Query(search): Query<Search>,
+) -> Response {
+    match Viewer::of(&app, &request, &headers, "/repositories").await {
+        Ok(viewer) => list(&app, &viewer, &request, &search).await,
+        Err(response) => response,
+    }
+}
+
+async fn list(app: &App, viewer: &Viewer, request: &RequestInfo, search: &Search) -> Response {
+    let wanted: String = search.q.trim().chars().take(MAX_SEARCH_CHARS).collect::<String>().to_lowercase();
+    let matches = |name: &str| (wanted.is_empty() || name.contains(&wanted)) && viewer.may_read(name);
+    let found = app.registry.repositories(REPOSITORIES_PER_PAGE, search.after.clone(), matches).await;
+    let (names, more) = match found {
+        Ok(found) => found,
+        Err(error) => return registry_failed(&error, request),
+    };
+    let sentence = match (names.is_empty(), more || search.after.is_some(), wanted.is_empty()) {
+        (true, _, true) => html! { "There is nothing that you may read yet." },
+        (true, _, false) => html! { "None that you may read has " q { (wanted) } " in its name." },
+        (false, true, _) => html! { "Those that you may read, " (names.len()) " on this page" },
+        (false, false, _) => html! { (names.len()) " that you may read" },
+    };
+    let body = html! {
+        (heading("Repositories", &sentence))
+        @if !names.is_empty() || !wanted.is_empty() || search.after.is_some() {
+            form class="search" method="get" action="/repositories" role="search" {
+                input type="search" name="q" value=(wanted) aria-label="Search by name" placeholder="Search by name, such as team/api" data-search="#list";
+                button class="quiet" { "Search" }
+            }
+        }
+        div id="list" aria-live="polite" {
+            @if names.is_empty() && wanted.is_empty() { (first_push(viewer)) } @else if !names.is_empty() { (table(&names)) }
+            @if more && let Some(last) = names.last() {
+                p class="pages" { a rel="next" href={ "/repositories?q=" (in_query(&wanted)) "&after=" (in_query(last)) } { "Next" } }
+            }
+        }
+    };
+    Page::at(Place::Repositories, "Repositories", body).show(viewer)
+}
+
+/// Those with the same beginning stand together, in the order in which they came.
+fn table(names: &[String]) -> Markup {
+    let folder = |name: &str| name.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+    let groups = names.chunk_by(|one, other| folder(one) == folder(other));
+    html! {
+        section class="card rows" {
+            @for group in groups {
+                @let folder = folder(&group[0]);
+                @if !folder.is_empty() { h2 class="folder" { (folder) "/" } }
+                ul {
+                    @for name in group {
+                        li { a class="name" href={ "/repository/" (name) } { (name.rsplit('/').next().unwrap_or(name)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The very commands for a first image.
+fn first_push(viewer: &Viewer) -> Markup {
+    let user = viewer.user().unwrap_or("you");
+    let image =
+        format!("{}/{}/hello:1", viewer.host, user.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+    html! {
+        section class="card" {
+            h2 { "Push a first image" }
+            @if viewer.has_keys && viewer.owner.is_some() { p { "Make a password for the terminal under " a href="/keys" { "Keys" } ", then:" } }
+            (command(&format!("docker login -u {user} {}", viewer.host)))
+            (command(&format!("docker tag hello-world {image}")))
+            (command(&format!("docker push {image}")))
+            p class="soft" { "Which names you may push to, " a href="/access" { "My access" } " says." }
+        }
+    }
+}

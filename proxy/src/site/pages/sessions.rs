@@ -1,0 +1,147 @@
+//! Where one is signed in.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Form,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::html;
+use serde::Deserialize;
+
+use super::{
+    frame::{Page, Place, heading},
+    viewer::{Viewer, database_failed, sender},
+    words::{ago, plain},
+};
+use crate::{
+    app::App, identity::AuthMethod, observe::Event, request::RequestInfo, site::browser_session::Owner, store::Session,
+};
+
+/// `GET /sessions`
+pub async fn show(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+) -> Response {
+    let (viewer, owner) = match Viewer::signed_in(&app, &request, &headers, "/sessions").await {
+        Ok(known) => known,
+        Err(response) => return response,
+    };
+    let Owner { identity, id } = &owner;
+    let sessions = match app.identities.sessions.of(id).await {
+        Ok(sessions) => sessions,
+        Err(error) => return database_failed(&error, &request),
+    };
+    let this = |session: &Session| identity.method == AuthMethod::Session(session.id_hash.clone());
+    let body = html! {
+        (heading("Sessions", &html! { "Where you are signed in. Ending one signs that browser out at once." }))
+        section class="card rows" { ul {
+            @for session in &sessions {
+                li {
+                    div class="what" {
+                        p { strong { (browser(&session.user_agent)) } @if this(session) { " " span class="chip" { "this one" } } }
+                        p class="soft" {
+                            "from " (session.client) " · since " (ago(session.created_at)) " · used " (ago(session.used_at))
+                        }
+                    }
+                    @if !this(session) {
+                        form method="post" action="/sessions/end" {
+                            input type="hidden" name="id" value=(session.id_hash);
+                            button class="quiet small" aria-label={ "End the session of " (browser(&session.user_agent)) } { "End" }
+                        }
+                    }
+                }
+            }
+        } }
+    };
+    Page::at(Place::Sessions, "Sessions", body).show(&viewer)
+}
+
+/// `Firefox on Linux`, as far as a browser says what it is (RFC 9110, section 10.1.5).
+fn browser(user_agent: &str) -> String {
+    let first = |known: &[(&str, &'static str)]| {
+        known.iter().find(|(mark, _)| user_agent.contains(mark)).map(|(_, name)| *name)
+    };
+    // Each says that it is like those below it.
+    let name = first(&[
+        ("Edg/", "Edge"),
+        ("OPR/", "Opera"),
+        ("Firefox/", "Firefox"),
+        ("Chrome/", "Chrome"),
+        ("Safari/", "Safari"),
+    ]);
+    let system = first(&[
+        ("Android", "Android"),
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Windows", "Windows"),
+        ("Mac OS X", "macOS"),
+        ("CrOS", "ChromeOS"),
+        ("Linux", "Linux"),
+    ]);
+    match (name, system) {
+        (Some(name), Some(system)) => format!("{name} on {system}"),
+        (Some(name), None) => name.to_owned(),
+        _ if user_agent.is_empty() => "An unknown browser".to_owned(),
+        _ => plain(user_agent),
+    }
+}
+
+#[derive(Deserialize)]
+pub struct EndSession {
+    id: String,
+}
+
+/// `POST /sessions/end`
+pub async fn end(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Form(form): Form<EndSession>,
+) -> Response {
+    let owner = match sender(&app, &headers, &request).await {
+        Ok(owner) => owner,
+        Err(response) => return response,
+    };
+    match app.identities.sessions.end_of(&owner.id, &form.id).await {
+        Ok(there) => {
+            if there {
+                tracing::info!(
+                    request = request.id,
+                    user = owner.identity.user,
+                    "a session was ended from another one"
+                );
+                app.audit.record(&request.origin(), &Event::SessionEnded);
+            }
+            Redirect::to("/sessions").into_response()
+        }
+        Err(error) => database_failed(&error, &request),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_are_called_as_people_call_them() {
+        for (user_agent, expected) in [
+            ("Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0", "Firefox on Linux"),
+            (
+                "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0 Safari/537.36 Edg/142.0",
+                "Edge on Windows",
+            ),
+            (
+                "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605 Version/19 Mobile/15E148 Safari/604.1",
+                "Safari on iPhone",
+            ),
+            ("curl/8.5", "curl/8.5"),
+            ("", "An unknown browser"),
+        ] {
+            assert_eq!(browser(user_agent), expected);
+        }
+    }
+}
