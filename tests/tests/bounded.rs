@@ -574,3 +574,23 @@ async fn a_flush_that_failed_is_not_tried_again_as_if_nothing_had_been() {
     assert!(ready.text().await.unwrap().contains("a flush has failed"));
     assert_eq!(registry.api.get("/v2/r/manifests/0").await.status(), StatusCode::OK);
 }
+
+/// The names of repositories are anybody's, also those that look like our own folders.
+#[tokio::test]
+async fn a_collection_forgets_nothing_of_a_repository_whose_name_looks_like_ours() {
+    let registry = Registry::start(json!({"gcAnyDelay": true, "gcDelay": "1ms", "gcInterval": "1s"})).await;
+    let image = Image::new(1, 100);
+    registry.api.must_push("my_tagged/my_named/app", "1", &image).await;
+    let garbage = Image::new(2, 5000).layer;
+    registry.api.push_blob("other", &garbage).await.unwrap();
+    let hex = digest(&garbage).replace("sha256:", "");
+    let path = registry.store(&format!("blobs/sha256/{}/{hex}", &hex[..2]));
+    wait_for("a collection", async || (!path.exists()).then_some(())).await;
+    let layer = format!("/v2/my_tagged/my_named/app/blobs/{}", digest(&image.layer));
+    assert_eq!(registry.api.delete(&layer).await.status(), StatusCode::METHOD_NOT_ALLOWED);
+    // What refers to something leaves no folder behind, either.
+    registry.api.push_blob("r", b"{}").await.unwrap();
+    let attached = registry.must_push_manifest("r", "1", &artifact("a/b", &digest(b"anything"), json!({}))).await;
+    assert_eq!(registry.api.delete(&format!("/v2/r/manifests/{attached}")).await.status(), StatusCode::ACCEPTED);
+    wait_for("the repository to go", async || (!registry.store("repositories/r").exists()).then_some(())).await;
+}

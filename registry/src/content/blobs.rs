@@ -92,7 +92,8 @@ impl Content {
         if pushed.is_err()
             && let Ok(left) = self.storage.resume_upload(repository, &id).await
         {
-            left.cancel().await.map_err(storage_error)?;
+            // It expires otherwise; the answer is about the push.
+            let _ = left.cancel().await.map_err(storage_error);
         }
         pushed
     }

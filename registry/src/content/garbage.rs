@@ -161,8 +161,7 @@ impl Content {
                 if mode == Mode::Online && !self.storage.is_shared() && self.recent.was_held(&digest, delay) {
                     continue;
                 }
-                if mode == Mode::DryRun || self.storage.delete_if_unprotected(&keys::blob(&digest), young.age()).await?
-                {
+                if mode == Mode::DryRun || self.was_removed(&keys::blob(&digest), young.age()).await? {
                     collected.unheld += 1;
                     collected.bytes += len;
                     counted = Usage { blobs: counted.blobs - 1, bytes: counted.bytes - len };
@@ -192,7 +191,7 @@ impl Content {
             live.insert(fingerprint(&digest));
             held.insert(digest.hex()[..keys::PREFIX_DIGITS].to_owned());
             match self.read_manifest(repository, &digest).await {
-                Ok(Some(manifest)) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
+                Ok(Some((manifest, _))) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
                 Ok(None) => {} // Deleted since it was listed.
                 Err(error) => {
                     // What it names can't be known, so nothing here is garbage.
@@ -226,9 +225,7 @@ impl Content {
                 live.insert(fingerprint(&digest));
                 continue;
             }
-            if mode == Mode::DryRun
-                || self.storage.delete_if_unprotected(&keys::held_blob(repository, &digest), young.age()).await?
-            {
+            if mode == Mode::DryRun || self.was_removed(&keys::held_blob(repository, &digest), young.age()).await? {
                 collected.unnamed += 1;
                 removed = true;
             } else {
@@ -242,13 +239,30 @@ impl Content {
         Ok(())
     }
 
-    /// A manifest of a repository, unless it isn't held any more.
-    async fn read_manifest(&self, repository: &Repository, digest: &Digest) -> io::Result<Option<Manifest>> {
+    /// A manifest of a repository, unless it isn't held any more, and its length.
+    pub(super) async fn read_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> io::Result<Option<(Manifest, usize)>> {
         let Some(media_type) = self.storage.read(&keys::manifest(repository, digest)).await? else { return Ok(None) };
         let bytes = self.storage.read(&keys::blob(digest)).await?;
         let bytes = bytes.ok_or_else(|| io::Error::other("its bytes are missing"))?;
         // Read as what it was pushed as.
-        Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes).map(Some).map_err(io::Error::other)
+        let manifest = Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes);
+        Ok(Some((manifest.map_err(io::Error::other)?, bytes.len())))
+    }
+
+    /// Removes garbage, unless it is protected. What can't be removed is reported, and stops nothing else; a service that
+    /// doesn't answer does.
+    async fn was_removed(&self, key: &str, age: Duration) -> io::Result<bool> {
+        match self.storage.delete_if_unprotected(key, age).await {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                tracing::error!(key, %error, "this garbage can't be removed");
+                Ok(false)
+            }
+            removed => removed,
+        }
     }
 
     /// Whether everything that was told to pushes within the delay is known.
@@ -300,7 +314,7 @@ impl Content {
         }
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 

@@ -113,16 +113,18 @@ impl Content {
             let end = n.checked_sub(1).and_then(|before| page.nth(before)).map(str::to_owned);
             (end, page.next().is_some())
         };
+        // Of a long list a slow reader holds no more than the page.
+        let tags = tags.part(last.as_deref(), end.as_deref());
         let next = end.filter(|_| more).map(|end| Page { n: Some(n), last: Some(end) });
         Ok(TagPage { tags, last, left: n, next })
     }
 
     /// The whole list, read by one of those who want it; nothing if it is too long, or others may change it.
     async fn kept_tags(&self, repository: &Repository) -> Result<Option<Tags>, Error> {
+        self.must_exist(repository).await?;
         if let Some(tags) = self.tag_lists.get(repository) {
             return Ok(Some(tags));
         }
-        self.must_exist(repository).await?;
         if self.storage.is_shared() {
             return Ok(None);
         }
@@ -130,10 +132,10 @@ impl Content {
         if let Some(tags) = self.tag_lists.get(repository) {
             return Ok(Some(tags));
         }
-        self.tag_lists.begin(repository);
-        let read = self.storage.list(&keys::tags(repository), None, MAX_KEPT_TAGS + 1).await;
-        let keep = read.as_ref().is_ok_and(|tags| tags.len() <= MAX_KEPT_TAGS);
-        let tags = self.tag_lists.end(repository, read.map(Tags::from_sorted), keep).map_err(storage_error)?;
+        let reading = self.tag_lists.begin(repository);
+        let read = self.storage.list(&keys::tags(repository), None, MAX_KEPT_TAGS + 1).await.map_err(storage_error)?;
+        let keep = read.len() <= MAX_KEPT_TAGS;
+        let tags = reading.end(Tags::from_sorted(read), keep);
         Ok(keep.then_some(tags))
     }
 

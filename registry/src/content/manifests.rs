@@ -113,13 +113,22 @@ impl Content {
         };
         self.must_be(condition, repository, &digest, tags).await?;
         let told = Instant::now();
+        let marks = entries(repository, &digest, &manifest, tags);
+        if self.storage.is_shared() {
+            // Before anything is looked for: who deletes it elsewhere looks for these after.
+            self.storage.mark(marks.clone()).await.map_err(storage_error)?;
+        }
         self.must_hold_parts(repository, &manifest).await?;
 
         let _guard = self.guard_blob(&digest).await?;
         let len = bytes.len();
         let stored = self.storage.put_blob(&digest, bytes.into());
-        let marked = self.storage.mark(entries(repository, &digest, &manifest, tags));
-        let (is_new, ()) = try_join!(stored, marked).map_err(storage_error)?;
+        let marked = async { if self.storage.is_shared() { Ok(()) } else { self.storage.mark(marks.clone()).await } };
+        // Who gave its parts their names may not have flushed them yet.
+        let folders = [keys::held_blobs(repository), keys::manifests(repository)];
+        let folders = folders.iter().flat_map(|folder| Algorithm::ALL.map(|algorithm| format!("{folder}/{algorithm}")));
+        let settled = self.storage.settle(folders.collect());
+        let (is_new, (), ()) = try_join!(stored, marked, settled).map_err(storage_error)?;
         if is_new {
             self.statistics.added(len as u64);
         }
@@ -146,7 +155,13 @@ impl Content {
         // Another process may have deleted the manifest before it could see these tags.
         let key = keys::manifest(repository, &digest);
         if self.storage.is_shared() && !self.storage.exists(&key).await.map_err(storage_error)? {
+            self.storage.mark(marks).await.map_err(storage_error)?;
             self.write(key, manifest.media_type.to_string().into_bytes(), Condition::None).await?;
+            for tag in tags {
+                let key = keys::tag(repository, tag);
+                self.revive(&key).await?;
+                self.write(key, digest.to_string().into_bytes(), Condition::None).await?;
+            }
         }
         Ok(Pushed { digest, subject: manifest.subject })
     }
@@ -209,6 +224,7 @@ impl Content {
             }
             if let Some(target) = target.filter(|_| !serves) {
                 let removed = self.storage.remove_if(vec![keys::tag(repository, tag)], &target.to_string()).await;
+                self.tag_lists.forget(repository);
                 removed.map_err(storage_error)?;
             }
         }

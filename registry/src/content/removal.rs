@@ -12,9 +12,6 @@ use crate::storage::{Condition, keys};
 /// How many tags are taken away while the repository is locked.
 const TAGS_PER_LOCK: usize = 256;
 
-/// How many are listed at once.
-const TAGS_PER_LIST: usize = 10_000;
-
 impl Content {
     /// Takes a blob away from a repository. The bytes stay for the others that hold it.
     pub async fn delete_blob(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
@@ -25,6 +22,13 @@ impl Content {
         }
         self.must_be_unnamed(repository, digest).await?;
         self.storage.remove(&key).await.map_err(storage_error)?;
+        if self.storage.is_shared()
+            && let Err(wanted) = self.must_not_be_wanted(repository, digest).await
+        {
+            // Another registry may have found it there before.
+            self.storage.mark(vec![key]).await.map_err(storage_error)?;
+            return Err(wanted);
+        }
         self.prune(repository).await;
         Ok(())
     }
@@ -53,33 +57,50 @@ impl Content {
         let stored = self.find_manifest(repository, &reference).await?;
         self.must_be_unnamed(repository, digest).await?;
         // Tags go before, a piece at a time; those that come meanwhile go with the manifest.
-        loop {
-            let tags = self.tags_of(repository, digest, TAGS_PER_LIST).await?;
-            for piece in tags.chunks(TAGS_PER_LOCK) {
-                let _alone = self.repositories.alone(repository).await;
-                self.remove_tags(repository, digest, piece).await?;
-            }
-            if tags.len() < TAGS_PER_LIST {
-                break;
-            }
-        }
-        let _alone = self.repositories.alone(repository).await;
+        self.remove_all_tags(repository, digest).await?;
+        // Where others push as well, the lock keeps nobody away, and what is asked takes long.
+        let _alone = match self.storage.is_shared() {
+            true => None,
+            false => Some(self.repositories.alone(repository).await),
+        };
         self.must_be_unnamed(repository, digest).await?;
-        let late = self.tags_of(repository, digest, TAGS_PER_LIST).await?;
+        let (late, _) = self.tags_of(repository, digest, None).await?;
         self.remove_tags(repository, digest, &late).await?;
         // If its bytes are missing, what it names can't be known; it can be deleted all the same.
         let bytes = self.storage.read(&keys::blob(digest)).await.map_err(storage_error)?.unwrap_or_default();
         self.storage.remove(&keys::manifest(repository, digest)).await.map_err(storage_error)?;
-        if self.storage.is_shared() && !self.tags_of(repository, digest, 1).await?.is_empty() {
-            // Another registry has tagged it since we looked, and may have seen it there: then it stays.
-            let media_type = stored.media_type.into_bytes();
-            return self.write(keys::manifest(repository, digest), media_type, Condition::None).await;
+        if self.storage.is_shared() {
+            let wanted = self.must_not_be_wanted(repository, digest).await;
+            let tagged = self.tags_of(repository, digest, None).await.map(|(tags, _)| !tags.is_empty());
+            if wanted.is_err() || !matches!(tagged, Ok(false)) {
+                // Another registry has tagged or named it since we looked, and may have seen it there: then it stays.
+                let media_type = stored.media_type.into_bytes();
+                self.write(keys::manifest(repository, digest), media_type, Condition::None).await?;
+                return wanted.and(tagged.map(drop));
+            }
         }
         if let Ok(manifest) = Manifest::parse(Some(&stored.media_type), &bytes) {
             self.forget_names(repository, digest, &manifest, bytes.len()).await?;
         }
         self.prune(repository).await;
         Ok(())
+    }
+
+    /// Takes away all tags of a manifest, a piece at a time.
+    async fn remove_all_tags(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        let mut last = None;
+        loop {
+            let (tags, next) = self.tags_of(repository, digest, last).await?;
+            for piece in tags.chunks(TAGS_PER_LOCK) {
+                let _alone = self.repositories.alone(repository).await;
+                self.must_be_unnamed(repository, digest).await?;
+                self.remove_tags(repository, digest, piece).await?;
+            }
+            match next {
+                Some(next) => last = Some(next),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Takes away those of the tags that still point at a manifest.

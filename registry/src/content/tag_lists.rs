@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -76,6 +75,13 @@ impl Tags {
         }
     }
 
+    /// The chunks in which those after `last` and up to `end` are.
+    pub fn part(&self, last: Option<&str>, end: Option<&str>) -> Self {
+        let from = last.map_or(0, |last| self.chunk_of(last)).min(self.chunks.len());
+        let to = end.map_or(self.chunks.len(), |end| (self.chunk_of(end) + 1).min(self.chunks.len())).max(from);
+        Self { chunks: self.chunks[from..to].to_vec(), bytes: 0 }
+    }
+
     /// Those after `last`.
     pub fn after(&self, last: Option<&str>) -> impl Iterator<Item = &str> {
         let at = last.map_or(0, |last| self.chunk_of(last));
@@ -107,8 +113,37 @@ impl Tags {
     }
 }
 
-/// What has changed while a list was read.
-type Journal = Vec<(String, Change)>;
+/// What has changed while a list was read; nothing, if that isn't known.
+type Journal = Option<Vec<(String, Change)>>;
+
+/// A list is being read. Who gives up forgets what has changed.
+pub struct Reading<'a> {
+    lists: &'a TagLists,
+    repository: &'a Repository,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.lists.journals().remove(self.repository);
+    }
+}
+
+impl Reading<'_> {
+    /// The list was read: this is what it is now. It is kept if `keep` says so.
+    pub fn end(self, mut tags: Tags, keep: bool) -> Tags {
+        let mut journals = self.lists.journals();
+        if let Some(Some(journal)) = journals.get_mut(self.repository) {
+            for (tag, change) in journal.drain(..) {
+                tags.apply(&tag, change);
+            }
+            if keep {
+                self.lists.lists.insert(self.repository.clone(), tags.clone());
+            }
+        }
+        drop(journals);
+        tags
+    }
+}
 
 /// The lists.
 pub struct TagLists {
@@ -133,7 +168,7 @@ impl TagLists {
     pub fn changed(&self, repository: &Repository, tag: &str, change: Change) {
         // Held to the end, so that no list is put in between that hasn't got this change.
         let mut journals = self.journals();
-        if let Some(journal) = journals.get_mut(repository) {
+        if let Some(Some(journal)) = journals.get_mut(repository) {
             journal.push((tag.to_owned(), change));
         }
         self.lists.entry_by_ref(repository).and_compute_with(|list| match list {
@@ -148,6 +183,10 @@ impl TagLists {
 
     /// Tags may have changed, it isn't known which.
     pub fn forget(&self, repository: &Repository) {
+        let mut journals = self.journals();
+        if let Some(journal) = journals.get_mut(repository) {
+            *journal = None;
+        }
         self.lists.invalidate(repository);
     }
 
@@ -157,22 +196,9 @@ impl TagLists {
     }
 
     /// A list is about to be read, by nobody else at the same time.
-    pub fn begin(&self, repository: &Repository) {
-        self.journals().insert(repository.clone(), Journal::new());
-    }
-
-    /// The list was read, or not: this is what it is now. It is kept if `keep` says so.
-    pub fn end(&self, repository: &Repository, read: io::Result<Tags>, keep: bool) -> io::Result<Tags> {
-        let mut journals = self.journals();
-        let journal = journals.remove(repository).unwrap_or_default();
-        let mut tags = read?;
-        for (tag, change) in journal {
-            tags.apply(&tag, change);
-        }
-        if keep {
-            self.lists.insert(repository.clone(), tags.clone());
-        }
-        Ok(tags)
+    pub fn begin<'a>(&'a self, repository: &'a Repository) -> Reading<'a> {
+        self.journals().insert(repository.clone(), Some(Vec::new()));
+        Reading { lists: self, repository }
     }
 }
 
@@ -200,6 +226,10 @@ mod tests {
             }
             prop_assert!(tags.after(None).eq(set.iter().map(String::as_str)));
             prop_assert!(tags.after(Some(&last)).eq(set.iter().map(String::as_str).filter(|tag| *tag > last.as_str())));
+            let end = last.clone() + "b";
+            let part = tags.part(Some(&last), Some(&end));
+            let between = |tag: &&str| *tag <= end.as_str();
+            prop_assert!(part.after(Some(&last)).filter(between).eq(tags.after(Some(&last)).filter(between)));
             prop_assert_eq!(tags.bytes, set.iter().map(|tag| cost(tag)).sum::<usize>());
             // Whoever reads a page goes on with the list of before.
             prop_assert!(copy.after(None).eq(before.iter().map(String::as_str)));
@@ -220,14 +250,20 @@ mod tests {
     #[test]
     fn what_changes_while_a_list_is_read_is_in_it() {
         let (lists, repository) = (TagLists::new(), "r".parse::<Repository>().expect("a name"));
-        lists.begin(&repository);
+        let reading = lists.begin(&repository);
         lists.changed(&repository, "new", Change::Set);
         lists.changed(&repository, "old", Change::Removed);
-        let read = lists.end(&repository, Ok(Tags::from_sorted(vec!["old".to_owned(), "other".to_owned()])), true);
-        let read = read.expect("read");
+        let read = reading.end(Tags::from_sorted(vec!["old".to_owned(), "other".to_owned()]), true);
         assert!(read.after(None).eq(["new", "other"]));
         lists.changed(&repository, "newer", Change::Set);
         assert!(lists.get(&repository).expect("kept").after(Some("new")).eq(["newer", "other"]));
         assert!(read.after(None).eq(["new", "other"]));
+        // Who gives up leaves nothing behind, and a list of which something isn't known isn't kept.
+        drop(lists.begin(&repository));
+        assert!(lists.journals().is_empty());
+        let reading = lists.begin(&repository);
+        lists.forget(&repository);
+        reading.end(Tags::default(), true);
+        assert!(lists.get(&repository).is_none() && lists.journals().is_empty());
     }
 }

@@ -167,11 +167,18 @@ pub fn folders(repository: &Repository) -> [String; 6] {
         .map(|folder| format!("{REPOSITORIES}/{repository}/{folder}"))
 }
 
-/// All folders of entries in [`TAGGED`] and [`NAMED`].
-pub fn index_folders(repository: &Repository) -> impl Iterator<Item = String> {
-    let tagged = (0..=u8::MAX).map(|shard| format!("{TAGGED}/{shard:02x}"));
-    let named = (0..16).map(|shard| format!("{NAMED}/{shard:x}"));
-    tagged.chain(named).map(move |folder| format!("{REPOSITORIES}/{repository}/{folder}"))
+/// The folders of the entries in [`TAGGED`], or in [`NAMED`].
+pub fn shards_of(root: &str, is_tagged: bool) -> Vec<String> {
+    match is_tagged {
+        true => (0..=u8::MAX).map(|shard| format!("{root}/{shard:02x}")).collect(),
+        false => (0..16).map(|shard| format!("{root}/{shard:x}")).collect(),
+    }
+}
+
+/// An entry by its name, which begins with the name of its folder.
+pub fn entry(root: &str, name: &str, is_tagged: bool) -> String {
+    let shard = name.get(..if is_tagged { 2 } else { 1 }).unwrap_or_default();
+    format!("{root}/{shard}/{name}")
 }
 
 /// The folders of blobs, by algorithm.

@@ -55,6 +55,9 @@ pub trait Storage: Send + Sync {
     /// in one step with the removal. Whether each was.
     async fn remove_if(&self, keys: Vec<String>, content: &str) -> io::Result<Vec<bool>>;
 
+    /// Makes durable the names that others have given in these folders, and may not have flushed yet.
+    async fn settle(&self, folders: Vec<String>) -> io::Result<()>;
+
     /// Takes away a folder, those below it and those above it, as far as they are empty. Whether it is gone.
     async fn prune(&self, folder: &str) -> io::Result<bool>;
 
@@ -98,7 +101,7 @@ pub trait Storage: Send + Sync {
     /// How many uploads aren't finished.
     async fn count_uploads(&self) -> io::Result<u64>;
 
-    /// The names in a folder of what was written at least `age` ago, in no order.
+    /// The names in a folder of what was written at least `age` ago, in no order; in a bucket, of all that is below it.
     async fn older_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>>;
 
     /// What was [taken away](Self::remove_if) of a folder at least `age` ago, and still has a name there.

@@ -56,6 +56,8 @@ impl Folders {
     /// A folder that someone else has just made may not be flushed yet, so a folder that exists isn't one that
     /// is known.
     pub fn make(&self, folder: &Path) -> io::Result<()> {
+        // What was written elsewhere, and is named by what is written here, may be lost.
+        self.must_be_sound()?;
         for _ in 0..MAX_ATTEMPTS {
             match self.try_make(folder) {
                 // Somebody has pruned what was empty above it.

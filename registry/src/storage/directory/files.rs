@@ -76,6 +76,10 @@ pub fn ages(folder: &Path) -> io::Result<Vec<(String, u64, Duration)>> {
 
 /// The error with the path that it is about.
 pub fn named(path: &Path, error: io::Error) -> io::Error {
+    // That has nothing to do with the path.
+    if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
+        return error;
+    }
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 

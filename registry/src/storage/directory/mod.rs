@@ -208,13 +208,22 @@ impl Storage for Directory {
     async fn remove_if(&self, keys: Vec<String>, content: &str) -> io::Result<Vec<bool>> {
         let content = content.to_owned();
         self.each_then_flush(keys, move |_, path| {
-            let is_still = found(fs::read(path))?.is_some_and(|bytes| bytes == content.as_bytes());
+            // What can't be read isn't it.
+            let is_still = fs::read(path).is_ok_and(|bytes| bytes == content.as_bytes());
             if is_still {
                 fs::remove_file(path)?;
             }
             Ok(is_still)
         })
         .await
+    }
+
+    async fn settle(&self, folders: Vec<String>) -> io::Result<()> {
+        let flush = |inner: &Inner, folder: &str| {
+            let path = inner.path(folder);
+            found(inner.folders.flush(&path)).map_err(|error| named(&path, error)).map(drop)
+        };
+        self.blocking(move |inner| folders.iter().try_for_each(|folder| flush(inner, folder))).await
     }
 
     async fn prune(&self, folder: &str) -> io::Result<bool> {

@@ -9,7 +9,8 @@ use object_store::Error;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The codes by which services say that there is no room (S3's own, `MinIO`'s, Ceph's); HTTP has 507.
-const FULL: [&str; 5] = ["507", "QuotaExceeded", "StorageFull", "InsufficientStorage", "EntityTooLargeForQuota"];
+const FULL: [&str; 5] =
+    ["status code: 507", "QuotaExceeded", "StorageFull", "InsufficientStorage", "EntityTooLargeForQuota"];
 
 /// The error as the registry knows it: no room, no right, or no answer.
 pub fn failed(error: Error) -> io::Error {
@@ -35,10 +36,26 @@ fn sources(error: &dyn error::Error) -> String {
     text
 }
 
+/// The slowest that a bucket may take bytes, a second.
+const MIN_BYTES_PER_SECOND: usize = 100_000;
+
+/// How long the bucket may take for so many bytes.
+pub fn time_for(bytes: usize) -> Duration {
+    REQUEST_TIMEOUT + Duration::from_secs((bytes / MIN_BYTES_PER_SECOND) as u64)
+}
+
 /// What a service does, within [`REQUEST_TIMEOUT`].
 pub async fn in_time<T>(request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
-    tokio::time::timeout(REQUEST_TIMEOUT, request).await.unwrap_or_else(|_| {
-        let source = format!("the bucket has not answered for {} seconds", REQUEST_TIMEOUT.as_secs()).into();
+    within(REQUEST_TIMEOUT, request).await
+}
+
+/// The same within another time.
+pub async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = object_store::Result<T>>,
+) -> object_store::Result<T> {
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| {
+        let source = format!("the bucket has not answered for {} seconds", limit.as_secs()).into();
         Err(Error::Generic { store: "bucket", source })
     })
 }

@@ -30,7 +30,7 @@ use object_store::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use self::errors::{REQUEST_TIMEOUT, failed, found, in_time};
+use self::errors::{REQUEST_TIMEOUT, failed, found, in_time, time_for, within};
 pub use self::service::{Kind, Service};
 use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, keys};
 
@@ -40,6 +40,9 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 
 /// How many parts are on their way at once when a file is sent.
 const PART_CONCURRENCY: usize = 2;
+
+/// What is longer may take a while to be sent.
+const MAX_SMALL_BYTES: usize = 64 * 1024;
 
 /// How many small objects are written or removed at once for one request.
 const KEY_CONCURRENCY: usize = 16;
@@ -113,8 +116,10 @@ impl Objects {
     async fn put(&self, key: &str, bytes: impl Into<Bytes>, mode: PutMode) -> io::Result<Option<UpdateVersion>> {
         let (bytes, path) = (bytes.into(), self.path(key)?);
         let conditional = !matches!(mode, PutMode::Overwrite);
-        let put = self.0.objects.put_opts(&path, PutPayload::from(bytes.clone()), PutOptions::from(mode));
-        match in_time(put).await {
+        // A client counts the time in which bytes are sent as silence.
+        let client = if bytes.len() > MAX_SMALL_BYTES { &self.0.patient } else { &self.0.objects };
+        let put = client.put_opts(&path, PutPayload::from(bytes.clone()), PutOptions::from(mode));
+        match within(time_for(bytes.len()), put).await {
             Ok(put) => Ok(Some(UpdateVersion { e_tag: put.e_tag, version: put.version })),
             // A service may answer so for reasons of its own, too.
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) if conditional => {
@@ -314,6 +319,10 @@ impl Storage for Objects {
         self.each(keys, remove).await
     }
 
+    async fn settle(&self, _folders: Vec<String>) -> io::Result<()> {
+        Ok(()) // What can be seen has been acknowledged.
+    }
+
     async fn prune(&self, _folder: &str) -> io::Result<bool> {
         Ok(false) // There are no folders.
     }
@@ -321,8 +330,15 @@ impl Storage for Objects {
     async fn list(&self, folder: &str, last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
         let shows_empty = !keys::has_tombstones(folder);
         let objects = self.below(folder, last)?.try_filter(|object| future::ready(shows_empty || object.size > 0));
-        let names = objects.try_filter_map(async |object| Ok(last_part(&object.location))).take(limit).try_collect();
-        tokio::time::timeout(REQUEST_TIMEOUT, names).await.unwrap_or_else(|late| Err(late.into()))
+        let mut objects = std::pin::pin!(objects);
+        let mut names = Vec::new();
+        // Each step has its time, and not the whole: a list may be long.
+        while names.len() < limit
+            && let Some(object) = tokio::time::timeout(REQUEST_TIMEOUT, objects.try_next()).await??
+        {
+            names.extend(last_part(&object.location));
+        }
+        Ok(names)
     }
 
     async fn repositories(&self, having: &[&str], last: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
