@@ -8,16 +8,13 @@ use serde::{
     de::{Error, MapAccess, SeqAccess, Visitor},
 };
 
-/// How many elements of one list or map are read.
-pub const MAX_ELEMENTS: usize = 10_000;
-
-/// A list, gathered into `C`.
+/// A list of at most `MAX` elements, gathered into `C`.
 #[derive(Debug)]
-pub struct List<T, C = Vec<T>>(pub C, PhantomData<T>);
+pub struct List<T, const MAX: usize, C = Vec<T>>(pub C, PhantomData<T>);
 
-/// A map of texts, gathered into `C`.
+/// A map of at most `MAX` texts, gathered into `C`.
 #[derive(Debug, Default)]
-pub struct Map<C = BTreeMap<String, String>>(pub C);
+pub struct Map<const MAX: usize, C = BTreeMap<String, String>>(pub C);
 
 /// How many elements there were, of which none is kept.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,23 +26,23 @@ impl<T> Extend<T> for Count {
     }
 }
 
-impl<T, C: Default> Default for List<T, C> {
+impl<T, const MAX: usize, C: Default> Default for List<T, MAX, C> {
     fn default() -> Self {
         Self(C::default(), PhantomData)
     }
 }
 
-fn too_many<E: Error>() -> E {
-    E::custom(format_args!("there are at most {MAX_ELEMENTS} elements here"))
+fn too_many<E: Error>(max: usize) -> E {
+    E::custom(format_args!("there are at most {max} elements here"))
 }
 
-impl<'de, T: Deserialize<'de>, C: Default + Extend<T>> Deserialize<'de> for List<T, C> {
+impl<'de, T: Deserialize<'de>, const MAX: usize, C: Default + Extend<T>> Deserialize<'de> for List<T, MAX, C> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_seq(Self::default())
     }
 }
 
-impl<'de, T: Deserialize<'de>, C: Default + Extend<T>> Visitor<'de> for List<T, C> {
+impl<'de, T: Deserialize<'de>, const MAX: usize, C: Default + Extend<T>> Visitor<'de> for List<T, MAX, C> {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,8 +53,8 @@ impl<'de, T: Deserialize<'de>, C: Default + Extend<T>> Visitor<'de> for List<T, 
         let mut count = 0;
         while let Some(element) = elements.next_element()? {
             count += 1;
-            if count > MAX_ELEMENTS {
-                return Err(too_many());
+            if count > MAX {
+                return Err(too_many(MAX));
             }
             self.0.extend(Some(element));
         }
@@ -65,13 +62,13 @@ impl<'de, T: Deserialize<'de>, C: Default + Extend<T>> Visitor<'de> for List<T, 
     }
 }
 
-impl<'de, C: Default + Extend<(String, String)>> Deserialize<'de> for Map<C> {
+impl<'de, const MAX: usize, C: Default + Extend<(String, String)>> Deserialize<'de> for Map<MAX, C> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Self(C::default()))
     }
 }
 
-impl<'de, C: Default + Extend<(String, String)>> Visitor<'de> for Map<C> {
+impl<'de, const MAX: usize, C: Default + Extend<(String, String)>> Visitor<'de> for Map<MAX, C> {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,8 +79,8 @@ impl<'de, C: Default + Extend<(String, String)>> Visitor<'de> for Map<C> {
         let mut count = 0;
         while let Some(entry) = entries.next_entry()? {
             count += 1;
-            if count > MAX_ELEMENTS {
-                return Err(too_many());
+            if count > MAX {
+                return Err(too_many(MAX));
             }
             self.0.extend(Some(entry));
         }

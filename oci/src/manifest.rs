@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Digest, DigestError,
-    bounded::{self, Count, List, Map},
+    bounded::{Count, List, Map},
 };
 
 /// The largest manifest that is accepted, in bytes (distribution specification, "Pushing Manifests").
@@ -18,7 +18,7 @@ pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
 
 /// How many descriptors a manifest may have, each of which is looked up, and how many annotations, those of its descriptors
 /// too.
-const MAX_ELEMENTS: usize = bounded::MAX_ELEMENTS;
+const MAX_ELEMENTS: usize = 10_000;
 
 /// The kinds of manifest that clients push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +116,9 @@ struct PartDocument {
     digest: Digest,
     size: u64,
     #[serde(default)]
-    urls: List<String, Count>,
+    urls: List<String, { usize::MAX }, Count>,
     #[serde(default)]
-    annotations: Map<Count>,
+    annotations: Map<{ usize::MAX }, Count>,
 }
 
 impl From<PartDocument> for Part {
@@ -186,18 +186,18 @@ pub enum ManifestError {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
+struct Document<const MAX: usize> {
     schema_version: u32,
     media_type: Option<String>,
     artifact_type: Option<String>,
     config: Option<Part>,
-    layers: Option<List<Part>>,
-    manifests: Option<List<Part>>,
+    layers: Option<List<Part, MAX>>,
+    manifests: Option<List<Part, MAX>>,
     subject: Option<Part>,
-    annotations: Option<Map>,
+    annotations: Option<Map<MAX>>,
 }
 
-impl Document {
+impl<const MAX: usize> Document<MAX> {
     /// Each list is bounded while it is read; so is what they have together.
     fn must_be_bounded(&self) -> Result<(), ManifestError> {
         let lists = [&self.layers, &self.manifests].into_iter().flatten().flat_map(|list| &list.0);
@@ -205,7 +205,7 @@ impl Document {
         let of_parts: usize = parts.iter().map(|part| part.annotations).sum();
         let annotations = of_parts + self.annotations.as_ref().map_or(0, |own| own.0.len());
         for (what, count) in [("descriptors", parts.len()), ("annotations", annotations)] {
-            if count > MAX_ELEMENTS {
+            if count > MAX {
                 return Err(ManifestError::TooMany { what, count });
             }
         }
@@ -219,7 +219,23 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] says what is wrong with it.
     pub fn parse(content_type: Option<&str>, bytes: &[u8]) -> Result<Self, ManifestError> {
-        let document: Document = serde_json::from_slice(bytes)?;
+        Self::parse_bounded::<MAX_ELEMENTS>(content_type, bytes)
+    }
+
+    /// Reads a manifest that was stored, perhaps before there was a bound to what it may have.
+    ///
+    /// # Errors
+    /// As [`Manifest::parse`].
+    pub fn parse_stored(media_type: &str, bytes: &[u8]) -> Result<Self, ManifestError> {
+        Self::parse_bounded::<{ usize::MAX }>(Some(media_type), bytes)
+    }
+
+    fn parse_bounded<const MAX: usize>(content_type: Option<&str>, bytes: &[u8]) -> Result<Self, ManifestError> {
+        // A list of its values would be taken for it, too.
+        if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+            return Err(<serde_json::Error as serde::de::Error>::custom("a manifest is an object").into());
+        }
+        let document: Document<MAX> = serde_json::from_slice(bytes)?;
         document.must_be_bounded()?;
         if document.schema_version != 2 {
             return Err(ManifestError::SchemaVersion);

@@ -134,7 +134,7 @@ async fn name_images(storage: &dyn Storage, repository: &Repository, damaged: &m
     for digest in digests_in(storage, &keys::manifests(repository), Duration::ZERO).await? {
         let media_type = storage.read(&keys::manifest(repository, &digest)).await?.unwrap_or_default();
         let bytes = storage.read(&keys::blob(&digest)).await.ok().flatten().unwrap_or_default();
-        let parsed = Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes).ok();
+        let parsed = Manifest::parse_stored(&String::from_utf8_lossy(&media_type), &bytes).ok();
         let named = parsed.iter().flat_map(|manifest| manifest.blobs.iter().chain(&manifest.manifests));
         parts.insert(digest, named.map(|part| part.digest.clone()).collect());
     }

@@ -249,7 +249,7 @@ impl Content {
         let bytes = self.storage.read(&keys::blob(digest)).await?;
         let bytes = bytes.ok_or_else(|| io::Error::other("its bytes are missing"))?;
         // Read as what it was pushed as.
-        let manifest = Manifest::parse(Some(&String::from_utf8_lossy(&media_type)), &bytes);
+        let manifest = Manifest::parse_stored(&String::from_utf8_lossy(&media_type), &bytes);
         Ok(Some((manifest.map_err(io::Error::other)?, bytes.len())))
     }
 

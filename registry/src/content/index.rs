@@ -166,7 +166,7 @@ impl Content {
         for (i, root) in roots.iter().enumerate() {
             let is_tagged = i == 0;
             // A bucket lists all that is below at once.
-            let folders = if self.storage.is_shared() { vec![root.clone()] } else { keys::shards_of(root, is_tagged) };
+            let folders = if self.storage.is_shared() { vec![root.clone()] } else { keys::shards_of(root) };
             for folder in folders {
                 if self.is_stopping() {
                     return Ok(());
@@ -179,7 +179,7 @@ impl Content {
                     let manifests = self.digests_in(&keys::manifests(repository), Duration::ZERO).await?;
                     let held = manifests.iter().map(|digest| digest.hex()[..keys::PREFIX_DIGITS].to_owned()).collect();
                     for name in stale.iter().filter(|name| !tells_of(name, is_tagged, &held)) {
-                        let key = keys::entry(root, name, is_tagged);
+                        let key = keys::entry(root, name);
                         self.storage.delete_if_unprotected(&key, age).await?;
                     }
                 }
@@ -214,7 +214,12 @@ impl Content {
         loop {
             let names = self.storage.repositories(&[keys::MANIFESTS], last.as_deref(), ENTRIES_AT_ONCE).await?;
             for repository in names.iter().filter_map(|name| name.parse().ok()) {
-                self.upgrade_repository(&repository).await?;
+                match self.upgrade_repository(&repository).await {
+                    // What a bucket doesn't tell now it may tell later.
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => return Err(error),
+                    Err(error) => tracing::error!(%repository, %error, "this repository can't be read as a whole"),
+                    Ok(()) => {}
+                }
                 count += 1;
             }
             match names.into_iter().last() {
@@ -235,7 +240,6 @@ impl Content {
             let (manifest, len) = match self.read_manifest(repository, &digest).await {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
-                // What a bucket doesn't tell now it may tell later.
                 Err(error) if self.storage.is_shared() && error.kind() == io::ErrorKind::NotConnected => {
                     return Err(error);
                 }

@@ -36,7 +36,7 @@ const MAX_REFERRERS_PAGE_BYTES: usize = 1024 * 1024;
 const REFERRERS_CONCURRENCY: usize = 4;
 
 /// How many names of them are listed at once.
-const REFERRERS_PER_LIST: usize = 10_000;
+const REFERRERS_PER_LIST: usize = 50_000;
 
 /// How many repositories one page has at most.
 const MAX_REPOSITORIES_PER_PAGE: usize = 1000;
@@ -169,20 +169,24 @@ impl Content {
                 if wanted.as_ref().is_some_and(|wanted| *wanted != referrer.artifact_type) {
                     continue;
                 }
-                if len + referrer.len > MAX_REFERRERS_PAGE_BYTES && !page.is_empty() {
+                if referrer.len.saturating_add(len) > MAX_REFERRERS_PAGE_BYTES && !page.is_empty() {
                     next = last;
                     break 'list;
                 }
-                len += referrer.len;
+                len = referrer.len.saturating_add(len);
                 last = Some(name.clone());
-                page.push((name, referrer.digest));
+                page.push((name, referrer));
             }
             last = Some(end);
         }
-        let read = stream::iter(page).map(async |(name, digest)| {
+        let read = stream::iter(page).map(async |(name, ReferrerName { digest, len, .. })| {
             // A crash may have left the entry of a manifest that was never held.
-            let held = self.storage.exists(&keys::manifest(repository, &digest)).await?;
-            if held { self.storage.read(&format!("{folder}/{name}")).await } else { Ok(None) }
+            if !self.storage.exists(&keys::manifest(repository, &digest)).await? {
+                return Ok(None);
+            }
+            // One that has another length than it had is damaged.
+            let entry = self.storage.read(&format!("{folder}/{name}")).await?;
+            Ok::<_, std::io::Error>(entry.filter(|bytes| bytes.len() == len))
         });
         let read = read.buffered(REFERRERS_CONCURRENCY).try_filter_map(async |found| Ok(found));
         Ok((read.try_collect().await.map_err(storage_error)?, next))

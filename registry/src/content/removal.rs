@@ -43,13 +43,18 @@ impl Content {
 
     async fn delete_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let _alone = self.repositories.alone(repository).await;
-        if self.tag(repository, tag).await?.is_none() {
+        let Some(digest) = self.tag(repository, tag).await? else {
             let message = format!("{repository} does not have the tag {tag}");
             return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message));
-        }
+        };
         let removed = self.storage.remove(&keys::tag(repository, tag)).await;
         self.tag_lists.changed(repository, tag.as_str(), Change::Removed);
-        removed.map(drop).map_err(storage_error)
+        removed.map_err(storage_error)?;
+        if !self.storage.is_shared() {
+            let entry = keys::tagged_by(repository, &digest, tag);
+            self.storage.remove_all(vec![entry]).await.map_err(storage_error)?;
+        }
+        Ok(())
     }
 
     async fn delete_by_digest(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
@@ -79,7 +84,7 @@ impl Content {
                 return wanted.and(tagged.map(drop));
             }
         }
-        if let Ok(manifest) = Manifest::parse(Some(&stored.media_type), &bytes) {
+        if let Ok(manifest) = Manifest::parse_stored(&stored.media_type, &bytes) {
             self.forget_names(repository, digest, &manifest, bytes.len()).await?;
         }
         self.prune(repository).await;

@@ -41,10 +41,12 @@ const SMALL_MANIFEST_BYTES: usize = 64 * 1024;
 const SMALL_MANIFESTS_KIB: usize = 16 * 1024;
 const LARGE_MANIFESTS_KIB: usize = 32 * 1024;
 
-/// How long a manifest waits for others, how long its body may be silent, and how long it may take in all.
-const MANIFEST_WAIT: Duration = Duration::from_secs(30);
+/// How long a manifest waits for others, how long its body may be silent, and how long and how slow it may be in all: others
+/// wait longer than that.
+const MANIFEST_WAIT: Duration = Duration::from_secs(45);
 const MANIFEST_SILENCE: Duration = Duration::from_secs(10);
-const MANIFEST_TIMEOUT: Duration = Duration::from_mins(1);
+const MANIFEST_TIMEOUT: Duration = Duration::from_secs(10);
+const MIN_MANIFEST_BYTES_PER_SECOND: usize = 200_000;
 
 /// What all requests share.
 pub struct Limits {
@@ -100,7 +102,8 @@ impl Limits {
             let message = "too many large manifests are being pushed; try again in some seconds";
             return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message));
         };
-        let received = timeout(MANIFEST_TIMEOUT, receive(body, len)).await;
+        let limit = MANIFEST_TIMEOUT + Duration::from_secs((len / MIN_MANIFEST_BYTES_PER_SECOND) as u64);
+        let received = timeout(limit, receive(body, len)).await;
         Ok((received.unwrap_or_else(|_| Err(too_slow()))?, place))
     }
 }

@@ -7,7 +7,7 @@
 //! repositories/<name>/_blobs/sha256/<hex>            the repository holds this blob
 //! repositories/<name>/_referrers/sha256/<hex>/<digest>.<type>.<len> a descriptor, ready to serve
 //! repositories/<name>/_tagged/ab/abcdef…-<tag>       the tag was pushed for the manifest abcdef…
-//! repositories/<name>/_named/a/abcdef…-<digest>      a manifest names the blob or manifest abcdef…
+//! repositories/<name>/_named/ab/abcdef…-<digest>     a manifest names the blob or manifest abcdef…
 //! uploads/<id>/…                                     what has not been finished
 //! statistics.json                                    how much is stored
 //! layout.json                                        which of these folders have been kept from the beginning
@@ -148,7 +148,7 @@ pub fn tagged_by(repository: &Repository, digest: &Digest, tag: &Tag) -> String 
 
 /// The folder of what is named by manifests, and by which.
 pub fn named(repository: &Repository, part: &Digest) -> String {
-    format!("{REPOSITORIES}/{repository}/{NAMED}/{}", &part.hex()[..1])
+    format!("{REPOSITORIES}/{repository}/{NAMED}/{}", &part.hex()[..2])
 }
 
 /// That a manifest names a blob or another manifest.
@@ -168,17 +168,13 @@ pub fn folders(repository: &Repository) -> [String; 6] {
 }
 
 /// The folders of the entries in [`TAGGED`], or in [`NAMED`].
-pub fn shards_of(root: &str, is_tagged: bool) -> Vec<String> {
-    match is_tagged {
-        true => (0..=u8::MAX).map(|shard| format!("{root}/{shard:02x}")).collect(),
-        false => (0..16).map(|shard| format!("{root}/{shard:x}")).collect(),
-    }
+pub fn shards_of(root: &str) -> Vec<String> {
+    (0..=u8::MAX).map(|shard| format!("{root}/{shard:02x}")).collect()
 }
 
 /// An entry by its name, which begins with the name of its folder.
-pub fn entry(root: &str, name: &str, is_tagged: bool) -> String {
-    let shard = name.get(..if is_tagged { 2 } else { 1 }).unwrap_or_default();
-    format!("{root}/{shard}/{name}")
+pub fn entry(root: &str, name: &str) -> String {
+    format!("{root}/{}/{name}", name.get(..2).unwrap_or_default())
 }
 
 /// The folders of blobs, by algorithm.

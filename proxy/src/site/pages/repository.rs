@@ -136,16 +136,22 @@ fn table(repository: &Repository, rows: &[(Tag, Result<Option<Summary>, Registry
     }
 }
 
-/// What a tag is sorted by: its numbers as numbers, so that 1.10 comes after 1.9.
-fn version(tag: &str) -> Vec<Result<u64, String>> {
-    let mut parts: Vec<Result<u64, String>> = Vec::new();
-    for part in tag.split(['.', '-', '_', '+']) {
+/// A part of a tag, in the order in which versions come: `2-rc1`, `2`, `2.1`.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum VersionPart {
+    Text(String),
+    End,
+    Number(u64),
+}
+
+/// What a tag is sorted by: its numbers as numbers, so that 1.10 comes after 1.9, and names such as `latest` after all.
+fn version(tag: &str) -> (bool, Vec<VersionPart>) {
+    let parts = tag.split(['.', '-', '_', '+']).map(|part| {
         let part = part.strip_prefix('v').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())).unwrap_or(part);
-        parts.push(part.parse::<u64>().map_err(|_| part.to_owned()));
-    }
-    // `2` is newer than `2-rc1`, and text comes before all numbers: `latest` on top.
-    parts.push(Err("~".to_owned()));
-    parts
+        part.parse().map_or_else(|_| VersionPart::Text(part.to_owned()), VersionPart::Number)
+    });
+    let parts: Vec<VersionPart> = parts.chain([VersionPart::End]).collect();
+    (matches!(parts.first(), Some(VersionPart::Text(_))), parts)
 }
 
 #[cfg(test)]

@@ -67,8 +67,9 @@ pub fn plain(text: &str) -> String {
         !c.is_control()
             && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{61c}')
     };
-    let mut kept: String = text.chars().filter(is_harmless).take(MAX_TEXT_CHARS + 1).collect();
-    if kept.chars().count() > MAX_TEXT_CHARS {
+    let mut harmless = text.chars().filter(is_harmless);
+    let mut kept: String = harmless.by_ref().take(MAX_TEXT_CHARS).collect();
+    if harmless.next().is_some() {
         kept.pop();
         kept.push('…');
     }

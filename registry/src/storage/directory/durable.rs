@@ -17,11 +17,14 @@ pub fn folder_of(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::Error::other("a path without a folder"))
 }
 
-/// Nothing instead of an error when the file isn't there.
+/// Nothing instead of an error when the file isn't there, or something is there that can be none of ours: a folder where a
+/// file should be, or the other way round, or a link that leads to itself.
 pub fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory | IsADirectory) => Ok(None),
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => Ok(None),
         Err(e) => Err(e),
     }
 }

@@ -166,7 +166,7 @@ impl Storage for Directory {
         if let Some(exists) = self.at_once(|root| cached::exists(root, key)) {
             return exists;
         }
-        self.at_path(key, |_, path| fs::exists(path)).await
+        self.at_path(key, |_, path| Ok(found(fs::metadata(path))?.is_some())).await
     }
 
     async fn is_folder(&self, folder: &str) -> io::Result<bool> {
