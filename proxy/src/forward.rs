@@ -30,7 +30,11 @@ const PASSED: [HeaderName; 11] = [
 ];
 
 /// What the registry may not say to a client: we are the door.
-pub const KEPT_BACK: [HeaderName; 3] = [SERVER, SET_COOKIE, WWW_AUTHENTICATE];
+pub const KEPT_BACK: [HeaderName; 4] = [SERVER, SET_COOKIE, WWW_AUTHENTICATE, PUSHED_BY];
+
+/// Who pushes, for the registry to write down with the tag; and who has, for our pages alone. Percent-encoded.
+const USER: HeaderName = HeaderName::from_static("berth-user");
+pub const PUSHED_BY: HeaderName = HeaderName::from_static("berth-pushed-by");
 
 /// The headers of the forwarded request.
 pub fn request_headers(from: &HeaderMap, condition: WriteCondition) -> Vec<(HeaderName, HeaderValue)> {
@@ -47,6 +51,15 @@ pub fn request_headers(from: &HeaderMap, condition: WriteCondition) -> Vec<(Head
         WriteCondition::OnlyUpdate => (Some((IF_MATCH, star)), Some(IF_MATCH)),
     };
     passed.filter(|(name, _)| Some(name) != without.as_ref()).chain(ours).collect()
+}
+
+/// Who pushes a manifest, in a header of our own.
+pub fn pusher(operation: &Operation, user: &str) -> Option<(HeaderName, HeaderValue)> {
+    if !matches!(operation, Operation::PushManifest { .. }) || user.is_empty() {
+        return None;
+    }
+    let name: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
+    Some((USER, HeaderValue::from_str(&name).ok()?))
 }
 
 /// `Location` as clients can follow it: a registry may answer an absolute one with its own host, which they can't

@@ -352,13 +352,13 @@ impl ProxyHttp for Gateway {
         upstream: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
-        let Some(Forwarded { operation, condition, .. }) = &context.forwarded else {
+        let Some(Forwarded { operation, condition, user, .. }) = &context.forwarded else {
             return Error::e_explain(ErrorType::InternalError, "a request is forwarded that nobody allowed");
         };
         let headers = forward::request_headers(&session.req_header().headers, *condition);
         let mut request =
-            RequestHeader::build(operation.method(), operation.target().as_bytes(), Some(headers.len() + 2))?;
-        for (name, value) in headers {
+            RequestHeader::build(operation.method(), operation.target().as_bytes(), Some(headers.len() + 3))?;
+        for (name, value) in headers.into_iter().chain(forward::pusher(operation, user)) {
             request.append_header(name, value)?;
         }
         request.insert_header(HOST, self.upstream.authority())?;

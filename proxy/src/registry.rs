@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use berth_config::Upstream;
@@ -10,6 +10,8 @@ use berth_oci::{Descriptor, Digest, MANIFEST_LIMIT, MediaType, Operation, Page, 
 use futures_util::StreamExt;
 use http::{StatusCode, header::ACCEPT};
 use serde::Deserialize;
+
+use crate::forward::PUSHED_BY;
 
 /// How long the registry may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,6 +70,10 @@ pub struct StoredManifest {
     pub media_type: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// When its tag was set, in seconds since 1970, if that is known.
+    pub pushed_at: Option<i64>,
+    /// By whom.
+    pub pushed_by: Option<String>,
 }
 
 /// What became of a deletion.
@@ -218,6 +224,12 @@ impl Registry {
         let Some(answer) = self.find(&target).await? else { return Ok(None) };
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let media_type = header("content-type").unwrap_or_default();
+        let pushed_at = header("last-modified").and_then(|text| httpdate::parse_http_date(&text).ok());
+        let pushed_at = pushed_at.and_then(|at| i64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok());
+        let pushed_by = header(PUSHED_BY.as_str()).and_then(|text| {
+            // As `byte_serialize` writes it: one value without a name.
+            form_urlencoded::parse(text.as_bytes()).next().map(|(name, _)| name.into_owned())
+        });
         let digest = header("docker-content-digest").and_then(|digest| digest.parse().ok());
         let digest = match (digest, reference) {
             (Some(digest), _) => digest,
@@ -225,7 +237,7 @@ impl Registry {
             (None, Reference::Tag(_)) => return Ok(None),
         };
         let bytes = self.bounded(answer, MANIFEST_LIMIT).await?;
-        Ok(bytes.map(|bytes| StoredManifest { digest, media_type, bytes }))
+        Ok(bytes.map(|bytes| StoredManifest { digest, media_type, bytes, pushed_at, pushed_by }))
     }
 
     /// A blob of at most `limit` bytes, if it is there and no longer.

@@ -13,7 +13,7 @@ use futures_util::TryStreamExt;
 use crate::{
     content::digests_in,
     progress_bar::Progress,
-    storage::{Blob, Hasher, Storage, StoredBlob, keys},
+    storage::{Blob, Hasher, Storage, StoredBlob, first_line, keys},
 };
 
 /// How many images are named of one damaged blob.
@@ -142,7 +142,7 @@ async fn name_images(storage: &dyn Storage, repository: &Repository, damaged: &m
     let folder = keys::tags(repository);
     for tag in storage.list(&folder, None, usize::MAX).await? {
         let bytes = storage.read(&format!("{folder}/{tag}")).await.ok().flatten();
-        let digest = bytes.and_then(|bytes| String::from_utf8(bytes).ok()?.trim_end().parse().ok());
+        let digest = bytes.and_then(|bytes| std::str::from_utf8(first_line(&bytes)).ok()?.parse().ok());
         tags.extend(digest.map(|digest| (tag, digest)));
     }
     let blobs: HashSet<Digest> = held(storage, repository).await?.into_iter().collect();

@@ -218,6 +218,12 @@ async fn screens_show_what_one_may_see_and_are_light() {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(!text.contains(">signed<"));
+    assert!(text.contains("pushed ") && text.contains("by <strong>alice</strong>"), "{text}");
+    // By whom is for who is signed in; when, for all; and clients are told of nobody.
+    let (_, text) = page(&nobody, "/image/public/docs:1.0").await;
+    assert!(text.contains("pushed ") && !text.contains("alice"), "{text}");
+    let answer = api.get("/v2/public/docs/manifests/1.0").await;
+    assert!(answer.headers().contains_key("last-modified") && !answer.headers().contains_key("berth-pushed-by"));
     let (_, text) = page(&alice, "/image/charts/platform:1.2.3").await;
     assert!(text.contains("helm pull oci://") && text.contains("postgresql"), "{text}");
     let (_, text) = page(&alice, "/access?repository=ci/app").await;

@@ -186,18 +186,26 @@ impl Content {
         (live, waiting): (&mut HashSet<u64>, &mut HashSet<u64>),
         collected: &mut Collected,
     ) -> io::Result<()> {
-        let (mut named, mut held) = (HashSet::new(), HashSet::new());
+        let (mut named, mut held, mut absent) = (HashSet::new(), HashSet::new(), Vec::new());
         for digest in self.digests_in(&keys::manifests(repository), Duration::ZERO).await? {
             live.insert(fingerprint(&digest));
             held.insert(digest.hex()[..keys::PREFIX_DIGITS].to_owned());
             match self.read_manifest(repository, &digest).await {
                 Ok(Some((manifest, _))) => named.extend(manifest.blobs.iter().map(|blob| fingerprint(&blob.digest))),
-                Ok(None) => {} // Deleted since it was listed.
+                Ok(None) => absent.push(digest),
                 Err(error) => {
                     // What it names can't be known, so nothing here is garbage.
                     tracing::error!(%repository, %digest, %error, "a manifest can't be read; what it may name is kept");
                     return self.mark_all_live(repository, live).await;
                 }
+            }
+        }
+        // Deleted since they were listed, or else something is there that can't be read.
+        if !absent.is_empty() {
+            let listed = self.digests_in(&keys::manifests(repository), Duration::ZERO).await?;
+            if let Some(digest) = absent.iter().find(|digest| listed.contains(digest)) {
+                tracing::error!(%repository, %digest, "a manifest can't be read; what it may name is kept");
+                return self.mark_all_live(repository, live).await;
             }
         }
         if mode != Mode::DryRun {
@@ -375,6 +383,7 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
+    use crate::content::Sent;
     use crate::storage::{Condition, Directory, digest_of};
 
     const DELAY: Duration = Duration::from_hours(1);
@@ -410,7 +419,8 @@ mod tests {
         ) -> Result<Digest, berth_oci::Error> {
             let text = manifest_text(tag, blob);
             let reference = Reference::Tag(tag.parse().expect("a tag"));
-            let pushed = self.content.push_manifest(repository, &reference, &[], None, text.into(), Condition::None);
+            let pushed =
+                self.content.push_manifest(repository, &reference, &[], Sent::default(), text.into(), Condition::None);
             pushed.await.map(|pushed| pushed.digest)
         }
 

@@ -1,6 +1,9 @@
 //! Manifests, tags and referrers.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::HashSet,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use berth_oci::{Algorithm, Digest, Error, ErrorCode, Manifest, Reference, Repository, Tag};
 use bytes::Bytes;
@@ -22,6 +25,26 @@ pub struct Stored {
     pub digest: Digest,
     /// The `Content-Type` that it was pushed with.
     pub media_type: String,
+    /// When its tag was set, and by whom, if that is known.
+    pub pushed: Option<Pushed>,
+}
+
+/// When a tag was set, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// In seconds since 1970.
+    pub at: u64,
+    /// As the proxy calls them, percent-encoded; empty if it didn't say.
+    pub by: String,
+}
+
+/// Of a push, beside what is pushed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent<'a> {
+    /// `Content-Type`.
+    pub content_type: Option<&'a str>,
+    /// Who pushes, as in [`Pushed`].
+    pub by: &'a str,
 }
 
 /// How many names are looked up at once.
@@ -31,7 +54,7 @@ const CHECK_CONCURRENCY: usize = 16;
 const MAX_INLINE_BYTES: usize = 64 * 1024;
 
 /// What a push did.
-pub struct Pushed {
+pub struct Push {
     /// The manifest's digest.
     pub digest: Digest,
     /// Its subject, if it has one: the referrers list of that was updated.
@@ -50,14 +73,15 @@ fn refusal(condition: Condition) -> Error {
 impl Content {
     /// Finds the manifest that `reference` names.
     pub async fn find_manifest(&self, repository: &Repository, reference: &Reference) -> Result<Stored, Error> {
-        let digest = match reference {
-            Reference::Digest(digest) => Some(digest.clone()),
-            Reference::Tag(tag) => self.tag(repository, tag).await?,
+        let (digest, pushed) = match reference {
+            Reference::Digest(digest) => (Some(digest.clone()), None),
+            Reference::Tag(tag) => self.read_tag(repository, tag).await?.unzip(),
         };
+        let pushed = pushed.flatten();
         if let Some(digest) = digest
             && let Some(bytes) = self.storage.read(&keys::manifest(repository, &digest)).await.map_err(storage_error)?
         {
-            return Ok(Stored { digest, media_type: String::from_utf8_lossy(&bytes).into_owned() });
+            return Ok(Stored { digest, media_type: String::from_utf8_lossy(&bytes).into_owned(), pushed });
         }
         let message = format!("{repository} does not hold the manifest {reference}");
         Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message))
@@ -77,8 +101,17 @@ impl Content {
 
     /// What a tag points at.
     pub(super) async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>, Error> {
+        Ok(self.read_tag(repository, tag).await?.map(|(digest, _)| digest))
+    }
+
+    /// What a tag points at, and when it was set by whom: `<digest>`, and in a second line `<seconds> <name>`.
+    async fn read_tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<(Digest, Option<Pushed>)>, Error> {
         let bytes = self.storage.read(&keys::tag(repository, tag)).await.map_err(storage_error)?;
-        Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()?.trim_end().parse().ok()))
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        let (digest, pushed) = text.split_once('\n').unwrap_or((&text, ""));
+        let pushed =
+            pushed.split_once(' ').and_then(|(at, by)| Some(Pushed { at: at.parse().ok()?, by: by.to_owned() }));
+        Ok(digest.parse().ok().map(|digest| (digest, pushed)))
     }
 
     /// Keeps a manifest under `reference` and `more_tags`.
@@ -90,15 +123,15 @@ impl Content {
         repository: &Repository,
         reference: &Reference,
         more_tags: &[Tag],
-        content_type: Option<&str>,
+        sent: Sent<'_>,
         bytes: Bytes,
         condition: Condition,
-    ) -> Result<Pushed, Error> {
+    ) -> Result<Push, Error> {
         let (algorithm, tags) = match reference {
             Reference::Digest(digest) => (digest.algorithm(), more_tags),
             Reference::Tag(tag) => (Algorithm::default(), std::slice::from_ref(tag)),
         };
-        let (manifest, digest) = examine(content_type, bytes.clone(), algorithm).await?;
+        let (manifest, digest) = examine(sent.content_type, bytes.clone(), algorithm).await?;
         if let Reference::Digest(expected) = reference
             && *expected != digest
         {
@@ -142,10 +175,12 @@ impl Content {
             if tags.is_empty() { (condition, Condition::None) } else { (Condition::None, condition) };
         self.write(keys::manifest(repository, &digest), media_type, of_manifest).await?;
         self.tell_parts_again(repository, &manifest, told).await?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let target = format!("{digest}\n{now} {}", sent.by).into_bytes();
         for tag in tags {
             let key = keys::tag(repository, tag);
             self.revive(&key).await?;
-            let written = self.write(key, digest.to_string().into_bytes(), of_tags).await;
+            let written = self.write(key, target.clone(), of_tags).await;
             match &written {
                 Ok(()) => self.tag_lists.changed(repository, tag.as_str(), Change::Set),
                 Err(_) => self.tag_lists.forget(repository),
@@ -160,10 +195,10 @@ impl Content {
             for tag in tags {
                 let key = keys::tag(repository, tag);
                 self.revive(&key).await?;
-                self.write(key, digest.to_string().into_bytes(), Condition::None).await?;
+                self.write(key, target.clone(), Condition::None).await?;
             }
         }
-        Ok(Pushed { digest, subject: manifest.subject })
+        Ok(Push { digest, subject: manifest.subject })
     }
 
     /// An image can't be pushed before its parts.
@@ -309,7 +344,7 @@ mod tests {
             let creators = (0..48).map(|i| {
                 let (content, r, tag) = (Arc::clone(&registries[i % 4]), r.clone(), tag.clone());
                 tokio::spawn(async move {
-                    content.push_manifest(&r, &tag, &[], None, manifest(None, i), Condition::Absent).await
+                    content.push_manifest(&r, &tag, &[], Sent::default(), manifest(None, i), Condition::Absent).await
                 })
             });
             let mut created = Vec::new();
@@ -333,8 +368,10 @@ mod tests {
         for (i, content) in registries.iter().enumerate() {
             let bytes = manifest(Some(&subject), i);
             let reference = Reference::Digest(digest_of(Algorithm::Sha256, &bytes).expect("a digest"));
-            let pushed =
-                content.push_manifest(&r, &reference, &[], None, bytes, Condition::None).await.expect("pushed");
+            let pushed = content
+                .push_manifest(&r, &reference, &[], Sent::default(), bytes, Condition::None)
+                .await
+                .expect("pushed");
             assert_eq!(pushed.subject.as_ref(), Some(&subject));
             for other in &registries {
                 assert_eq!(other.referrers(&r, &subject, Some("a/b"), None).await.expect("listed").0.len(), i + 1);

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 pub use self::{
     garbage::Mode,
     lists::{List, TagPage},
-    manifests::Stored,
+    manifests::{Sent, Stored},
     statistics::{LastCollection, Usage},
 };
 use self::{locks::Locks, recent::Recent, statistics::Statistics, tag_lists::TagLists};

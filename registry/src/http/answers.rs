@@ -1,6 +1,9 @@
 //! The answers of the distribution API, each with its headers.
 
-use std::io;
+use std::{
+    io,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::{
     body::Body,
@@ -9,13 +12,18 @@ use axum::{
 use berth_oci::{Digest, Error, ErrorCode, Page, Reference, Repository};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE, RETRY_AFTER},
+    header::{
+        ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, LINK, LOCATION, RANGE,
+        RETRY_AFTER,
+    },
 };
 
 use super::conditions::matches_etag;
 use crate::{content::Stored, storage::Upload};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// Who has set the tag, for the proxy's pages: percent-encoded, as the proxy has said it.
+const PUSHED_BY: HeaderName = HeaderName::from_static("berth-pushed-by");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// How long a client should wait before it asks again, in seconds.
@@ -40,6 +48,13 @@ pub fn manifest_response(
             Reference::Tag(_) => HeaderValue::from_static("private, no-cache"),
         },
     );
+    if let Some(pushed) = &stored.pushed {
+        let at = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(pushed.at));
+        out.insert(LAST_MODIFIED, value(&at)?);
+        if !pushed.by.is_empty() {
+            out.insert(PUSHED_BY, value(&pushed.by)?);
+        }
+    }
     if matches_etag(headers, &stored.digest) { Ok(not_modified(response)) } else { Ok(response) }
 }
 

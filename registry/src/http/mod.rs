@@ -38,7 +38,7 @@ pub use self::{
     server::{health, serve},
 };
 use crate::{
-    content::{Content, List, TagPage},
+    content::{Content, List, Sent, TagPage},
     metrics::Metrics,
     status,
     storage::Blob,
@@ -47,6 +47,8 @@ use crate::{
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 /// The proxy's name for a request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Who pushes, as the proxy calls them, percent-encoded.
+const USER: HeaderName = HeaderName::from_static("berth-user");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// Tells the proxy that the conditions of a manifest push are decided here, in one step with the write.
@@ -55,6 +57,9 @@ const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-app
 
 /// A longer manifest is sent piece by piece, as a blob is, and not held whole.
 const MAX_WHOLE_MANIFEST_BYTES: u64 = 64 * 1024;
+
+/// The longest name that is written down, percent-encoded.
+const MAX_USER_BYTES: usize = 768;
 
 /// How many tags are written at once.
 const TAGS_PER_PIECE: usize = 500;
@@ -162,7 +167,8 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
             let condition = condition(headers)?;
             let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let (bytes, _place) = limits.receive_manifest(headers, body).await?;
-            let pushed = content.push_manifest(&repository, &reference, &tags, content_type, bytes, condition).await?;
+            let sent = Sent { content_type, by: user(headers) };
+            let pushed = content.push_manifest(&repository, &reference, &tags, sent, bytes, condition).await?;
             let mut response = created(format!("/v2/{repository}/manifests/{}", pushed.digest), &pushed.digest)?;
             for tag in &tags {
                 response.headers_mut().append(OCI_TAG, value(tag)?);
@@ -244,6 +250,13 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
             Ok(response)
         }
     }
+}
+
+/// Who the proxy says pushes; nobody, if it is no name as it writes them.
+fn user(headers: &HeaderMap) -> &str {
+    let user = headers.get(USER).and_then(|user| user.to_str().ok()).unwrap_or_default();
+    let is_one = user.len() <= MAX_USER_BYTES && user.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_one { user } else { "" }
 }
 
 /// end-2, with `Range` (RFC 9110, section 14).

@@ -13,7 +13,7 @@ use super::{
     layouts::{BucketLayouts, FolderLayout, Layout, find_layouts},
 };
 use crate::{
-    content::Content,
+    content::{Content, Sent},
     progress_bar::Progress,
     storage::{Condition, Objects},
 };
@@ -144,8 +144,8 @@ async fn import_one(
     for (digest, media_type, bytes) in manifests {
         let tags = tags.remove(&digest).unwrap_or_default();
         let reference = Reference::Digest(digest);
-        let media_type = Some(media_type.as_str());
-        match content.push_manifest(repository, &reference, &tags, media_type, bytes.into(), Condition::None).await {
+        let sent = Sent { content_type: Some(media_type.as_str()), by: "" };
+        match content.push_manifest(repository, &reference, &tags, sent, bytes.into(), Condition::None).await {
             Ok(_) => {
                 imported.manifests += 1;
                 imported.tags += tags.len() as u64;

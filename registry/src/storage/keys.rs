@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! blobs/sha256/ab/abcdef…                            bytes, once, read-only
-//! repositories/<name>/_tags/<tag>                    the digest that the tag points at
+//! repositories/<name>/_tags/<tag>                    the digest that the tag points at; when it was set, by whom
 //! repositories/<name>/_manifests/sha256/<hex>        the repository holds this manifest; its media type
 //! repositories/<name>/_blobs/sha256/<hex>            the repository holds this blob
 //! repositories/<name>/_referrers/sha256/<hex>/<digest>.<type>.<len> a descriptor, ready to serve

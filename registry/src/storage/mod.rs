@@ -51,7 +51,7 @@ pub trait Storage: Send + Sync {
     /// Takes away, durably, whatever is under these keys.
     async fn remove_all(&self, keys: Vec<String>) -> io::Result<()>;
 
-    /// Takes away, durably, what is under these keys and is still `content`; where other processes write, that is decided
+    /// Takes away, durably, what is under these keys and still begins with the line `content`; where other processes write, that is decided
     /// in one step with the removal. Whether each was.
     async fn remove_if(&self, keys: Vec<String>, content: &str) -> io::Result<Vec<bool>>;
 
@@ -231,6 +231,11 @@ pub enum UploadError {
     /// The storage said no.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// What comes before the first line break: of a tag, its digest.
+pub fn first_line(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == b'\n').next().unwrap_or_default()
 }
 
 fn new_upload_id() -> io::Result<UploadId> {

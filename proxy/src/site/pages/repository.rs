@@ -17,7 +17,7 @@ use super::{
     frame::{Page, Place, heading},
     image::{Artifact, Summary, commands, crumbs},
     viewer::{Viewer, nothing_here, registry_failed},
-    words::{digest, in_query, plain, size},
+    words::{ago, digest, in_query, plain, size},
 };
 use crate::{app::App, registry::RegistryError, request::RequestInfo};
 
@@ -99,7 +99,7 @@ async fn list(
             button class="quiet" { "Filter" }
         }
         div id="list" aria-live="polite" {
-            @if rows.is_empty() { p class="soft" { "No tag has that in its name." } } @else { (table(repository, &rows)) }
+            @if rows.is_empty() { p class="soft" { "No tag has that in its name." } } @else { (table(viewer, repository, &rows)) }
             @if found > search.from + TAGS_PER_PAGE {
                 p class="pages" { a rel="next" href={ "/repository/" (repository) "?q=" (in_query(&wanted)) "&from=" (search.from + TAGS_PER_PAGE) } { "Next" } }
             }
@@ -108,11 +108,11 @@ async fn list(
     Ok(Some(Page::at(Place::Repositories, repository.as_str(), body)))
 }
 
-fn table(repository: &Repository, rows: &[(Tag, Result<Option<Summary>, RegistryError>)]) -> Markup {
+fn table(viewer: &Viewer, repository: &Repository, rows: &[(Tag, Result<Option<Summary>, RegistryError>)]) -> Markup {
     html! {
         section class="card rows" {
             table {
-                thead { tr { th scope="col" { "Tag" } th scope="col" class="number" { "Size" } th scope="col" { "For" } th scope="col" { "Digest" } } }
+                thead { tr { th scope="col" { "Tag" } th scope="col" class="number" { "Size" } th scope="col" { "For" } th scope="col" { "Pushed" } th scope="col" { "Digest" } } }
                 tbody {
                     @for (tag, summary) in rows {
                         tr {
@@ -124,9 +124,14 @@ fn table(repository: &Repository, rows: &[(Tag, Result<Option<Summary>, Registry
                                         @if summary.artifact != Artifact::Image { span class="chip" { (summary.artifact.name()) } " " }
                                         (summary.platforms.join(", "))
                                     }
+                                    td class="soft" {
+                                        @if let (Some(at), by) = &summary.pushed {
+                                            (ago(*at)) @if viewer.owner.is_some() && let Some(by) = by { " by " (plain(by)) }
+                                        }
+                                    }
                                     td { (digest(&summary.digest.to_string())) }
                                 }
-                                _ => { td {} td class="soft" { "can't be read now" } td {} }
+                                _ => { td {} td class="soft" { "can't be read now" } td {} td {} }
                             }
                         }
                     }

@@ -26,7 +26,7 @@ use self::{
     durable::{Folders, folder_of, found},
     files::{ages, clone_or_copy, list, lock, named, page, rename},
 };
-use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, keys};
+use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, first_line, keys};
 
 /// Why a directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +209,7 @@ impl Storage for Directory {
         let content = content.to_owned();
         self.each_then_flush(keys, move |_, path| {
             // What can't be read isn't it.
-            let is_still = fs::read(path).is_ok_and(|bytes| bytes == content.as_bytes());
+            let is_still = fs::read(path).is_ok_and(|bytes| first_line(&bytes) == content.as_bytes());
             if is_still {
                 fs::remove_file(path)?;
             }

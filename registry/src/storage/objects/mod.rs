@@ -32,7 +32,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::errors::{REQUEST_TIMEOUT, failed, found, in_time, time_for, within};
 pub use self::service::{Kind, Service};
-use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, keys};
+use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, first_line, keys};
 
 /// How large the parts are in which a blob is sent: the same for all but the last, as some services demand, and large
 /// enough for 10,000 of them to make 80 GB.
@@ -309,7 +309,7 @@ impl Storage for Objects {
             async move {
                 match storage.read_version(&key).await? {
                     // Not of whoever has written something else since.
-                    Some((there, version)) if there == content => {
+                    Some((there, version)) if first_line(&there) == content => {
                         Ok(storage.put(&key, Bytes::new(), PutMode::Update(version)).await?.is_some())
                     }
                     _ => Ok(false),

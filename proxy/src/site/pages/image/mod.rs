@@ -19,7 +19,7 @@ use self::document::{Config, Document, MAX_SHOWN, Part};
 use super::{
     frame::{self, Page, Place, heading},
     viewer::{Viewer, nothing_here, registry_failed, sender},
-    words::{command, digest, link, plain, size},
+    words::{ago, command, digest, link, plain, size},
 };
 use crate::{
     app::App,
@@ -38,6 +38,8 @@ pub struct Summary {
     /// What the blobs of one platform weigh, if there is one.
     pub size: Option<u64>,
     pub platforms: Vec<String>,
+    /// When its tag was set, and by whom.
+    pub pushed: (Option<i64>, Option<String>),
 }
 
 impl Summary {
@@ -45,6 +47,7 @@ impl Summary {
     pub async fn of(app: &App, repository: &Repository, reference: &Reference) -> Result<Option<Self>, RegistryError> {
         let Some(stored) = app.registry.manifest(repository, reference).await? else { return Ok(None) };
         let document = Document::parse(&stored.bytes).unwrap_or_default();
+        let pushed = (stored.pushed_at, stored.pushed_by);
         if document.is_index(&stored.media_type) {
             let artifact = document.artifact_type.as_deref().map_or(Artifact::Image, Artifact::of_type);
             // They weigh about the same.
@@ -55,7 +58,7 @@ impl Summary {
             };
             let size = first.and_then(|first| Document::parse(&first.bytes)).map(|first| first.size());
             let platforms = platforms(&document).map(|(_, name)| name).collect();
-            return Ok(Some(Self { digest: stored.digest, artifact, size, platforms }));
+            return Ok(Some(Self { digest: stored.digest, artifact, size, platforms, pushed }));
         }
         let artifact = document.artifact();
         let platforms = match &document.config {
@@ -65,7 +68,7 @@ impl Summary {
             }
             _ => Vec::new(),
         };
-        Ok(Some(Self { digest: stored.digest, artifact, size: Some(document.size()), platforms }))
+        Ok(Some(Self { digest: stored.digest, artifact, size: Some(document.size()), platforms, pushed }))
     }
 }
 
@@ -225,6 +228,7 @@ struct Image {
     inner: Document,
     config: Config,
     referrers: Vec<Descriptor>,
+    pushed: (Option<i64>, Option<String>),
 }
 
 impl Image {
@@ -235,7 +239,7 @@ impl Image {
         found: StoredManifest,
         platform: Option<&str>,
     ) -> Result<Self, RegistryError> {
-        let StoredManifest { digest, media_type, bytes } = found;
+        let StoredManifest { digest, media_type, bytes, pushed_at, pushed_by } = found;
         let document = Document::parse(&bytes).unwrap_or_default();
         let is_index = document.is_index(&media_type);
         let chosen = is_index.then(|| {
@@ -256,7 +260,8 @@ impl Image {
             None => Config::parse(b""),
         };
         let referrers = app.registry.referrers(&repository, &digest).await?;
-        Ok(Self { repository, reference, digest, document, is_index, chosen, inner, config, referrers })
+        let pushed = (pushed_at, pushed_by);
+        Ok(Self { repository, reference, digest, document, is_index, chosen, inner, config, referrers, pushed })
     }
 
     fn name(&self) -> String {
@@ -281,6 +286,7 @@ impl Image {
         let has_signature = self.referrers.iter().any(|referrer| kind_of(referrer) == Artifact::Signature);
         let sentence = html! {
             (artifact.name()) " · " (size(self.inner.size()))
+            @if let (Some(at), by) = &self.pushed { " · " (pushed(*at, by.as_deref(), viewer)) }
             @if let Some(created) = self.config.created() { " · says that it was made " (created.get(..10).unwrap_or(&created)) }
             @if has_signature { " " span class="chip" { "has a signature" } }
         };
@@ -460,6 +466,12 @@ impl Image {
             }
         }
     }
+}
+
+/// When a tag was set, and by whom: that is for who is signed in.
+pub fn pushed(at: i64, by: Option<&str>, viewer: &Viewer) -> Markup {
+    let by = by.filter(|_| viewer.owner.is_some());
+    html! { "pushed " (ago(at)) @if let Some(by) = by { " by " strong { (plain(by)) } } }
 }
 
 fn crumbs_to(repository: &Repository) -> Markup {
