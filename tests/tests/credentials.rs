@@ -408,7 +408,7 @@ async fn a_key_goes_no_further_than_its_scopes() {
     }
     let listed: Value = key.get("/v2/_catalog").await.json().await.unwrap();
     assert_eq!(listed["repositories"], json!(["team/app"]));
-    assert!(alice.get("/").await.text().await.unwrap().contains("push team/**"));
+    assert!(alice.get("/keys").await.text().await.unwrap().contains("push · team/**"));
 }
 
 #[tokio::test]

@@ -259,10 +259,11 @@ async fn a_proxy_in_front_that_nobody_trusts_is_told_of_once() {
 async fn a_storage_error_is_told_with_its_path_repository_and_request() {
     let (system, api) = alice(Setup::default()).await;
     api.must_push("r/app", "1", &Image::new(1, 100)).await;
-    // A folder where a file should be.
-    let tag = system.folder.join("registry/repositories/r/app/_tags/broken");
-    std::fs::create_dir(&tag).unwrap();
-    let answer = api.get("/v2/r/app/manifests/broken").await;
+    // A file where a folder should be.
+    let tag = system.folder.join("registry/repositories/r/app/_tags");
+    std::fs::remove_dir_all(&tag).unwrap();
+    std::fs::write(&tag, "").unwrap();
+    let answer = api.push_manifest("r/app", "broken", &Image::new(1, 100).manifest).await.unwrap();
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let id = header_of(&answer, "x-request-id").to_owned();
     system.registry.prints("storage failed").await;

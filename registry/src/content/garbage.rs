@@ -3,8 +3,8 @@
 //! Two things are garbage: a blob that a repository holds and none of its manifests names, and bytes that no
 //! repository holds. Both must be older than a delay, within which a push names what it has sent.
 //!
-//! A storage that other processes write too keeps leases itself: [`acquire_lease`](crate::storage::Storage::acquire_lease) and
-//! [`delete_if_unprotected`](crate::storage::Storage::delete_if_unprotected). What follows is about one that this process has for itself.
+//! A storage that other processes write too keeps leases itself, see [`Storage`](crate::storage::Storage). What follows is
+//! about one that this process has for itself.
 //!
 //! A push that has been *told* that a blob exists (by HEAD, by a mount) doesn't send it, and names it later; so what
 //! was told is [remembered](super::recent) for as long as the delay, and what is remembered isn't collected; nothing is, as

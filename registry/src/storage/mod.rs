@@ -51,8 +51,8 @@ pub trait Storage: Send + Sync {
     /// Takes away, durably, whatever is under these keys.
     async fn remove_all(&self, keys: Vec<String>) -> io::Result<()>;
 
-    /// Takes away, durably, what is under these keys and still begins with the line `content`; where other processes write, that is decided
-    /// in one step with the removal. Whether each was.
+    /// Takes away, durably, what is under these keys and still begins with the line `content`; where other processes write,
+    /// that is decided in one step with the removal. Whether each was.
     async fn remove_if(&self, keys: Vec<String>, content: &str) -> io::Result<Vec<bool>>;
 
     /// Makes durable the names that others have given in these folders, and may not have flushed yet.
