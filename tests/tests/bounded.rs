@@ -594,3 +594,22 @@ async fn a_collection_forgets_nothing_of_a_repository_whose_name_looks_like_ours
     assert_eq!(registry.api.delete(&format!("/v2/r/manifests/{attached}")).await.status(), StatusCode::ACCEPTED);
     wait_for("the repository to go", async || (!registry.store("repositories/r").exists()).then_some(())).await;
 }
+
+/// Pushes to one repository at once share flushes, and none fails for another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_pushes_at_once_are_all_acknowledged() {
+    let registry = Registry::start(json!({})).await;
+    registry.api.push_blob("r", b"{}").await.unwrap();
+    let subject = digest(b"s");
+    let mut statuses = Vec::new();
+    for round in 0..25 {
+        let pushes = (0..16).map(async |i| {
+            let text = artifact("a/b", &subject, json!({"i": format!("{round}-{i}")})).to_string();
+            registry.put_manifest("r", &format!("t{round}-{i}"), text).await.status()
+        });
+        statuses.extend(futures_util::future::join_all(pushes).await);
+    }
+    assert!(statuses.iter().all(|status| *status == StatusCode::CREATED), "{statuses:?}");
+    let tags: Value = registry.api.get("/v2/r/tags/list").await.json().await.unwrap();
+    assert_eq!(tags["tags"].as_array().unwrap().len(), 400);
+}

@@ -158,9 +158,10 @@ impl Content {
         let stored = self.storage.put_blob(&digest, bytes.into());
         let marked = async { if self.storage.is_shared() { Ok(()) } else { self.storage.mark(marks.clone()).await } };
         // Who gave its parts their names may not have flushed them yet.
-        let folders = [keys::held_blobs(repository), keys::manifests(repository)];
-        let folders = folders.iter().flat_map(|folder| Algorithm::ALL.map(|algorithm| format!("{folder}/{algorithm}")));
-        let settled = self.storage.settle(folders.collect());
+        let folder =
+            if manifest.manifests.is_empty() { keys::held_blobs(repository) } else { keys::manifests(repository) };
+        let folders = Algorithm::ALL.map(|algorithm| format!("{folder}/{algorithm}"));
+        let settled = self.storage.settle(folders.to_vec());
         let (is_new, (), ()) = try_join!(stored, marked, settled).map_err(storage_error)?;
         if is_new {
             self.statistics.added(len as u64);

@@ -6,8 +6,8 @@
 //! repositories/<name>/_manifests/sha256/<hex>        the repository holds this manifest; its media type
 //! repositories/<name>/_blobs/sha256/<hex>            the repository holds this blob
 //! repositories/<name>/_referrers/sha256/<hex>/<digest>.<type>.<len> a descriptor, ready to serve
-//! repositories/<name>/_tagged/ab/abcdef…-<tag>       the tag was pushed for the manifest abcdef…
-//! repositories/<name>/_named/ab/abcdef…-<digest>     a manifest names the blob or manifest abcdef…
+//! repositories/<name>/_tagged/a/abcdef…-<tag>        the tag was pushed for the manifest abcdef…
+//! repositories/<name>/_named/a/abcdef…-<digest>      a manifest names the blob or manifest abcdef…
 //! uploads/<id>/…                                     what has not been finished
 //! statistics.json                                    how much is stored
 //! layout.json                                        which of these folders have been kept from the beginning
@@ -138,7 +138,7 @@ pub fn prefix_of(digest: &Digest) -> String {
 
 /// The folder of the tags that were pushed for manifests like this one.
 pub fn tagged(repository: &Repository, digest: &Digest) -> String {
-    format!("{REPOSITORIES}/{repository}/{TAGGED}/{}", &digest.hex()[..2])
+    format!("{REPOSITORIES}/{repository}/{TAGGED}/{}", &digest.hex()[..1])
 }
 
 /// That a tag was pushed for a manifest; it may have moved since.
@@ -148,7 +148,7 @@ pub fn tagged_by(repository: &Repository, digest: &Digest, tag: &Tag) -> String 
 
 /// The folder of what is named by manifests, and by which.
 pub fn named(repository: &Repository, part: &Digest) -> String {
-    format!("{REPOSITORIES}/{repository}/{NAMED}/{}", &part.hex()[..2])
+    format!("{REPOSITORIES}/{repository}/{NAMED}/{}", &part.hex()[..1])
 }
 
 /// That a manifest names a blob or another manifest.
@@ -167,14 +167,14 @@ pub fn folders(repository: &Repository) -> [String; 6] {
         .map(|folder| format!("{REPOSITORIES}/{repository}/{folder}"))
 }
 
-/// The folders of the entries in [`TAGGED`], or in [`NAMED`].
+/// The folders of the entries in [`TAGGED`], or in [`NAMED`]: few enough for pushes to share a flush.
 pub fn shards_of(root: &str) -> Vec<String> {
-    (0..=u8::MAX).map(|shard| format!("{root}/{shard:02x}")).collect()
+    (0..16).map(|shard| format!("{root}/{shard:x}")).collect()
 }
 
 /// An entry by its name, which begins with the name of its folder.
 pub fn entry(root: &str, name: &str) -> String {
-    format!("{root}/{}/{name}", name.get(..2).unwrap_or_default())
+    format!("{root}/{}/{name}", name.get(..1).unwrap_or_default())
 }
 
 /// The folders of blobs, by algorithm.

@@ -36,6 +36,8 @@ pub struct Folders {
     known: Mutex<HashSet<PathBuf>>,
     /// Those that are being flushed.
     flushing: Mutex<HashMap<PathBuf, Arc<Flushes>>>,
+    /// Those in which names are given that may not be flushed yet, and by how many.
+    unsettled: Mutex<HashMap<PathBuf, usize>>,
     /// Those of which a flush has failed. The kernel may have dropped what it couldn't write, and would say of the next
     /// flush that all is well (fsync(2), "EIO"): nothing more is acknowledged that is in them, until a new start.
     failed: Mutex<HashSet<PathBuf>>,
@@ -46,7 +48,20 @@ const MAX_REMEMBERED_FOLDERS: usize = 50_000;
 
 impl Folders {
     pub fn new(root: PathBuf) -> Self {
-        Self { root, known: Mutex::default(), flushing: Mutex::default(), failed: Mutex::default() }
+        let (known, flushing, unsettled, failed) = Default::default();
+        Self { root, known, flushing, unsettled, failed }
+    }
+
+    /// While this lives, names in `folder` may be seen that aren't flushed.
+    pub fn unsettle(&self, folder: &Path) -> Unsettled<'_> {
+        *lock(&self.unsettled).entry(folder.to_owned()).or_default() += 1;
+        Unsettled { folders: self, folder: folder.to_owned() }
+    }
+
+    /// Makes durable all names that can be seen in a folder, whoever gave them.
+    pub fn settle(&self, folder: &Path) -> io::Result<()> {
+        let is_settled = !lock(&self.unsettled).contains_key(folder);
+        if is_settled { Ok(()) } else { self.flush(folder) }
     }
 
     /// Nothing, or the error that a flush has failed.
@@ -156,6 +171,22 @@ impl Folders {
             flushing.remove(folder);
         }
         flushed
+    }
+}
+
+/// Somebody gives names in a folder, and hasn't flushed them yet.
+pub struct Unsettled<'a> {
+    folders: &'a Folders,
+    folder: PathBuf,
+}
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        let mut unsettled = lock(&self.folders.unsettled);
+        match unsettled.get_mut(&self.folder) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(unsettled.remove(&self.folder)),
+        }
     }
 }
 

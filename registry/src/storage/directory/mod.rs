@@ -7,7 +7,7 @@ mod files;
 mod upload;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -115,11 +115,16 @@ impl Directory {
     ) -> io::Result<Vec<bool>> {
         self.blocking(move |inner| {
             let (mut folders, mut changes) = (BTreeSet::new(), Vec::with_capacity(keys.len()));
+            let mut unsettled = BTreeMap::new();
             for key in &keys {
                 let path = inner.path(key);
+                let folder = folder_of(&path)?;
+                if !unsettled.contains_key(folder) {
+                    unsettled.insert(folder.to_owned(), inner.folders.unsettle(folder));
+                }
                 let changed = work(inner, &path).map_err(|error| named(&path, error))?;
                 if changed {
-                    folders.insert(folder_of(&path)?.to_owned());
+                    folders.insert(folder.to_owned());
                 }
                 changes.push(changed);
             }
@@ -219,11 +224,11 @@ impl Storage for Directory {
     }
 
     async fn settle(&self, folders: Vec<String>) -> io::Result<()> {
-        let flush = |inner: &Inner, folder: &str| {
+        let settle = |inner: &Inner, folder: &str| {
             let path = inner.path(folder);
-            found(inner.folders.flush(&path)).map_err(|error| named(&path, error)).map(drop)
+            inner.folders.settle(&path).map_err(|error| named(&path, error))
         };
-        self.blocking(move |inner| folders.iter().try_for_each(|folder| flush(inner, folder))).await
+        self.blocking(move |inner| folders.iter().try_for_each(|folder| settle(inner, folder))).await
     }
 
     async fn prune(&self, folder: &str) -> io::Result<bool> {
@@ -465,6 +470,7 @@ impl Inner {
     /// Gives a flushed file its final name, if the condition holds; takes it away if that can't be.
     fn publish(&self, from: &Path, to: &Path, condition: Condition) -> io::Result<bool> {
         let folder = folder_of(to)?;
+        let _unsettled = self.folders.unsettle(folder);
         let named = self.folders.make(folder).and_then(|()| rename(from, to, condition));
         if !matches!(named, Ok(true)) {
             let _ = fs::remove_file(from);
