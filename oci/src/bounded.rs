@@ -32,8 +32,21 @@ impl<T, const MAX: usize, C: Default> Default for List<T, MAX, C> {
     }
 }
 
-fn too_many<E: Error>(max: usize) -> E {
-    E::custom(format_args!("there are at most {max} elements here"))
+/// Takes what `next` gives until it gives no more, `max` elements at most.
+fn gather<T, E: Error>(
+    into: &mut impl Extend<T>,
+    max: usize,
+    mut next: impl FnMut() -> Result<Option<T>, E>,
+) -> Result<(), E> {
+    let mut count = 0;
+    while let Some(element) = next()? {
+        count += 1;
+        if count > max {
+            return Err(E::custom(format_args!("there are at most {max} elements here")));
+        }
+        into.extend(Some(element));
+    }
+    Ok(())
 }
 
 impl<'de, T: Deserialize<'de>, const MAX: usize, C: Default + Extend<T>> Deserialize<'de> for List<T, MAX, C> {
@@ -50,14 +63,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize, C: Default + Extend<T>> Visitor
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<Self, A::Error> {
-        let mut count = 0;
-        while let Some(element) = elements.next_element()? {
-            count += 1;
-            if count > MAX {
-                return Err(too_many(MAX));
-            }
-            self.0.extend(Some(element));
-        }
+        gather(&mut self.0, MAX, || elements.next_element())?;
         Ok(self)
     }
 }
@@ -76,14 +82,7 @@ impl<'de, const MAX: usize, C: Default + Extend<(String, String)>> Visitor<'de> 
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Self, A::Error> {
-        let mut count = 0;
-        while let Some(entry) = entries.next_entry()? {
-            count += 1;
-            if count > MAX {
-                return Err(too_many(MAX));
-            }
-            self.0.extend(Some(entry));
-        }
+        gather(&mut self.0, MAX, || entries.next_entry())?;
         Ok(self)
     }
 }

@@ -278,11 +278,6 @@ impl Manifest {
         self.blobs.iter().filter(|blob| !blob.is_external)
     }
 
-    /// Everything that it names: blobs, and manifests of an index.
-    pub fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.blobs.iter().chain(&self.manifests)
-    }
-
     /// How a referrers list describes this manifest, whose own bytes have `digest` and `size`.
     pub fn descriptor(&self, digest: Digest, size: u64) -> Descriptor {
         Descriptor {

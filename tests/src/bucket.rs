@@ -75,16 +75,6 @@ impl Bucket {
         self.server = serve(&find("versitygw").expect("a program"), &self.root, self.port);
         self.ready().await;
     }
-
-    /// Stops it, so that it answers nothing, or lets it go on.
-    ///
-    /// # Panics
-    /// If there is no `kill`.
-    pub fn pause(&self, pause: bool) {
-        let signal = if pause { "-STOP" } else { "-CONT" };
-        let sent = Command::new("kill").args([signal, &self.server.id().to_string()]).status();
-        assert!(sent.expect("kill").success());
-    }
 }
 
 fn serve(program: &Path, root: &Path, port: u16) -> Process {
@@ -121,7 +111,6 @@ pub struct FaultProxy {
     /// `http://host:port`
     pub endpoint: String,
     decide: Arc<Mutex<Arc<Decide>>>,
-    requests: Arc<AtomicUsize>,
 }
 
 impl FaultProxy {
@@ -133,7 +122,7 @@ impl FaultProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
         let decide: Arc<Mutex<Arc<Decide>>> = Arc::new(Mutex::new(Arc::new(|_: &Method, _: &str| None)));
-        let proxy = Self { endpoint, decide, requests: Arc::default() };
+        let proxy = Self { endpoint, decide };
         let (serving, upstream) = (proxy.clone(), upstream.to_owned());
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         tokio::spawn(async move {
@@ -164,11 +153,6 @@ impl FaultProxy {
         });
     }
 
-    /// How many requests there were.
-    pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
-    }
-
     /// An error closes the connection without an answer.
     async fn pass(
         &self,
@@ -176,7 +160,6 @@ impl FaultProxy {
         upstream: &str,
         client: &reqwest::Client,
     ) -> io::Result<Response<Full<Bytes>>> {
-        self.requests.fetch_add(1, Ordering::SeqCst);
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
@@ -212,7 +195,10 @@ impl FaultProxy {
     }
 }
 
-/// Runs something until it gives up its fault; for readers of tests.
+/// What comes of something that must end within a time.
+///
+/// # Panics
+/// If it doesn't.
 pub async fn within<T>(limit: Duration, what: &str, done: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, done).await.unwrap_or_else(|_| panic!("{what} took longer than {limit:?}"))
 }

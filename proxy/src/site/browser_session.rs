@@ -23,6 +23,7 @@ pub enum BrowserSession {
 }
 
 /// Somebody who is signed in with a browser, and has sessions and API keys.
+#[derive(Clone)]
 pub struct Owner {
     /// As the rules know them.
     pub identity: Arc<Identity>,

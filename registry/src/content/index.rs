@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::{Content, storage_error};
+use super::{Content, manifests::CHECK_CONCURRENCY, storage_error};
 use crate::storage::{
     Condition,
     keys::{self, ReferrerName},
@@ -25,9 +25,6 @@ const ENTRIES_AT_ONCE: usize = 10_000;
 
 /// As many as a bucket lists in one request.
 const ENTRIES_PER_LISTING: usize = 1000;
-
-/// How many tags are looked at at once.
-const CHECK_CONCURRENCY: usize = 16;
 
 /// How many stale entries are removed while the repository is locked.
 const STALE_PER_LOCK: usize = 256;
@@ -138,12 +135,11 @@ impl Content {
         manifest: &Manifest,
         len: usize,
     ) -> Result<(), Error> {
-        let mut keys = Vec::new();
         // Another registry may be pushing it again; what lists entries looks whether the manifest is there.
         if self.storage.is_shared() {
             return Ok(());
         }
-        keys.extend(entries(repository, digest, manifest, &[]));
+        let mut keys = entries(repository, digest, manifest, &[]);
         if let Some(subject) = &manifest.subject {
             let (name, _) = referrer_entry(manifest, digest, len).map_err(storage_error)?;
             keys.push(keys::referrer(repository, subject, &name));

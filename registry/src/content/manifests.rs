@@ -48,7 +48,7 @@ pub struct Sent<'a> {
 }
 
 /// How many names are looked up at once.
-const CHECK_CONCURRENCY: usize = 16;
+pub const CHECK_CONCURRENCY: usize = 16;
 
 /// A longer manifest is read on a thread of its own.
 const MAX_INLINE_BYTES: usize = 64 * 1024;

@@ -42,7 +42,7 @@ impl Viewer {
     /// Whoever looks at a page that everybody may who may read something. Who isn't signed in and may read nothing is led to
     /// sign in, and back to `path`.
     pub async fn of(app: &App, request: &RequestInfo, headers: &HeaderMap, path: &str) -> Result<Self, Response> {
-        let viewer = match browser_session(app, request, headers).await {
+        let mut viewer = match browser_session(app, request, headers).await {
             Ok(BrowserSession::Known(owner)) => Self::new(app, request, Some(owner)),
             Ok(BrowserSession::Unknown) => Self::new(app, request, None),
             Ok(BrowserSession::Ended(rejection)) => {
@@ -58,7 +58,6 @@ impl Viewer {
         if viewer.owner.is_none() && !viewer.live.rules.has_anonymous() {
             return Err(welcome::page(app, path, None).into_response());
         }
-        let mut viewer = viewer;
         if let Some(Owner { identity, id }) = &viewer.owner {
             let standing = app.identities.standings.of(id, &identity.user).await;
             let since = standing.map_err(|error| database_failed(&error, request))?.and_then(|s| s.unconfirmed_since);
@@ -74,13 +73,10 @@ impl Viewer {
         headers: &HeaderMap,
         path: &str,
     ) -> Result<(Self, Owner), Response> {
-        let mut viewer = Self::of(app, request, headers, path).await?;
-        match viewer.owner.take() {
+        let viewer = Self::of(app, request, headers, path).await?;
+        match viewer.owner.clone() {
             None => Err(welcome::page(app, path, None).into_response()),
-            Some(owner) => {
-                viewer.owner = Some(Owner { identity: Arc::clone(&owner.identity), id: owner.id.clone() });
-                Ok((viewer, owner))
-            }
+            Some(owner) => Ok((viewer, owner)),
         }
     }
 

@@ -325,7 +325,7 @@ impl Storage for Directory {
     async fn expire_uploads(&self, age: Duration, dry_run: bool) -> io::Result<u64> {
         self.blocking(move |inner| {
             let mut expired = 0;
-            for (name, _) in inner.older(&inner.path(keys::UPLOADS), age)? {
+            for name in inner.older(&inner.path(keys::UPLOADS), age)? {
                 let folder = inner.path(keys::UPLOADS).join(name);
                 if !folder.is_dir() {
                     continue; // Something that is being written; what a crash leaves of it, the next start removes.
@@ -356,8 +356,7 @@ impl Storage for Directory {
     }
 
     async fn older_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>> {
-        let names = self.at_path(folder, move |inner, folder| inner.older(folder, age));
-        Ok(names.await?.into_iter().map(|(name, _)| name).collect())
+        self.at_path(folder, move |inner, folder| inner.older(folder, age)).await
     }
 
     async fn tombstones_in(&self, _folder: &str, _age: Duration) -> io::Result<Vec<String>> {
@@ -479,10 +478,10 @@ impl Inner {
         self.folders.flush(folder).map(|()| true)
     }
 
-    /// The names in a folder that were written at least `age` ago, with their lengths.
-    fn older(&self, folder: &Path, age: Duration) -> io::Result<Vec<(String, u64)>> {
+    /// The names in a folder that were written at least `age` ago.
+    fn older(&self, folder: &Path, age: Duration) -> io::Result<Vec<String>> {
         let old = ages(folder)?.into_iter().filter(|(_, _, its_age)| *its_age >= age);
-        Ok(old.map(|(name, len, _)| (name, len)).collect())
+        Ok(old.map(|(name, ..)| name).collect())
     }
 
     /// Appends the repositories at and below `name` that come after `last`, until there are `limit`.

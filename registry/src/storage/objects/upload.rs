@@ -216,15 +216,14 @@ impl Upload for UploadObjects {
         }
         self.claim().await?;
         self.sent().await?;
-        let (storage, blob) = (self.storage.clone(), keys::blob(expected));
-        let is_new = !storage.exists(&blob).await?;
-        // An object that is there may be damaged; ours isn't.
         if self.state.multipart.is_some() {
             let data = self.join().await?;
-            storage.copy(&data, &blob, self.len).await?;
-        } else {
-            storage.put(&blob, std::mem::take(&mut self.rest).freeze(), PutMode::Overwrite).await?;
+            return Ok(self.keep(&data, expected).await?);
         }
+        let blob = keys::blob(expected);
+        let is_new = !self.storage.exists(&blob).await?;
+        // An object that is there may be damaged; ours isn't.
+        self.storage.put(&blob, std::mem::take(&mut self.rest).freeze(), PutMode::Overwrite).await?;
         self.clear_away().await;
         Ok(is_new)
     }
@@ -278,9 +277,14 @@ impl UploadObjects {
             self.clear_away().await;
             return Err(UploadError::Digest { expected: expected.clone(), actual });
         }
-        let blob = keys::blob(expected);
+        Ok(self.keep(&data, expected).await?)
+    }
+
+    /// Makes a blob of what was joined, instead of an object that is there and may be damaged. Whether it is new.
+    async fn keep(&self, data: &str, digest: &Digest) -> io::Result<bool> {
+        let blob = keys::blob(digest);
         let is_new = !self.storage.exists(&blob).await?;
-        self.storage.copy(&data, &blob, self.len).await?;
+        self.storage.copy(data, &blob, self.len).await?;
         self.clear_away().await;
         Ok(is_new)
     }

@@ -47,9 +47,8 @@ impl Summary {
     pub async fn of(app: &App, repository: &Repository, reference: &Reference) -> Result<Option<Self>, RegistryError> {
         let Some(stored) = app.registry.manifest(repository, reference).await? else { return Ok(None) };
         let document = Document::parse(&stored.bytes).unwrap_or_default();
-        let pushed = (stored.pushed_at, stored.pushed_by);
+        let (pushed, artifact) = ((stored.pushed_at, stored.pushed_by), document.artifact());
         if document.is_index(&stored.media_type) {
-            let artifact = document.artifact_type.as_deref().map_or(Artifact::Image, Artifact::of_type);
             // They weigh about the same.
             let first = platforms(&document).next().map(|(part, _)| Reference::Digest(part.digest.clone()));
             let first = match first {
@@ -60,7 +59,6 @@ impl Summary {
             let platforms = platforms(&document).map(|(_, name)| name).collect();
             return Ok(Some(Self { digest: stored.digest, artifact, size, platforms, pushed }));
         }
-        let artifact = document.artifact();
         let platforms = match &document.config {
             Some(config) if artifact == Artifact::Image => {
                 let config = read_config(app, repository, config).await?;
@@ -269,10 +267,7 @@ impl Image {
     }
 
     fn artifact(&self) -> Artifact {
-        match self.is_index {
-            true => self.document.artifact_type.as_deref().map_or(Artifact::Image, Artifact::of_type),
-            false => self.document.artifact(),
-        }
+        self.document.artifact()
     }
 
     fn page(&self, viewer: &Viewer) -> Page {
