@@ -94,6 +94,12 @@ impl Digest {
         Ok(Self { algorithm, hex: hex.into() })
     }
 
+    /// The raw hash value.
+    pub fn hash(&self) -> Vec<u8> {
+        let digit = |byte: u8| if byte.is_ascii_digit() { byte - b'0' } else { byte - b'a' + 10 };
+        self.hex.as_bytes().chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+    }
+
     /// The algorithm before the colon.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -10,6 +10,7 @@ mod digest;
 mod error;
 mod manifest;
 mod operation;
+mod overview;
 mod reference;
 mod repository;
 
@@ -17,5 +18,9 @@ pub use digest::{Algorithm, Digest, DigestError};
 pub use error::{Error, ErrorCode};
 pub use manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, MediaType, Part};
 pub use operation::{MAX_TAGS_PER_PUSH, Operation, Page, RouteError, UploadId, UploadSession};
+pub use overview::{
+    ContentOverview, HolderList, LastPush, MAX_SEARCH_BYTES, Pulls, Push, RepositoryList, RepositoryOverview, Search,
+    TagOrder, TagOverview, TagOverviewList, TagSelection, Totals, decode_user, encode_user,
+};
 pub use reference::{Reference, ReferenceError, Tag, TagError};
 pub use repository::{Repository, RepositoryError};

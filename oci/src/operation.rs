@@ -11,7 +11,10 @@ use form_urlencoded::{Serializer, parse as parse_form};
 use http::{Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 
-use crate::{Algorithm, Digest, Error, ErrorCode, Reference, ReferenceError, Repository, RepositoryError, Tag};
+use crate::{
+    Algorithm, Digest, Error, ErrorCode, MAX_SEARCH_BYTES, Reference, ReferenceError, Repository, RepositoryError,
+    Search, Tag, TagOrder, TagSelection,
+};
 
 /// How many `tag=` parameters one manifest push may carry; more are answered 414.
 ///
@@ -133,6 +136,24 @@ pub enum Operation {
         /// Only those after this one, which an answer's `Link` has named.
         last: Option<String>,
     },
+    /// `GET /v2/_berth/repositories`: which there are, and what is counted of them.
+    DescribeRepositories(Search),
+    /// `GET /v2/_berth/tags/<name>`: tags, and what they point at.
+    DescribeTags {
+        /// Whose tags.
+        repository: Repository,
+        /// Which of them, in which order.
+        selection: TagSelection,
+    },
+    /// `GET /v2/_berth/holders/<name>/<digest>`: which repositories hold a blob of one.
+    ListHolders {
+        /// One that holds it.
+        repository: Repository,
+        /// Which blob.
+        digest: Digest,
+        /// Which part of the list.
+        page: Page,
+    },
 }
 
 /// Which part of a list is wanted.
@@ -210,6 +231,9 @@ pub enum RouteError {
     /// A digest that the operation needs is missing.
     #[error("the query parameter 'digest' is missing")]
     DigestMissing,
+    /// `order` is none.
+    #[error("the query parameter 'order' must be name, pushed or version")]
+    Order,
     /// `n` isn't a number.
     #[error("the query parameter 'n' must be a whole number")]
     PageSize,
@@ -244,7 +268,7 @@ impl From<RouteError> for Error {
             RouteError::Repository(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
             RouteError::Tag(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid),
             RouteError::Digest(_) | RouteError::DigestMissing => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
-            RouteError::PageSize | RouteError::Repeated(_) | RouteError::Parameter(_) => {
+            RouteError::PageSize | RouteError::Order | RouteError::Repeated(_) | RouteError::Parameter(_) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)
             }
             RouteError::TooManyTags | RouteError::TooLong => (StatusCode::URI_TOO_LONG, ErrorCode::Unsupported),
@@ -272,6 +296,19 @@ impl Operation {
         match segments.as_slice() {
             [""] => read_only(method, Self::Ping),
             ["_catalog"] => read_only(method, Self::ListRepositories(query.page()?)),
+            ["_berth", "repositories"] => read_only(method, Self::DescribeRepositories(query.search()?)),
+            ["_berth", "tags", name @ ..] => {
+                let (repository, digest) = (repository(name)?, query.text("digest")?);
+                let order = query.text("order")?.map_or(Ok(TagOrder::default()), |order| order.parse());
+                let digest = digest.map(|digest| digest.parse()).transpose()?;
+                let order = order.map_err(|()| RouteError::Order)?;
+                let selection = TagSelection { search: query.search()?, digest, order };
+                read_only(method, Self::DescribeTags { repository, selection })
+            }
+            ["_berth", "holders", name @ .., digest] => {
+                let (repository, digest) = (repository(name)?, decode(digest)?.parse()?);
+                read_only(method, Self::ListHolders { repository, digest, page: query.page()? })
+            }
             [name @ .., "tags", "list"] => {
                 let repository = repository(name)?;
                 read_only(method, Self::ListTags { repository, page: query.page()? })
@@ -360,8 +397,10 @@ impl Operation {
     /// The repository that is asked of, if it is one.
     pub fn repository(&self) -> Option<&Repository> {
         match self {
-            Self::Ping | Self::ListRepositories(_) => None,
+            Self::Ping | Self::ListRepositories(_) | Self::DescribeRepositories(_) => None,
             Self::ListTags { repository, .. }
+            | Self::DescribeTags { repository, .. }
+            | Self::ListHolders { repository, .. }
             | Self::HeadManifest { repository, .. }
             | Self::PullManifest { repository, .. }
             | Self::PushManifest { repository, .. }
@@ -401,6 +440,9 @@ impl Operation {
             Self::FinishUpload { .. } => "finish_upload",
             Self::CancelUpload(_) => "cancel_upload",
             Self::ListReferrers { .. } => "list_referrers",
+            Self::DescribeRepositories(_) => "describe_repositories",
+            Self::DescribeTags { .. } => "describe_tags",
+            Self::ListHolders { .. } => "list_holders",
         }
     }
 
@@ -417,10 +459,13 @@ impl Operation {
             | Self::PushBlob { digest, .. }
             | Self::MountBlob { digest, .. }
             | Self::FinishUpload { digest, .. }
+            | Self::ListHolders { digest, .. }
             | Self::ListReferrers { subject: digest, .. } => Some(Reference::Digest(digest.clone())),
             Self::Ping
             | Self::ListRepositories(_)
             | Self::ListTags { .. }
+            | Self::DescribeRepositories(_)
+            | Self::DescribeTags { .. }
             | Self::StartUpload { .. }
             | Self::UploadStatus(_)
             | Self::UploadChunk(_)
@@ -437,6 +482,9 @@ impl Operation {
             | Self::PullManifest { .. }
             | Self::PullBlob { .. }
             | Self::UploadStatus(_)
+            | Self::DescribeRepositories(_)
+            | Self::DescribeTags { .. }
+            | Self::ListHolders { .. }
             | Self::ListReferrers { .. } => Method::GET,
             Self::HeadManifest { .. } | Self::HeadBlob { .. } => Method::HEAD,
             Self::PushManifest { .. } | Self::FinishUpload { .. } => Method::PUT,
@@ -452,6 +500,16 @@ impl Operation {
             Self::Ping => "/v2/".to_owned(),
             Self::ListRepositories(page) => page.append_to("/v2/_catalog".to_owned()),
             Self::ListTags { repository, page } => page.append_to(format!("/v2/{repository}/tags/list")),
+            Self::DescribeRepositories(search) => with_query("/v2/_berth/repositories".to_owned(), search.parameters()),
+            Self::DescribeTags { repository, selection: TagSelection { search, digest, order } } => {
+                let digest = digest.iter().map(|digest| ("digest", digest.to_string()));
+                let order = (*order != TagOrder::default()).then(|| ("order", order.to_string()));
+                let parameters = search.parameters().chain(digest).chain(order);
+                with_query(format!("/v2/_berth/tags/{repository}"), parameters)
+            }
+            Self::ListHolders { repository, digest, page } => {
+                page.append_to(format!("/v2/_berth/holders/{repository}/{digest}"))
+            }
             Self::HeadManifest { repository, reference }
             | Self::PullManifest { repository, reference }
             | Self::DeleteManifest { repository, reference } => format!("/v2/{repository}/manifests/{reference}"),
@@ -504,9 +562,20 @@ impl UploadSession {
 impl Page {
     /// `path` with this page as its query; also the target of a `Link` to the next one.
     pub fn append_to(&self, path: String) -> String {
+        with_query(path, self.parameters())
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = (&'static str, String)> {
         let n = self.n.map(|n| ("n", n.to_string()));
         let last = self.last.clone().map(|last| ("last", last));
-        with_query(path, n.into_iter().chain(last))
+        n.into_iter().chain(last)
+    }
+}
+
+impl Search {
+    fn parameters(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let q = self.q.clone().map(|q| ("q", q));
+        q.into_iter().chain(self.page.parameters())
     }
 }
 
@@ -567,6 +636,14 @@ impl Query<'_> {
         };
         Ok(Page { n, last: self.text("last")?.filter(|last| !last.is_empty()) })
     }
+
+    fn search(self) -> Result<Search, RouteError> {
+        let q = self.text("q")?.filter(|q| !q.is_empty());
+        if q.as_ref().is_some_and(|q| q.len() > MAX_SEARCH_BYTES) {
+            return Err(RouteError::Parameter("q"));
+        }
+        Ok(Search { q, page: self.page()? })
+    }
 }
 
 #[cfg(test)]
@@ -603,6 +680,9 @@ mod tests {
             (Method::GET, "/v2/a/blobs/uploads/0-1".to_owned()),
             (Method::DELETE, "/v2/a/blobs/uploads/0-1".to_owned()),
             (Method::GET, format!("/v2/a/referrers/sha256:{HEX}?artifactType=a%2Fb&last=x")),
+            (Method::GET, "/v2/_berth/repositories?q=a%2F&n=5&last=a%2Fb".to_owned()),
+            (Method::GET, format!("/v2/_berth/tags/a/b?q=1&n=5&last=x&digest=sha256%3A{HEX}&order=pushed")),
+            (Method::GET, format!("/v2/_berth/holders/a/b/sha256:{HEX}?n=5")),
         ] {
             let operation = parse(method.clone(), &target).expect(&target);
             assert_eq!((operation.method(), operation.target()), (method, target));
@@ -641,6 +721,11 @@ mod tests {
             "/v2/a/blobs/uploads/..",
             "/v2/_catalog/",
             "/v2/_zot/ext/mgmt",
+            "/v2/_berth",
+            "/v2/_berth/tags/",
+            "/v2/_berth/tags/a/../b",
+            "/v2/_berth/tags/a?order=size",
+            "/v2/_berth/holders/sha256:x",
         ] {
             assert!(parse(Method::GET, target).is_err(), "{target}");
         }
@@ -683,7 +768,7 @@ mod tests {
         #[test]
         fn what_is_forwarded_is_what_was_authorized(
             method in methods(),
-            target in r"/v2/([a-z%./_-]|blobs/|manifests/|tags/list|uploads/|sha256:[0-9a-f]{64}|%3A|;|\?n=|&last=|\?digest=|&from=|\?mount=|\?tag=|&tag=|[0-9]){0,12}",
+            target in r"/v2/([a-z%./_-]|blobs/|manifests/|tags/list|uploads/|sha256:[0-9a-f]{64}|%3A|;|_berth/|holders/|\?q=|&order=|\?n=|&last=|\?digest=|&from=|\?mount=|\?tag=|&tag=|[0-9]){0,12}",
         ) {
             if let Ok(uri) = target.parse::<Uri>()
                 && let Ok(operation) = Operation::parse(&method, &uri)

@@ -2,11 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// The name of a repository, such as `team/app`.
 ///
 /// It matches `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*` (distribution
 /// specification, "Pulling manifests") and has at most 255 bytes, so it is safe as a relative path.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Repository(Box<str>);
 
 /// Why a text is not a repository name.
@@ -43,6 +46,20 @@ impl FromStr for Repository {
             return Err(RepositoryError::Shape);
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for Repository {
+    type Error = RepositoryError;
+
+    fn try_from(text: String) -> Result<Self, RepositoryError> {
+        text.parse()
+    }
+}
+
+impl From<Repository> for String {
+    fn from(repository: Repository) -> Self {
+        repository.0.into()
     }
 }
 

@@ -3,27 +3,21 @@
 //! Nothing here knows the server that the request came through, and nothing of the request's body was read yet.
 
 use axum::body::Body;
-use berth_oci::{Error, ErrorCode, Operation, Page, Reference, Repository};
-use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
-    header::{LINK, WWW_AUTHENTICATE},
-};
-use serde_json::json;
+use berth_oci::{Error, ErrorCode, Operation, Reference, Repository};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header::WWW_AUTHENTICATE};
 
 use crate::{
-    answer::{denied, error_response, json_response, retry_later_response, unavailable},
+    answer::{denied, error_response, retry_later_response, unavailable},
     app::{App, Reloadable},
     challenge::{ChallengeReason, challenge},
     forward,
     identity::{Caller, Credential, Grant, Identity, scope::Access, token::Push},
+    lists,
     policy::{Circumstances, Rule, Rules, Verdict, WriteCondition},
     registry::RegistryError,
     request::{Decision, RequestInfo, Ruling, is_our_own},
     route::{Route, route},
 };
-
-/// How many repositories a list has at most.
-const MAX_LISTED_REPOSITORIES: usize = 1000;
 
 /// What becomes of a request.
 pub enum Outcome {
@@ -100,8 +94,9 @@ pub async fn authorize(app: &App, method: &Method, uri: &Uri, headers: &HeaderMa
     let authorized = authorize_operation(&live, operation, needed.as_ref(), &caller, &circumstances);
     info.decided(ruling(&authorized));
     match authorized.map(|(forwarded, _)| forwarded) {
-        Ok(Forwarded { operation: Operation::ListRepositories(page), .. }) => {
-            at_once(list_repositories(app, &live.rules, &page, &caller, &circumstances).await)
+        Ok(Forwarded { operation, .. }) if lists::is_filtered(&operation) => {
+            let reader = lists::Reader { rules: &live.rules, caller: &caller, circumstances: &circumstances };
+            at_once(lists::answer(app, &operation, &reader, headers).await)
         }
         Ok(forwarded) => match check_tag_precondition(app, &forwarded).await {
             Ok(()) => Outcome::Forward(forwarded),
@@ -153,7 +148,8 @@ fn authorize_operation<'a>(
     };
     // On a 200 to an anonymous ping, docker and podman would never send their credentials; on one to the catalogue, regctl
     // and oras wouldn't. An anonymous token is given what everybody may see.
-    let for_clients = matches!(operation, Operation::Ping | Operation::ListRepositories(_));
+    let for_clients =
+        matches!(operation, Operation::Ping | Operation::ListRepositories(_) | Operation::DescribeRepositories(_));
     if for_clients && anonymous == Some(ChallengeReason::Missing) {
         return Err(Refused { because: anonymous, message: "sign in first".to_owned(), rule: None });
     }
@@ -214,9 +210,13 @@ fn described(operation: &Operation) -> String {
     };
     match operation {
         Op::Ping => "use this registry".to_owned(),
-        Op::ListRepositories(_) => "list repositories".to_owned(),
-        Op::ListTags { .. } | Op::ListReferrers { .. } => format!("list {target}"),
-        Op::HeadManifest { .. } | Op::PullManifest { .. } | Op::HeadBlob { .. } | Op::PullBlob { .. } => {
+        Op::ListRepositories(_) | Op::DescribeRepositories(_) => "list repositories".to_owned(),
+        Op::ListTags { .. } | Op::DescribeTags { .. } | Op::ListReferrers { .. } => format!("list {target}"),
+        Op::ListHolders { .. }
+        | Op::HeadManifest { .. }
+        | Op::PullManifest { .. }
+        | Op::HeadBlob { .. }
+        | Op::PullBlob { .. } => {
             format!("pull from {target}")
         }
         Op::DeleteManifest { .. } | Op::DeleteBlob { .. } => format!("delete from {target}"),
@@ -256,34 +256,6 @@ async fn check_tag_precondition(app: &App, forwarded: &Forwarded) -> Result<(), 
         }
     }
     Ok(())
-}
-
-/// `_catalog`: what the caller may read, in full pages.
-async fn list_repositories(
-    app: &App,
-    rules: &Rules,
-    page: &Page,
-    caller: &Caller,
-    circumstances: &Circumstances,
-) -> Response<Body> {
-    let n = page.n.unwrap_or(MAX_LISTED_REPOSITORIES).min(MAX_LISTED_REPOSITORIES);
-    let readable = |name: &str| rules.may_read(caller.identity.as_deref(), name, circumstances);
-    let (names, more) = match app.registry.repositories(n, page.last.clone(), readable).await {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::error!(%error, "repositories can't be listed");
-            return error_response(&unavailable("the registry behind this proxy does not answer"));
-        }
-    };
-    let next = Page { n: Some(n), last: names.last().cloned() };
-    let mut response = json_response(StatusCode::OK, json!({"repositories": names}).to_string());
-    if more && next.last.is_some() {
-        let link = format!("<{}>; rel=\"next\"", next.append_to("/v2/_catalog".to_owned()));
-        if let Ok(link) = HeaderValue::from_str(&link) {
-            response.headers_mut().insert(LINK, link);
-        }
-    }
-    response
 }
 
 /// 401 with a challenge if another credential could help, or else 403.

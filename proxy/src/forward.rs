@@ -3,7 +3,7 @@
 //! The request line is written from the [`Operation`] that was authorized, and the headers come from an allow-list:
 //! nothing that a client says about itself reaches the registry.
 
-use berth_oci::{Operation, UploadId};
+use berth_oci::{Operation, UploadId, encode_user};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
     header::{
@@ -58,8 +58,7 @@ pub fn pusher(operation: &Operation, user: &str) -> Option<(HeaderName, HeaderVa
     if !matches!(operation, Operation::PushManifest { .. }) || user.is_empty() {
         return None;
     }
-    let name: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
-    Some((USER, HeaderValue::from_str(&name).ok()?))
+    Some((USER, HeaderValue::from_str(&encode_user(user)).ok()?))
 }
 
 /// `Location` as clients can follow it: a registry may answer an absolute one with its own host, which they can't

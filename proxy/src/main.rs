@@ -22,6 +22,7 @@ mod expression;
 mod forward;
 mod gateway;
 mod identity;
+mod lists;
 mod network;
 mod observe;
 mod oidc;

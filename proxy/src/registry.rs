@@ -6,9 +6,12 @@ use std::{
 };
 
 use berth_config::Upstream;
-use berth_oci::{Descriptor, Digest, MANIFEST_LIMIT, MediaType, Operation, Page, Reference, Repository, Tag};
+use berth_oci::{
+    Descriptor, Digest, HolderList, MANIFEST_LIMIT, MediaType, Operation, Page, Reference, Repository, RepositoryList,
+    RepositoryOverview, Search, Tag, TagOverviewList, TagSelection, decode_user,
+};
 use futures_util::StreamExt;
-use http::{StatusCode, header::ACCEPT};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::ACCEPT};
 use serde::Deserialize;
 
 use crate::forward::PUSHED_BY;
@@ -24,6 +27,9 @@ const MAX_METRICS_BYTES: usize = 1024 * 1024;
 
 /// The most that is told of why it isn't ready.
 const MAX_REASON_CHARS: usize = 300;
+
+/// For how many pages of repositories it is asked which hold a blob.
+const MAX_HOLDER_PAGES: usize = 5;
 
 /// How many repositories are asked for at once.
 const PAGE_SIZE: usize = 1000;
@@ -46,6 +52,9 @@ pub struct Registry {
 
 /// The header of a registry that knows conditions, in its answer to `GET /v2/`.
 const CONDITIONS: &str = "berth-push-conditions";
+
+/// By which the registry knows that nobody pulls what is asked for.
+const UNCOUNTED: HeaderName = HeaderName::from_static("berth-uncounted");
 
 #[derive(Deserialize)]
 struct Catalog {
@@ -98,7 +107,8 @@ impl Registry {
     /// # Errors
     /// A sentence, if no client can be made.
     pub fn new(upstream: &Upstream) -> Result<Self, String> {
-        let builder = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT);
+        let headers = HeaderMap::from_iter([(UNCOUNTED, HeaderValue::from_static("1"))]);
+        let builder = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).default_headers(headers);
         let builder = match upstream {
             Upstream::Tcp { .. } => builder,
             Upstream::Unix(path) => builder.unix_socket(path.as_path()),
@@ -201,6 +211,82 @@ impl Registry {
         }
     }
 
+    /// Repositories that `readable` says yes to, with what is counted of them; nothing of a registry that doesn't count.
+    /// However many it says no to, a page is full unless the list is at its end.
+    pub async fn describe_repositories(
+        &self,
+        search: &Search,
+        readable: impl Fn(&str) -> bool,
+    ) -> Result<Option<RepositoryList>, RegistryError> {
+        let n = search.page.n.unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
+        let (mut found, mut search): (Vec<RepositoryOverview>, _) = (Vec::new(), search.clone());
+        search.page.n = Some(n);
+        loop {
+            let target = Operation::DescribeRepositories(search.clone()).target();
+            let list: Option<RepositoryList> = self.describe(&target).await?;
+            let Some(list) = list else { return Ok(None) };
+            for described in list.repositories.into_iter().filter(|described| readable(described.name.as_str())) {
+                if found.len() == n {
+                    let next = found.last().map(|last| last.name.to_string());
+                    return Ok(Some(RepositoryList { repositories: found, next }));
+                }
+                found.push(described);
+            }
+            // Most of the next ones may be none of theirs.
+            search.page = Page { n: Some(PAGE_SIZE), last: list.next };
+            if search.page.last.is_none() {
+                return Ok(Some(RepositoryList { repositories: found, next: None }));
+            }
+        }
+    }
+
+    /// Tags, with what they point at; nothing if there is no such repository, or it isn't counted.
+    pub async fn describe_tags(
+        &self,
+        repository: &Repository,
+        selection: TagSelection,
+    ) -> Result<Option<TagOverviewList>, RegistryError> {
+        self.describe(&Operation::DescribeTags { repository: repository.clone(), selection }.target()).await
+    }
+
+    /// Which repositories that `readable` says yes to hold a blob of one; nothing if that one doesn't. A page may end early,
+    /// and what comes next is never a name that it says no to.
+    pub async fn holders(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        page: &Page,
+        readable: impl Fn(&Repository) -> bool,
+    ) -> Result<Option<HolderList>, RegistryError> {
+        let n = page.n.unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
+        let (mut repositories, mut last): (Vec<Repository>, _) = (Vec::new(), page.last.clone());
+        for _ in 0..MAX_HOLDER_PAGES {
+            let (repository, digest) = (repository.clone(), digest.clone());
+            let page = Page { n: Some(PAGE_SIZE), last };
+            let list: Option<HolderList> =
+                self.describe(&Operation::ListHolders { repository, digest, page }.target()).await?;
+            let Some(list) = list else { return Ok(None) };
+            repositories.extend(list.repositories.into_iter().filter(&readable));
+            last = list.next;
+            if last.is_none() || repositories.len() > n {
+                break;
+            }
+        }
+        let more = last.is_some() || repositories.len() > n;
+        repositories.truncate(n);
+        let next = repositories.last().filter(|_| more).map(ToString::to_string);
+        Ok(Some(HolderList { repositories, next }))
+    }
+
+    /// What only our own registry knows.
+    async fn describe<T: serde::de::DeserializeOwned>(&self, target: &str) -> Result<Option<T>, RegistryError> {
+        let answer = self.ask(target).await?;
+        if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED) {
+            return Ok(None);
+        }
+        self.json(answer.error_for_status().map_err(|e| self.error(&e))?).await
+    }
+
     /// A page of a repository's tags, and whether there are more; nothing if there is no such repository.
     pub async fn tags(
         &self,
@@ -226,10 +312,7 @@ impl Registry {
         let media_type = header("content-type").unwrap_or_default();
         let pushed_at = header("last-modified").and_then(|text| httpdate::parse_http_date(&text).ok());
         let pushed_at = pushed_at.and_then(|at| i64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok());
-        let pushed_by = header(PUSHED_BY.as_str()).and_then(|text| {
-            // As `byte_serialize` writes it: one value without a name.
-            form_urlencoded::parse(text.as_bytes()).next().map(|(name, _)| name.into_owned())
-        });
+        let pushed_by = header(PUSHED_BY.as_str()).and_then(|text| decode_user(&text));
         let digest = header("docker-content-digest").and_then(|digest| digest.parse().ok());
         let digest = match (digest, reference) {
             (Some(digest), _) => digest,

@@ -120,6 +120,9 @@ enum Command {
 /// How long a collection may take to end when the process does.
 const COLLECTION_END_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long what was counted may take to be written down when the process ends.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// By which name a health check asks for us.
 const PROGRAM: &str = "berth-registry";
 
@@ -186,6 +189,8 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     });
     let counting = Arc::clone(&content);
     tokio::spawn(async move { counting.keep_statistics().await });
+    let looking = Arc::clone(&content);
+    tokio::spawn(async move { looking.keep_overviews().await });
     let serving = Arc::new(Serving { content, metrics, traces, limits: Limits::new(descriptors) });
     let served = http::serve(&upstream, Arc::clone(&serving)).await;
     // What it is removing is removed, and no more.
@@ -194,6 +199,7 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     if !serving.content.is_shared() {
         serving.content.save_statistics().await;
     }
+    let _ = tokio::time::timeout(SAVE_TIMEOUT, serving.content.save_overviews(true)).await;
     tokio::task::block_in_place(|| serving.traces.stop());
     served
 }

@@ -25,6 +25,7 @@ mod names;
 mod objects;
 mod observe;
 mod outage;
+mod overview;
 mod pages;
 mod power_loss;
 mod registry;

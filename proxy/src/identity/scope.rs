@@ -42,10 +42,12 @@ impl Access {
         let of = |repository, actions| Some(Self::of(repository, actions));
         match operation {
             Op::Ping => None,
-            Op::ListRepositories(_) => {
+            Op::ListRepositories(_) | Op::DescribeRepositories(_) => {
                 Some(Self { kind: "registry".to_owned(), name: "catalog".to_owned(), actions: vec!["*".to_owned()] })
             }
             Op::ListTags { repository, .. }
+            | Op::DescribeTags { repository, .. }
+            | Op::ListHolders { repository, .. }
             | Op::HeadManifest { repository, .. }
             | Op::PullManifest { repository, .. }
             | Op::HeadBlob { repository, .. }

@@ -376,16 +376,20 @@ impl Rules {
             false => Verdict::Denied(decision),
         };
         match operation {
-            Op::Ping | Op::ListRepositories(_) => Verdict::Allowed(WriteCondition::None, None),
+            Op::Ping | Op::ListRepositories(_) | Op::DescribeRepositories(_) => {
+                Verdict::Allowed(WriteCondition::None, None)
+            }
             Op::HeadManifest { repository, reference } | Op::PullManifest { repository, reference } => {
                 simply(ask(Action::Read, repository, Some(reference)))
             }
-            Op::HeadBlob { repository, digest } | Op::PullBlob { repository, digest } => {
+            Op::HeadBlob { repository, digest }
+            | Op::PullBlob { repository, digest }
+            | Op::ListHolders { repository, digest, .. } => {
                 simply(ask(Action::Read, repository, Some(&Reference::Digest(digest.clone()))))
             }
-            Op::ListTags { repository, .. } | Op::ListReferrers { repository, .. } => {
-                simply(ask(Action::Read, repository, None))
-            }
+            Op::ListTags { repository, .. }
+            | Op::DescribeTags { repository, .. }
+            | Op::ListReferrers { repository, .. } => simply(ask(Action::Read, repository, None)),
             Op::DeleteManifest { repository, reference } => simply(ask(Action::Delete, repository, Some(reference))),
             Op::DeleteBlob { repository, digest } => {
                 simply(ask(Action::Delete, repository, Some(&Reference::Digest(digest.clone()))))

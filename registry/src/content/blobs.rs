@@ -203,7 +203,9 @@ impl Content {
         let key = keys::held_blob(repository, digest);
         self.recent.told(repository, digest);
         self.acquire_lease(&key).await?;
-        self.storage.mark(vec![key]).await.map_err(storage_error)
+        self.storage.mark(vec![key]).await.map_err(storage_error)?;
+        self.overviews.blob_changed(repository, digest);
+        Ok(())
     }
 }
 

@@ -236,6 +236,7 @@ impl Content {
             if mode == Mode::DryRun || self.was_removed(&keys::held_blob(repository, &digest), young.age()).await? {
                 collected.unnamed += 1;
                 removed = true;
+                self.overviews.blob_changed(repository, &digest);
             } else {
                 live.insert(fingerprint(&digest));
             }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    io,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -37,6 +38,9 @@ pub struct Pushed {
     /// As the proxy calls them, percent-encoded; empty if it didn't say.
     pub by: String,
 }
+
+/// What a tag points at, and when it was set by whom, if that is known.
+pub type TagTarget = (Digest, Option<Pushed>);
 
 /// Of a push, beside what is pushed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,7 +79,7 @@ impl Content {
     pub async fn find_manifest(&self, repository: &Repository, reference: &Reference) -> Result<Stored, Error> {
         let (digest, pushed) = match reference {
             Reference::Digest(digest) => (Some(digest.clone()), None),
-            Reference::Tag(tag) => self.read_tag(repository, tag).await?.unzip(),
+            Reference::Tag(tag) => self.read_tag(repository, tag).await.map_err(storage_error)?.unzip(),
         };
         let pushed = pushed.flatten();
         if let Some(digest) = digest
@@ -101,12 +105,12 @@ impl Content {
 
     /// What a tag points at.
     pub(super) async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>, Error> {
-        Ok(self.read_tag(repository, tag).await?.map(|(digest, _)| digest))
+        Ok(self.read_tag(repository, tag).await.map_err(storage_error)?.map(|(digest, _)| digest))
     }
 
     /// What a tag points at, and when it was set by whom: `<digest>`, and in a second line `<seconds> <name>`.
-    async fn read_tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<(Digest, Option<Pushed>)>, Error> {
-        let bytes = self.storage.read(&keys::tag(repository, tag)).await.map_err(storage_error)?;
+    pub(super) async fn read_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<Option<TagTarget>> {
+        let bytes = self.storage.read(&keys::tag(repository, tag)).await?;
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
         let (digest, pushed) = text.split_once('\n').unwrap_or((&text, ""));
         let pushed =
@@ -175,6 +179,7 @@ impl Content {
         let (of_manifest, of_tags) =
             if tags.is_empty() { (condition, Condition::None) } else { (Condition::None, condition) };
         self.write(keys::manifest(repository, &digest), media_type, of_manifest).await?;
+        self.overviews.manifest_changed(repository, &digest);
         self.tell_parts_again(repository, &manifest, told).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let target = format!("{digest}\n{now} {}", sent.by).into_bytes();
@@ -183,8 +188,8 @@ impl Content {
             self.revive(&key).await?;
             let written = self.write(key, target.clone(), of_tags).await;
             match &written {
-                Ok(()) => self.tag_lists.changed(repository, tag.as_str(), Change::Set),
-                Err(_) => self.tag_lists.forget(repository),
+                Ok(()) => self.tag_changed(repository, tag, Change::Set),
+                Err(_) => self.tags_changed(repository),
             }
             written?;
         }
@@ -260,7 +265,7 @@ impl Content {
             }
             if let Some(target) = target.filter(|_| !serves) {
                 let removed = self.storage.remove_if(vec![keys::tag(repository, tag)], &target.to_string()).await;
-                self.tag_lists.forget(repository);
+                self.tags_changed(repository);
                 removed.map_err(storage_error)?;
             }
         }

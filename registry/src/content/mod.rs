@@ -10,6 +10,7 @@ mod index;
 mod lists;
 mod locks;
 mod manifests;
+mod overviews;
 mod recent;
 mod removal;
 mod statistics;
@@ -20,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_oci::{Algorithm, Digest, Error, ErrorCode, Repository};
+use berth_oci::{Algorithm, Digest, Error, ErrorCode, Repository, Tag};
 use http::StatusCode;
 use tokio::sync::watch;
 
@@ -30,7 +31,13 @@ pub use self::{
     manifests::{Sent, Stored},
     statistics::{LastCollection, Usage},
 };
-use self::{locks::Locks, recent::Recent, statistics::Statistics, tag_lists::TagLists};
+use self::{
+    locks::Locks,
+    overviews::Overviews,
+    recent::Recent,
+    statistics::Statistics,
+    tag_lists::{Change, TagLists},
+};
 use crate::{
     config::SHORTEST_SHARED_DELAY,
     storage::{Space, Storage, keys},
@@ -48,6 +55,7 @@ pub struct Content {
     reading: Locks<Repository>,
     recent: Recent,
     tag_lists: TagLists,
+    overviews: Overviews,
     statistics: Statistics,
     readiness: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
     /// No more garbage is collected.
@@ -70,6 +78,7 @@ impl Content {
             digests: Locks::new(),
             reading: Locks::new(),
             recent: Recent::new(collecting && !storage.is_shared()),
+            overviews: Overviews::new(storage.is_shared()),
             storage,
             tag_lists: TagLists::new(),
             statistics: Statistics::default(),
@@ -77,6 +86,23 @@ impl Content {
             stopping: watch::Sender::new(false),
             renewal: SHORTEST_SHARED_DELAY / 2,
         }
+    }
+
+    /// What was pulled of a repository is counted.
+    pub fn pulled(&self, repository: &Repository, digest: &Digest) {
+        self.overviews.pulled(repository, digest);
+    }
+
+    /// A tag was set or taken away.
+    fn tag_changed(&self, repository: &Repository, tag: &Tag, change: Change) {
+        self.tag_lists.changed(repository, tag.as_str(), change);
+        self.overviews.tag_changed(repository, tag.as_str());
+    }
+
+    /// Tags may have changed, it isn't known which.
+    fn tags_changed(&self, repository: &Repository) {
+        self.tag_lists.forget(repository);
+        self.overviews.changed(repository);
     }
 
     /// Whether other processes may store here, too.

@@ -22,6 +22,7 @@ impl Content {
         }
         self.must_be_unnamed(repository, digest).await?;
         self.storage.remove(&key).await.map_err(storage_error)?;
+        self.overviews.blob_changed(repository, digest);
         if self.storage.is_shared()
             && let Err(wanted) = self.must_not_be_wanted(repository, digest).await
         {
@@ -48,7 +49,7 @@ impl Content {
             return Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message));
         };
         let removed = self.storage.remove(&keys::tag(repository, tag)).await;
-        self.tag_lists.changed(repository, tag.as_str(), Change::Removed);
+        self.tag_changed(repository, tag, Change::Removed);
         removed.map_err(storage_error)?;
         if !self.storage.is_shared() {
             let entry = keys::tagged_by(repository, &digest, tag);
@@ -74,6 +75,7 @@ impl Content {
         // If its bytes are missing, what it names can't be known; it can be deleted all the same.
         let bytes = self.storage.read(&keys::blob(digest)).await.map_err(storage_error)?.unwrap_or_default();
         self.storage.remove(&keys::manifest(repository, digest)).await.map_err(storage_error)?;
+        self.overviews.manifest_changed(repository, digest);
         if self.storage.is_shared() {
             let wanted = self.must_not_be_wanted(repository, digest).await;
             let tagged = self.tags_of(repository, digest, None).await.map(|(tags, _)| !tags.is_empty());
@@ -115,11 +117,11 @@ impl Content {
         match &removed {
             Ok(removed) => {
                 for (tag, _) in tags.iter().zip(removed).filter(|(_, removed)| **removed) {
-                    self.tag_lists.changed(repository, tag.as_str(), Change::Removed);
+                    self.tag_changed(repository, tag, Change::Removed);
                 }
             }
             // Some of them, perhaps.
-            Err(_) => self.tag_lists.forget(repository),
+            Err(_) => self.tags_changed(repository),
         }
         removed.map_err(storage_error)?;
         if self.storage.is_shared() {
@@ -131,8 +133,15 @@ impl Content {
 
     /// A repository that holds nothing any more leaves the catalogue, and its folders go. For who has it alone.
     pub(super) async fn prune(&self, repository: &Repository) {
-        for folder in keys::folders(repository) {
-            match self.storage.prune(&folder).await {
+        for (i, folder) in keys::folders(repository).iter().enumerate() {
+            match self.storage.prune(folder).await {
+                Ok(true) if i == 0 => {
+                    self.overviews.forget(repository);
+                    let known = vec![keys::overview(repository), keys::totals(repository)];
+                    if let Err(error) = self.storage.remove_all(known).await {
+                        return tracing::warn!(%repository, %error, "what was known of it can't be removed");
+                    }
+                }
                 Ok(true) => {}
                 Ok(false) => return, // The first is that of the manifests: while there are some, all else stays.
                 Err(error) => return tracing::warn!(%repository, %error, "an empty folder can't be removed"),

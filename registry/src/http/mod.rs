@@ -47,6 +47,8 @@ use crate::{
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 /// The proxy's name for a request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The proxy asks for itself, and nobody pulls.
+const UNCOUNTED: HeaderName = HeaderName::from_static("berth-uncounted");
 /// Who pushes, as the proxy calls them, percent-encoded.
 const USER: HeaderName = HeaderName::from_static("berth-user");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
@@ -160,6 +162,9 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
                     0..=MAX_WHOLE_MANIFEST_BYTES => whole(blob).await?,
                     _ => body_of(blob, 0..len, place),
                 };
+                if !headers.contains_key(UNCOUNTED) {
+                    content.pulled(&repository, &stored.digest);
+                }
             }
             Ok(response)
         }
@@ -230,6 +235,9 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
             content.cancel_upload(&session).await?;
             Ok(StatusCode::NO_CONTENT.into_response())
         }
+        Op::DescribeRepositories(search) => described(&content.describe_repositories(&search).await?),
+        Op::DescribeTags { repository, selection } => described(&content.describe_tags(&repository, &selection).await?),
+        Op::ListHolders { repository, digest, page } => described(&content.holders(&repository, &digest, &page).await?),
         Op::ListReferrers { repository, subject, artifact_type, last } => {
             let (manifests, next) =
                 content.referrers(&repository, &subject, artifact_type.as_deref(), last.as_deref()).await?;
@@ -250,6 +258,11 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
             Ok(response)
         }
     }
+}
+
+fn described(list: &impl serde::Serialize) -> Result<Response, Error> {
+    let text = serde_json::to_vec(list).map_err(|error| unreadable(&error.into()))?;
+    Ok(json_response("application/json", text))
 }
 
 /// Who the proxy says pushes; nobody, if it is no name as it writes them.

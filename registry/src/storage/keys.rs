@@ -8,6 +8,8 @@
 //! repositories/<name>/_referrers/sha256/<hex>/<digest>.<type>.<len> a descriptor, ready to serve
 //! repositories/<name>/_tagged/a/abcdef…-<tag>        the tag was pushed for the manifest abcdef…
 //! repositories/<name>/_named/a/abcdef…-<digest>      a manifest names the blob or manifest abcdef…
+//! repositories/<name>/_overview/all                  what lists show of it; may be found out anew
+//! repositories/<name>/_overview/totals               its size, and the like
 //! uploads/<id>/…                                     what has not been finished
 //! statistics.json                                    how much is stored
 //! layout.json                                        which of these folders have been kept from the beginning
@@ -161,9 +163,22 @@ pub const TAGGED: &str = "_tagged";
 /// See [`TAGGED`].
 pub const NAMED: &str = "_named";
 
+/// What is known of a repository.
+pub fn overview(repository: &Repository) -> String {
+    format!("{REPOSITORIES}/{repository}/{OVERVIEW}/all")
+}
+
+/// What is counted of a repository.
+pub fn totals(repository: &Repository) -> String {
+    format!("{REPOSITORIES}/{repository}/{OVERVIEW}/totals")
+}
+
+/// The folder of the two.
+const OVERVIEW: &str = "_overview";
+
 /// The folders of a repository that something may be in, in the order in which they become empty.
-pub fn folders(repository: &Repository) -> [String; 6] {
-    [MANIFESTS, "_tags", TAGGED, NAMED, "_referrers", BLOBS]
+pub fn folders(repository: &Repository) -> [String; 7] {
+    [MANIFESTS, OVERVIEW, "_tags", TAGGED, NAMED, "_referrers", BLOBS]
         .map(|folder| format!("{REPOSITORIES}/{repository}/{folder}"))
 }
 

@@ -8,6 +8,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
+use berth_oci::{Page as ListPage, RepositoryList, RepositoryOverview};
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -15,9 +16,9 @@ use super::{
     frame::{Page, Place, heading},
     viewer::{Viewer, registry_failed},
     welcome,
-    words::{command, in_query},
+    words::{command, count, in_query, pushed, size},
 };
-use crate::{app::App, request::RequestInfo};
+use crate::{app::App, registry::RegistryError, request::RequestInfo};
 
 /// How many repositories one page has.
 const REPOSITORIES_PER_PAGE: usize = 100;
@@ -62,12 +63,11 @@ pub async fn show(
 
 async fn list(app: &App, viewer: &Viewer, request: &RequestInfo, search: &Search) -> Response {
     let wanted: String = search.q.trim().chars().take(MAX_SEARCH_CHARS).collect::<String>().to_lowercase();
-    let matches = |name: &str| (wanted.is_empty() || name.contains(&wanted)) && viewer.may_read(name);
-    let found = app.registry.repositories(REPOSITORIES_PER_PAGE, search.after.clone(), matches).await;
-    let (names, more) = match found {
+    let found = match find(app, viewer, &wanted, search.after.clone()).await {
         Ok(found) => found,
         Err(error) => return registry_failed(&error, request),
     };
+    let (names, more) = (found.repositories, found.next.is_some());
     let sentence = match (names.is_empty(), more || search.after.is_some(), wanted.is_empty()) {
         (true, _, true) => html! { "There is nothing that you may read yet." },
         (true, _, false) => html! { "None that you may read has " q { (wanted) } " in its name." },
@@ -83,8 +83,8 @@ async fn list(app: &App, viewer: &Viewer, request: &RequestInfo, search: &Search
             }
         }
         div id="list" aria-live="polite" {
-            @if names.is_empty() && wanted.is_empty() { (first_push(viewer)) } @else if !names.is_empty() { (table(&names)) }
-            @if more && let Some(last) = names.last() {
+            @if names.is_empty() && wanted.is_empty() { (first_push(viewer)) } @else if !names.is_empty() { (table(viewer, &names)) }
+            @if let Some(last) = &found.next {
                 p class="pages" { a rel="next" href={ "/repositories?q=" (in_query(&wanted)) "&after=" (in_query(last)) } { "Next" } }
             }
         }
@@ -92,20 +92,49 @@ async fn list(app: &App, viewer: &Viewer, request: &RequestInfo, search: &Search
     Page::at(Place::Repositories, "Repositories", body).show(viewer)
 }
 
+/// A page of those that have `wanted` in their names; of a registry that counts nothing, their names.
+async fn find(
+    app: &App,
+    viewer: &Viewer,
+    wanted: &str,
+    after: Option<String>,
+) -> Result<RepositoryList, RegistryError> {
+    let page = ListPage { n: Some(REPOSITORIES_PER_PAGE), last: after.clone() };
+    let search = berth_oci::Search { q: Some(wanted.to_owned()).filter(|q| !q.is_empty()), page };
+    if let Some(list) = app.registry.describe_repositories(&search, |name| viewer.may_read(name)).await? {
+        return Ok(list);
+    }
+    let matches = |name: &str| name.contains(wanted) && viewer.may_read(name);
+    let (names, more) = app.registry.repositories(REPOSITORIES_PER_PAGE, after, matches).await?;
+    let names = names.iter().filter_map(|name| name.parse().ok());
+    let repositories: Vec<_> = names.map(|name| RepositoryOverview { name, totals: None }).collect();
+    let next = repositories.last().filter(|_| more).map(|last| last.name.to_string());
+    Ok(RepositoryList { repositories, next })
+}
+
 /// Those with the same beginning stand together, in the order in which they came.
-fn table(names: &[String]) -> Markup {
-    let folder = |name: &str| name.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
-    let groups = names.chunk_by(|one, other| folder(one) == folder(other));
+fn table(viewer: &Viewer, repositories: &[RepositoryOverview]) -> Markup {
+    let folder = |one: &RepositoryOverview| one.name.as_str().rsplit_once('/').map_or("", |(it, _)| it).to_owned();
+    let groups = repositories.chunk_by(|one, other| folder(one) == folder(other));
     html! {
         section class="card rows" {
             @for group in groups {
                 @let folder = folder(&group[0]);
                 @if !folder.is_empty() { h2 class="folder" { (folder) "/" } }
-                ul {
-                    @for name in group {
-                        li { a class="name" href={ "/repository/" (name) } { (name.rsplit('/').next().unwrap_or(name)) } }
-                    }
-                }
+                ul class="counted" { @for one in group { li { (row(viewer, one)) } } }
+            }
+        }
+    }
+}
+
+fn row(viewer: &Viewer, RepositoryOverview { name, totals }: &RepositoryOverview) -> Markup {
+    html! {
+        a class="name" href={ "/repository/" (name) } { (name.as_str().rsplit('/').next().unwrap_or_default()) }
+        @if let Some(totals) = totals {
+            span class="soft number" { (count(totals.tag_count)) @if totals.tag_count == 1 { " tag" } @else { " tags" } }
+            span class="number" { (size(totals.size)) }
+            span class="soft when" {
+                @if let Some(last) = &totals.last_push { (pushed(&last.pushed, viewer)) }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! One repository: its tags, each with what it is, and how to pull it.
 
-use std::sync::Arc;
+use std::{str::FromStr, sync::Arc};
 
 use axum::{
     Extension,
@@ -8,43 +8,41 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use berth_oci::{Page as ListPage, Reference, Repository, Tag};
-use futures_util::{StreamExt, stream};
+use berth_oci::{
+    MAX_SEARCH_BYTES, Page as ListPage, Reference, Repository, Search, Tag, TagOrder, TagOverview, TagOverviewList,
+    TagSelection,
+};
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
     frame::{Page, Place, heading},
-    image::{Artifact, Summary, commands, crumbs},
+    image::{Artifact, commands, crumbs},
     viewer::{Viewer, nothing_here, registry_failed},
-    words::{ago, digest, in_query, plain, size},
+    words::{ago, count, digest, in_query, plain, pushed, size},
 };
 use crate::{app::App, registry::RegistryError, request::RequestInfo};
 
-/// How many tags one page has: each is looked at.
+/// How many tags one page has.
 const TAGS_PER_PAGE: usize = 50;
 
-/// How many are looked at at once.
-const LOOK_CONCURRENCY: usize = 16;
-
-/// How many tags are sorted by version; a longer list comes in the registry's order.
-const MAX_SORTED_TAGS: usize = 10_000;
-
 #[derive(Deserialize, Default)]
-pub struct Search {
+pub struct Asked {
     #[serde(default)]
     q: String,
     #[serde(default)]
-    from: usize,
+    order: String,
+    #[serde(default)]
+    after: Option<String>,
 }
 
-/// `GET /repository/<name>?q=…&from=…`
+/// `GET /repository/<name>?q=…&order=version&after=…`
 pub async fn show(
     State(app): State<Arc<App>>,
     Extension(request): Extension<RequestInfo>,
     headers: HeaderMap,
     Path(name): Path<String>,
-    Query(search): Query<Search>,
+    Query(asked): Query<Asked>,
 ) -> Response {
     let viewer = match Viewer::of(&app, &request, &headers, &format!("/repository/{name}")).await {
         Ok(viewer) => viewer,
@@ -54,7 +52,7 @@ pub async fn show(
     if !viewer.may_read(repository.as_str()) {
         return nothing_here(&viewer, "repository");
     }
-    match list(&app, &viewer, &repository, &search).await {
+    match list(&app, &viewer, &repository, asked).await {
         Ok(Some(page)) => page.show(&viewer),
         Ok(None) => nothing_here(&viewer, "repository"),
         Err(error) => registry_failed(&error, &request),
@@ -65,74 +63,92 @@ async fn list(
     app: &App,
     viewer: &Viewer,
     repository: &Repository,
-    search: &Search,
+    asked: Asked,
 ) -> Result<Option<Page>, RegistryError> {
-    let first = ListPage { n: Some(MAX_SORTED_TAGS), last: None };
-    let Some((mut tags, more)) = app.registry.tags(repository, first).await? else { return Ok(None) };
-    let wanted = plain(search.q.trim());
-    let count = tags.len();
-    tags.retain(|tag| wanted.is_empty() || tag.contains(&wanted));
-    tags.sort_by_cached_key(|tag| std::cmp::Reverse(version(tag)));
-    let found = tags.len();
-    let shown: Vec<Tag> =
-        tags.iter().skip(search.from).take(TAGS_PER_PAGE).filter_map(|tag| tag.parse().ok()).collect();
-    let looked = stream::iter(shown).map(async |tag| {
-        let reference = Reference::Tag(tag.clone());
-        (tag, Summary::of(app, repository, &reference).await)
-    });
-    let rows: Vec<(Tag, Result<Option<Summary>, RegistryError>)> = looked.buffered(LOOK_CONCURRENCY).collect().await;
-    let sentence = html! {
-        @if more { "More than " (count) " tags; these are of the first by name" }
-        @else if count == 1 { "One tag" } @else { (count) " tags, the newest version first" }
+    let mut wanted = plain(asked.q.trim());
+    wanted.truncate(wanted.floor_char_boundary(MAX_SEARCH_BYTES));
+    let order = TagOrder::from_str(&asked.order).unwrap_or(TagOrder::Pushed);
+    let search = Search {
+        q: Some(wanted.clone()).filter(|q| !q.is_empty()),
+        page: ListPage { n: Some(TAGS_PER_PAGE), last: asked.after.clone() },
     };
-    let newest = rows.first().map(|(tag, summary)| (tag, summary.as_ref().ok().and_then(Option::as_ref)));
+    let selection = TagSelection { search, digest: None, order };
+    let Some(list) = app.registry.describe_tags(repository, selection).await? else {
+        return uncounted(app, repository, asked.after).await;
+    };
+    let address = |order: TagOrder, after: &str| {
+        format!("/repository/{repository}?q={}&order={order}&after={}", in_query(&wanted), in_query(after))
+    };
+    let newest = list.tags.first().filter(|_| asked.after.is_none());
     let body = html! {
         (crumbs(repository))
-        (heading(repository.as_str().rsplit('/').next().unwrap_or_default(), &sentence))
-        @if let Some((tag, summary)) = newest {
-            section class="card" {
-                (commands(&viewer.host, repository, &Reference::Tag(tag.clone()), summary.map_or(Artifact::Image, |s| s.artifact), None))
-            }
+        (heading(repository.as_str().rsplit('/').next().unwrap_or_default(), &sentence(&list)))
+        @if let Some((newest, tag)) = newest.and_then(|newest| Some((newest, newest.tag.parse::<Tag>().ok()?))) {
+            section class="card" { (commands(&viewer.host, repository, &Reference::Tag(tag), artifact(newest), None)) }
         }
         form class="search" method="get" role="search" action={ "/repository/" (repository) } {
             input type="search" name="q" value=(wanted) aria-label="Filter tags" placeholder="Filter tags, such as 2." data-search="#list";
+            input type="hidden" name="order" value=(order);
             button class="quiet" { "Filter" }
         }
-        div id="list" aria-live="polite" {
-            @if rows.is_empty() { p class="soft" { "No tag has that in its name." } } @else { (table(viewer, repository, &rows)) }
-            @if found > search.from + TAGS_PER_PAGE {
-                p class="pages" { a rel="next" href={ "/repository/" (repository) "?q=" (in_query(&wanted)) "&from=" (search.from + TAGS_PER_PAGE) } { "Next" } }
+        div id="list" class="stack" aria-live="polite" {
+            p class="choice soft" {
+                @if !wanted.is_empty() { span { (count(list.matching)) " with “" (wanted) "”" } }
+                @for (other, name) in [(TagOrder::Pushed, "Newest first"), (TagOrder::Version, "By version")] {
+                    a href=(address(other, "")) aria-current=[(other == order).then_some("true")] { (name) }
+                }
             }
+            @if list.tags.is_empty() { p class="soft" { "No tag has that in its name." } } @else { (table(viewer, repository, &list.tags)) }
+            @if let Some(next) = &list.next { p class="pages" { a rel="next" href=(address(order, next)) { "Next" } } }
         }
     };
     Ok(Some(Page::at(Place::Repositories, repository.as_str(), body)))
 }
 
-fn table(viewer: &Viewer, repository: &Repository, rows: &[(Tag, Result<Option<Summary>, RegistryError>)]) -> Markup {
+/// How much there is, and how often it was pulled since that is counted.
+fn sentence(list: &TagOverviewList) -> Markup {
+    let totals = &list.totals;
+    html! {
+        @match totals.tag_count { 0 => "No tag", 1 => "One tag", n => { (count(n)) " tags" } }
+        " · " (size(totals.size))
+        @if let Some(pulls) = &totals.pulls {
+            " · pulled " @match pulls.count { 1 => "once", n => { (count(n)) " times" } } ", last " (ago(pulls.at.unix_timestamp()))
+        }
+    }
+}
+
+fn artifact(tag: &TagOverview) -> Artifact {
+    tag.content.as_ref().map_or(Artifact::Image, |content| Artifact::of_type(&content.artifact_type))
+}
+
+fn table(viewer: &Viewer, repository: &Repository, tags: &[TagOverview]) -> Markup {
+    let was_pulled = tags.iter().any(|tag| tag.pulls.is_some());
     html! {
         section class="card rows" {
             table {
-                thead { tr { th scope="col" { "Tag" } th scope="col" class="number" { "Size" } th scope="col" { "For" } th scope="col" { "Pushed" } th scope="col" { "Digest" } } }
+                thead { tr {
+                    th scope="col" { "Tag" } th scope="col" class="number" { "Size" } th scope="col" { "For" } th scope="col" { "Pushed" }
+                    @if was_pulled { th scope="col" { "Last pulled" } }
+                    th scope="col" { "Digest" }
+                } }
                 tbody {
-                    @for (tag, summary) in rows {
+                    @for tag in tags {
                         tr {
-                            th scope="row" { a class="name" href={ "/image/" (repository) ":" (tag) } { (tag) } }
-                            @match summary {
-                                Ok(Some(summary)) => {
-                                    td class="number" { @match summary.size { Some(bytes) => (size(bytes)), None => "" } }
-                                    td {
-                                        @if summary.artifact != Artifact::Image { span class="chip" { (summary.artifact.name()) } " " }
-                                        (summary.platforms.join(", "))
-                                    }
-                                    td class="soft" {
-                                        @if let (Some(at), by) = &summary.pushed {
-                                            (ago(*at)) @if viewer.owner.is_some() && let Some(by) = by { " by " (plain(by)) }
-                                        }
-                                    }
-                                    td { (digest(&summary.digest.to_string())) }
+                            th scope="row" { a class="name" href={ "/image/" (repository) ":" (tag.tag) } { (tag.tag) } }
+                            td class="number" { @if let Some(content) = &tag.content { (size(content.size)) } }
+                            td {
+                                @if artifact(tag) != Artifact::Image { span class="chip" { (artifact(tag).name()) } " " }
+                                @match &tag.content {
+                                    Some(content) => (plain(&content.platforms.join(", "))),
+                                    None => span class="soft" { "can't be read" },
                                 }
-                                _ => { td {} td class="soft" { "can't be read now" } td {} td {} }
                             }
+                            td class="soft" { @if let Some(push) = &tag.pushed { (pushed(push, viewer)) } }
+                            @if was_pulled { td class="soft" { @match &tag.pulls {
+                                Some(pulls) => span title={ (count(pulls.count)) " times" } { (ago(pulls.at.unix_timestamp())) },
+                                None => "–",
+                            } } }
+                            td { (digest(&tag.digest.to_string())) }
                         }
                     }
                 }
@@ -141,32 +157,19 @@ fn table(viewer: &Viewer, repository: &Repository, rows: &[(Tag, Result<Option<S
     }
 }
 
-/// A part of a tag, in the order in which versions come: `2-rc1`, `2`, `2.1`.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum VersionPart {
-    Text(String),
-    End,
-    Number(u64),
-}
-
-/// What a tag is sorted by: its numbers as numbers, so that 1.10 comes after 1.9, and names such as `latest` after all.
-fn version(tag: &str) -> (bool, Vec<VersionPart>) {
-    let parts = tag.split(['.', '-', '_', '+']).map(|part| {
-        let part = part.strip_prefix('v').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())).unwrap_or(part);
-        part.parse().map_or_else(|_| VersionPart::Text(part.to_owned()), VersionPart::Number)
-    });
-    let parts: Vec<VersionPart> = parts.chain([VersionPart::End]).collect();
-    (matches!(parts.first(), Some(VersionPart::Text(_))), parts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_sorted_as_numbers() {
-        let mut tags = ["1.9", "latest", "1.10", "2-rc1", "v2", "1.10.1", "main"];
-        tags.sort_by_cached_key(|tag| std::cmp::Reverse(version(tag)));
-        assert_eq!(tags, ["main", "latest", "v2", "2-rc1", "1.10.1", "1.10", "1.9"]);
-    }
+/// The names of the tags, where the registry counts nothing, or there are too many.
+async fn uncounted(app: &App, repository: &Repository, after: Option<String>) -> Result<Option<Page>, RegistryError> {
+    let page = ListPage { n: Some(TAGS_PER_PAGE), last: after.filter(|after| !after.is_empty()) };
+    let Some((tags, more)) = app.registry.tags(repository, page).await? else { return Ok(None) };
+    let body = html! {
+        (crumbs(repository))
+        (heading(repository.as_str().rsplit('/').next().unwrap_or_default(), &html! { "Its tags, by name" }))
+        section class="card rows" {
+            ul { @for tag in &tags { li { a class="name" href={ "/image/" (repository) ":" (tag) } { (plain(tag)) } } } }
+        }
+        @if more && let Some(last) = tags.last() {
+            p class="pages" { a rel="next" href={ "/repository/" (repository) "?after=" (in_query(last)) } { "Next" } }
+        }
+    };
+    Ok(Some(Page::at(Place::Repositories, repository.as_str(), body)))
 }

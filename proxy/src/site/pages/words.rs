@@ -1,8 +1,10 @@
 //! Sizes, times and strangers' texts as people read them.
 
+use berth_oci::Push;
 use maud::{Markup, html};
 use time::{OffsetDateTime, macros::format_description};
 
+use super::viewer::Viewer;
 use crate::store::now;
 
 /// How much of a stranger's text a page shows.
@@ -29,6 +31,19 @@ pub fn ago(seconds: i64) -> Markup {
     let exact = at.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC")).unwrap_or_default();
     let machine = at.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z")).unwrap_or_default();
     html! { time datetime=(machine) title=(exact) { (relative(now() - seconds, at)) } }
+}
+
+/// When a tag was set, and by whom: that is for who is signed in.
+pub fn pushed(push: &Push, viewer: &Viewer) -> Markup {
+    let by = push.by.as_deref().filter(|_| viewer.owner.is_some());
+    html! { (ago(push.at.unix_timestamp())) @if let Some(by) = by { " by " (plain(by)) } }
+}
+
+/// `1,204`
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 fn relative(elapsed: i64, at: OffsetDateTime) -> String {
@@ -123,6 +138,13 @@ mod tests {
             (3_400_000_000, "3.4 GB"),
         ] {
             assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn long_numbers_are_grouped() {
+        for (n, expected) in [(0, "0"), (999, "999"), (1204, "1,204"), (1_000_000, "1,000,000")] {
+            assert_eq!(count(n), expected);
         }
     }
 

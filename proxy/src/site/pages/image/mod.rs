@@ -31,45 +31,6 @@ use crate::{
 /// The longest configuration that is read, in bytes.
 const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 
-/// What a list says of a tag.
-pub struct Summary {
-    pub digest: Digest,
-    pub artifact: Artifact,
-    /// What the blobs of one platform weigh, if there is one.
-    pub size: Option<u64>,
-    pub platforms: Vec<String>,
-    /// When its tag was set, and by whom.
-    pub pushed: (Option<i64>, Option<String>),
-}
-
-impl Summary {
-    /// Looks at what a reference names, if that is there.
-    pub async fn of(app: &App, repository: &Repository, reference: &Reference) -> Result<Option<Self>, RegistryError> {
-        let Some(stored) = app.registry.manifest(repository, reference).await? else { return Ok(None) };
-        let document = Document::parse(&stored.bytes).unwrap_or_default();
-        let (pushed, artifact) = ((stored.pushed_at, stored.pushed_by), document.artifact());
-        if document.is_index(&stored.media_type) {
-            // They weigh about the same.
-            let first = platforms(&document).next().map(|(part, _)| Reference::Digest(part.digest.clone()));
-            let first = match first {
-                Some(first) => app.registry.manifest(repository, &first).await?,
-                None => None,
-            };
-            let size = first.and_then(|first| Document::parse(&first.bytes)).map(|first| first.size());
-            let platforms = platforms(&document).map(|(_, name)| name).collect();
-            return Ok(Some(Self { digest: stored.digest, artifact, size, platforms, pushed }));
-        }
-        let platforms = match &document.config {
-            Some(config) if artifact == Artifact::Image => {
-                let config = read_config(app, repository, config).await?;
-                vec![config.platform()]
-            }
-            _ => Vec::new(),
-        };
-        Ok(Some(Self { digest: stored.digest, artifact, size: Some(document.size()), platforms, pushed }))
-    }
-}
-
 /// The images of an index, and what each is for.
 fn platforms(document: &Document) -> impl Iterator<Item = (&Part, String)> {
     let images = document.manifests.iter().filter(|part| !part.is_attestation()).take(MAX_SHOWN);
