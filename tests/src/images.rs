@@ -110,7 +110,10 @@ fn blob(folder: &Path, digest: &str) -> PathBuf {
 }
 
 /// A tar archive (ustar) with one file.
-fn tar(name: &str, content: &[u8]) -> Vec<u8> {
+///
+/// # Panics
+/// Never.
+pub fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     let mut header = [0u8; 512];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, name.as_bytes());

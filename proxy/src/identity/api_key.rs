@@ -1,6 +1,6 @@
 //! API keys: `zak_` and 256 random bits, shown once and stored as a hash.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use uuid::Uuid;
 
@@ -66,7 +66,7 @@ impl Keys {
     }
 
     /// The owner of a key, who must be called `user` if a name was given with it.
-    pub async fn find(&self, user: Option<&str>, key: &str) -> Result<Arc<Identity>, Refusal> {
+    pub async fn find(&self, user: Option<&str>, key: &str, client: Option<IpAddr>) -> Result<Arc<Identity>, Refusal> {
         // What can't be one isn't looked for.
         if key.len() != PREFIX.len() + secrets::TEXT_LEN {
             return Err(Rejection::UnknownKey.into());
@@ -77,17 +77,17 @@ impl Keys {
         if user.is_some_and(|user| !user.eq_ignore_ascii_case(&known.identity.user)) {
             return Err(Rejection::OthersKey.into());
         }
-        self.good(&known)
+        self.good(&known, client)
     }
 
     /// The owner of the key of this id.
-    pub async fn find_by_id(&self, id: &str) -> Result<Arc<Identity>, Refusal> {
+    pub async fn find_by_id(&self, id: &str, client: Option<IpAddr>) -> Result<Arc<Identity>, Refusal> {
         let load = async { Ok(self.store.key_by_id(id).await?.map(Known::from)) };
         let known = self.by_id.get(id, load).await?.ok_or(Rejection::OrphanToken)?;
-        self.good(&known)
+        self.good(&known, client)
     }
 
-    fn good(&self, known: &Known) -> Result<Arc<Identity>, Refusal> {
+    fn good(&self, known: &Known, client: Option<IpAddr>) -> Result<Arc<Identity>, Refusal> {
         if known.key.is_expired() {
             return Err(Rejection::ExpiredKey.into());
         }
@@ -95,7 +95,7 @@ impl Keys {
             tracing::error!(key = known.key.id, "the scopes of an API key can't be read");
             return Err(Rejection::UnreadableKey.into());
         }
-        self.usage.key(&known.key.id);
+        self.usage.key(&known.key.id, client);
         Ok(Arc::clone(&known.identity))
     }
 
@@ -169,15 +169,15 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let (text, key) = make(None).await;
-        assert!(keys.find(Some("Alice@company"), &text).await.is_ok());
-        assert!(matches!(rejected(keys.find(Some("bob"), &text).await), Rejection::OthersKey));
-        assert!(keys.find_by_id(&key.id).await.is_ok());
+        assert!(keys.find(Some("Alice@company"), &text, None).await.is_ok());
+        assert!(matches!(rejected(keys.find(Some("bob"), &text, None).await), Rejection::OthersKey));
+        assert!(keys.find_by_id(&key.id, None).await.is_ok());
         let bob = PersonId { subject: "2".to_owned(), ..alice.id.clone() };
         assert!(!keys.revoke(&bob, &key.id).await.expect("asked"));
         assert!(keys.revoke(&alice.id, &key.id).await.expect("revoked"));
-        assert!(matches!(rejected(keys.find(None, &text).await), Rejection::UnknownKey));
-        assert!(matches!(rejected(keys.find_by_id(&key.id).await), Rejection::OrphanToken));
+        assert!(matches!(rejected(keys.find(None, &text, None).await), Rejection::UnknownKey));
+        assert!(matches!(rejected(keys.find_by_id(&key.id, None).await), Rejection::OrphanToken));
         let (text, _) = make(Some(1)).await;
-        assert!(matches!(rejected(keys.find(None, &text).await), Rejection::ExpiredKey));
+        assert!(matches!(rejected(keys.find(None, &text, None).await), Rejection::ExpiredKey));
     }
 }

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use moka::future::Cache;
-use serde_json::Map;
+use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
 use super::{AuthMethod, Identity, Refusal, Rejection, limits::Checking};
@@ -17,6 +17,9 @@ const ANSWER_LIFETIME: Duration = Duration::from_mins(5);
 
 /// How many passwords are checked at once; the others wait.
 const BCRYPT_CONCURRENCY: usize = 2;
+
+/// The claim that holds the fingerprint of a password.
+const FINGERPRINT_CLAIM: &str = "password_fingerprint";
 
 /// The users of the file, and their hashes.
 pub type PasswordFile = HashMap<String, String>;
@@ -108,6 +111,17 @@ impl Passwords {
     pub fn find_by_fingerprint(&self, user: &str, fingerprint: &str) -> Option<Arc<Identity>> {
         let hash = self.users.get(user)?;
         (self.fingerprint(user, hash) == fingerprint).then(|| Arc::new(self.identity(user, hash)))
+    }
+
+    /// What is kept of somebody who has signed in with a browser, to see that their password is still the same.
+    pub fn claims(&self, fingerprint: &str) -> Map<String, Value> {
+        Map::from_iter([(FINGERPRINT_CLAIM.to_owned(), fingerprint.into())])
+    }
+
+    /// Whether the password of that is still theirs.
+    pub fn vouches_for(&self, identity: &Identity) -> bool {
+        let fingerprint = identity.claims.get(FINGERPRINT_CLAIM).and_then(Value::as_str);
+        fingerprint.is_some_and(|fingerprint| self.find_by_fingerprint(&identity.user, fingerprint).is_some())
     }
 
     fn identity(&self, user: &str, hash: &str) -> Identity {

@@ -281,7 +281,7 @@ impl Identities {
             },
             Credential::Session(id) => self.sessions.find(id).await?,
             Credential::Basic { user, password } => self.by_password(verifiers, user, password, from).await?,
-            Credential::Bearer(text) if api_key::is_key(text) => self.by_key(None, text).await?,
+            Credential::Bearer(text) if api_key::is_key(text) => self.by_key(None, text, from).await?,
             Credential::Bearer(text) => match Verifiers::issuer_of(text) {
                 Some(issuer) if issuer != self.tokens.issuer() => verifiers.by_jwt(&issuer, text).await?,
                 _ => return self.by_own_token(verifiers, text, from).await,
@@ -303,7 +303,7 @@ impl Identities {
         from: &ConnectionInfo<'_>,
     ) -> Result<Arc<Identity>, Refusal> {
         if api_key::is_key(password) {
-            return self.by_key(Some(user), password).await;
+            return self.by_key(Some(user), password, from).await;
         }
         if let Some(issuer) = Verifiers::issuer_of(password) {
             return verifiers.by_jwt(&issuer, password).await;
@@ -321,11 +321,16 @@ impl Identities {
         found
     }
 
-    async fn by_key(&self, user: Option<&str>, text: &str) -> Result<Arc<Identity>, Refusal> {
+    async fn by_key(
+        &self,
+        user: Option<&str>,
+        text: &str,
+        from: &ConnectionInfo<'_>,
+    ) -> Result<Arc<Identity>, Refusal> {
         if !self.api_keys {
             return Err(Rejection::KeysOff.into());
         }
-        self.keys.find(user, text).await
+        self.keys.find(user, text, from.client).await
     }
 
     /// One of our own tokens is good as long as the credential that it was made of.
@@ -339,7 +344,7 @@ impl Identities {
         let identity = match origin {
             Origin::Nobody => None,
             Origin::Key(_) if !self.api_keys => return Err(Rejection::KeysOff.into()),
-            Origin::Key(id) => Some(self.keys.find_by_id(&id).await?),
+            Origin::Key(id) => Some(self.keys.find_by_id(&id, from.client).await?),
             Origin::RefreshToken(id) => {
                 let token = self.refresh_tokens.find_by_id(&id).await?;
                 Some(self.of_refresh_token(verifiers, &token)?)

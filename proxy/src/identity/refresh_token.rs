@@ -57,6 +57,18 @@ impl RefreshTokens {
         found.filter(|token| token.expires_at > now()).ok_or_else(|| Rejection::OrphanToken.into())
     }
 
+    /// The newest of all.
+    pub async fn newest(&self, most: i64) -> Result<Vec<RefreshToken>, StoreError> {
+        self.store.refresh_tokens(most).await
+    }
+
+    /// Revokes the one of this id, and with it the tokens that were made of it; whether there was one.
+    pub async fn revoke_by_id(&self, id: &str) -> Result<bool, StoreError> {
+        let there = self.store.delete_refresh_token_by_id(id).await?;
+        self.by_id.forget(id).await;
+        Ok(there)
+    }
+
     /// Revokes one, and with it the tokens that were made of it; whether there was one.
     pub async fn revoke(&self, text: &str) -> Result<bool, StoreError> {
         let Some(id) = self.store.delete_refresh_token(&secrets::hash(text)).await? else { return Ok(false) };

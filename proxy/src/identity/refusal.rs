@@ -78,6 +78,9 @@ pub enum Rejection {
     /// There is no such session.
     #[error("the session has ended; sign in again")]
     UnknownSession,
+    /// The password that its owner has signed in with isn't theirs any more.
+    #[error("the password was changed, or its owner was taken from the password file; sign in again")]
+    ChangedPassword,
     /// A bearer token that isn't ours.
     #[error("the bearer token is not one of this registry's")]
     NotAToken,
@@ -161,6 +164,7 @@ impl Rejection {
             | Self::UnknownSession
             | Self::ExpiredToken
             | Self::OrphanToken
+            | Self::ChangedPassword
             | Self::NoTokenOfThis
             | Self::UnknownIssuer(_)
             | Self::Jwt(_)

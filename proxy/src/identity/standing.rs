@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{AuthMethod, Identity, Refusal, Rejection, Verifiers, credential_cache::CredentialCache};
-use crate::store::{PersonId, Standing, Store};
+use crate::store::{PASSWORD_FILE, PersonId, Standing, Store};
 
 /// How people stand, with those in use in memory for a few seconds.
 pub struct Standings {
@@ -30,6 +30,12 @@ impl Standings {
     /// Why it isn't, or that this can't be found out now.
     pub async fn vouch(&self, verifiers: &Verifiers, identity: Arc<Identity>) -> Result<Arc<Identity>, Refusal> {
         match (&identity.person, &identity.method) {
+            (Some(id), _) if id.provider == PASSWORD_FILE => {
+                if !verifiers.passwords.as_ref().is_some_and(|file| file.vouches_for(&identity)) {
+                    return Err(Rejection::ChangedPassword.into());
+                }
+                self.check(id, &identity).await?;
+            }
             (Some(id), _) => {
                 if verifiers.provider(&id.provider).is_none() {
                     return Err(Rejection::UnknownProvider.into());

@@ -52,6 +52,15 @@ pub enum Event<'a> {
     },
     /// Somebody has ended another session of theirs.
     SessionEnded,
+    /// Somebody in `adminPolicy` has ended something of another person's, or a job's.
+    EndedByAdmin {
+        /// `session`, `api_key` or `refresh_token`.
+        kind: &'a str,
+        /// Its public name.
+        object: &'a str,
+        /// Whose.
+        of: &'a str,
+    },
     /// An API key was made.
     KeyCreated {
         /// Its id.

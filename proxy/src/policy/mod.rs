@@ -279,6 +279,25 @@ impl Rules {
         self.metrics.anonymous || identity.is_some_and(may)
     }
 
+    /// Whether `adminPolicy` names somebody.
+    pub fn is_admin(&self, identity: &Identity) -> bool {
+        self.admin.names(&self.subject(Some(identity)))
+    }
+
+    /// The patterns in which somebody may do something, and what, as far as that can be said before it is known what exactly:
+    /// conditions may still say no, and a longer pattern may have rules of its own.
+    pub fn patterns_of(&self, identity: &Identity) -> Vec<(&str, Actions)> {
+        let subject = self.subject(Some(identity));
+        let admin = if self.admin.names(&subject) { self.admin.actions } else { Actions::default() };
+        let patterns = self.repositories.iter().map(|(pattern, rules)| {
+            let own = rules.policies.iter().filter(|policy| policy.names(&subject)).map(|policy| policy.actions);
+            let granted: Vec<Actions> = own.chain([rules.default_policy, admin]).collect();
+            let may = |action: &Action| granted.iter().any(|actions| actions.contains(*action));
+            (pattern.text(), Action::ALL.into_iter().filter(may).collect())
+        });
+        patterns.filter(|(_, actions)| *actions != Actions::default()).collect()
+    }
+
     fn subject<'a>(&'a self, identity: Option<&'a Identity>) -> Subject<'a> {
         Subject { identity, configured: identity.and_then(|identity| self.groups.get(&identity.user)) }
     }

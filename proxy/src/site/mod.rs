@@ -4,6 +4,7 @@ mod api_keys;
 mod backchannel;
 mod browser_session;
 mod pages;
+mod password_sign_in;
 mod sign_in;
 mod sign_out;
 mod status;
@@ -29,7 +30,7 @@ pub const MAX_FORM_BYTES: usize = 64 * 1024;
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .merge(pages::router())
-        .route("/zot/auth/login", get(sign_in::begin))
+        .route("/zot/auth/login", get(sign_in::begin).post(password_sign_in::sign_in))
         .route("/zot/auth/callback/{provider}", get(sign_in::finish))
         .route("/zot/auth/logout", post(sign_out::sign_out))
         .route("/zot/auth/backchannel-logout/{provider}", post(backchannel::sign_out))

@@ -54,7 +54,7 @@ struct Pending {
 
 /// Why a sign-in ended nowhere, if the provider isn't to blame.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+pub enum Broken {
     #[error("there is no sign-in provider of this name here")]
     Provider,
     #[error("callback_ui may only lead to a page of this registry, or to an origin in callbackAllowOrigins")]
@@ -98,7 +98,10 @@ impl Broken {
         app.metrics.sign_in(if self.status().is_server_error() { "failed" } else { "refused" });
         app.audit.record(&request.origin(), &Event::SignInRefused { reason: &self.to_string() });
         tracing::warn!(request = request.id, client = ?request.client, reason = %self, "a sign-in was refused");
-        pages::refusal(self.status(), "You are not signed in", &self.to_string(), &request.id).into_response()
+        let reason = self.to_string();
+        let failure =
+            pages::SignInFailure { status: self.status(), reason: &reason, request_id: &request.id, back: "/" };
+        failure.page(app).into_response()
     }
 }
 
@@ -110,7 +113,7 @@ fn provider(app: &App, id: Option<&str>) -> Result<Arc<Provider>, Broken> {
 }
 
 /// Where a sign-in returns to. Read as browsers read it, so that `/\evil` and `/<tab>/evil` are what they are.
-fn return_to(app: &App, text: Option<&str>) -> Result<String, Broken> {
+pub fn return_to(app: &App, text: Option<&str>) -> Result<String, Broken> {
     let base = Url::parse(&app.external_url.join("/")).map_err(|_| Broken::ReturnTo)?;
     let url = base.join(text.unwrap_or("/")).map_err(|_| Broken::ReturnTo)?;
     // Not blob: and its like, which have the origin of what is inside (URL standard, "Origin").

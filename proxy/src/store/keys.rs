@@ -39,6 +39,8 @@ pub struct ApiKey {
     pub expires_at: Option<i64>,
     /// When it was last used, as far as that was written.
     pub used_at: Option<i64>,
+    /// From where; empty if that isn't known.
+    pub used_from: String,
     /// What it is for; everything that its owner may do, if that is empty.
     pub scopes: Vec<String>,
 }
@@ -53,6 +55,7 @@ impl ApiKey {
             created_at: row.try_get("created_at")?,
             expires_at: row.try_get("expires_at")?,
             used_at: row.try_get("used_at")?,
+            used_from: row.try_get("used_from")?,
             scopes: serde_json::from_str(row.try_get("scopes")?).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
         })
     }
@@ -66,7 +69,7 @@ impl ApiKey {
 macro_rules! select_key {
     ($condition:literal) => {
         concat!(
-            "SELECT k.id, k.label, k.user_agent, k.created_at, k.expires_at, k.used_at, k.scopes,
+            "SELECT k.id, k.label, k.user_agent, k.created_at, k.expires_at, k.used_at, k.used_from, k.scopes,
                     p.provider, p.subject, p.name, p.user_groups, p.claims
              FROM api_keys k JOIN people p ON p.provider = k.provider AND p.subject = k.subject WHERE ",
             $condition

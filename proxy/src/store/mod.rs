@@ -26,7 +26,7 @@ use sqlx::{
 pub use self::{
     backup::back_up,
     keys::{ApiKey, NewKey},
-    people::{Due, PersonId, Renewability, SignInRefused, Standing, SuspensionCause, User},
+    people::{Due, PASSWORD_FILE, Person, PersonId, Renewability, SignInRefused, Standing, SuspensionCause, User},
     refresh_tokens::RefreshToken,
     sessions::{NewSession, Session},
     usage::Usage,
@@ -58,6 +58,7 @@ fn migrations() -> Migrator {
         ("people", include_str!("../../migrations/0001_people.sql")),
         ("credentials", include_str!("../../migrations/0002_credentials.sql")),
         ("standing", include_str!("../../migrations/0003_standing.sql")),
+        ("used_from", include_str!("../../migrations/0004_used_from.sql")),
     ];
     let migrations = files.into_iter().zip(1..).map(|((description, sql), version)| {
         Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)

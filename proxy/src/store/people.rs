@@ -17,6 +17,9 @@ pub struct PersonId {
     pub subject: String,
 }
 
+/// The provider of those whom the password file has signed in; none of the configuration can be called so.
+pub const PASSWORD_FILE: &str = "password file";
+
 /// What a provider says of somebody.
 #[derive(Clone, Debug, PartialEq)]
 pub struct User {
@@ -100,6 +103,23 @@ impl Standing {
             unconfirmed_since: time("unconfirmed_since")?,
             suspended: time("suspended_at")?.map(|at| (at, why)),
         })
+    }
+}
+
+/// Somebody, for who looks after the registry.
+#[derive(Clone, Debug)]
+pub struct Person {
+    /// How they stand.
+    pub standing: Standing,
+    /// How many sessions they have.
+    pub sessions: i64,
+    /// How many API keys.
+    pub keys: i64,
+}
+
+impl Person {
+    fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { standing: Standing::from_row(row)?, sessions: row.try_get("sessions")?, keys: row.try_get("keys")? })
     }
 }
 
@@ -216,6 +236,33 @@ impl Store {
             )
             .await?;
         Ok(rows.iter().map(Standing::from_row).collect::<Result<_, _>>()?)
+    }
+
+    /// People whose names have `wanted` somewhere, by name after `after`; at most so many.
+    pub async fn find_people(&self, wanted: &str, after: &str, most: i64) -> Result<Vec<Person>, StoreError> {
+        // What a pattern would read otherwise is escaped (LIKE, ESCAPE).
+        let escaped: String = wanted
+            .to_lowercase()
+            .chars()
+            .flat_map(|c| matches!(c, '%' | '_' | '\\').then_some('\\').into_iter().chain([c]))
+            .collect();
+        let query = sqlx::query(
+            "SELECT p.provider, p.subject, p.name, p.seen_at, p.unconfirmed_since, p.suspended_at, p.suspended_why,
+                    (SELECT COUNT(*) FROM sessions s WHERE s.provider = p.provider AND s.subject = p.subject) AS sessions,
+                    (SELECT COUNT(*) FROM api_keys k WHERE k.provider = p.provider AND k.subject = p.subject) AS keys
+             FROM people p WHERE p.suspended_why <> 'released' AND LOWER(p.name) LIKE $1 ESCAPE '\\' AND p.name > $2
+             ORDER BY p.name LIMIT $3",
+        );
+        let query = query.bind(format!("%{escaped}%")).bind(after).bind(most);
+        let rows = self.within(query.fetch_all(&self.pool)).await?;
+        Ok(rows.iter().map(Person::from_row).collect::<Result<_, _>>()?)
+    }
+
+    /// What their provider last said of somebody, by name.
+    pub async fn user_by_name(&self, name: &str) -> Result<Option<User>, StoreError> {
+        let query = sqlx::query("SELECT provider, subject, name, user_groups, claims FROM people WHERE name = $1");
+        let row = self.within(query.bind(name).fetch_optional(&self.pool)).await?;
+        Ok(row.as_ref().map(User::from_row).transpose()?)
     }
 
     /// Whether anybody has signed in yet.

@@ -60,6 +60,22 @@ impl Store {
         Ok(row.as_ref().map(RefreshToken::from_row).transpose()?)
     }
 
+    /// The refresh tokens of all jobs that haven't expired, the newest first; at most so many.
+    pub async fn refresh_tokens(&self, most: i64) -> Result<Vec<RefreshToken>, StoreError> {
+        let query = sqlx::query(
+            "SELECT id, issuer, claims, expires_at FROM refresh_tokens WHERE expires_at > $1
+             ORDER BY created_at DESC, id LIMIT $2",
+        );
+        let rows = self.within(query.bind(now()).bind(most).fetch_all(&self.pool)).await?;
+        Ok(rows.iter().map(RefreshToken::from_row).collect::<Result<_, _>>()?)
+    }
+
+    /// Revokes the refresh token of this public name; whether there was one.
+    pub async fn delete_refresh_token_by_id(&self, id: &str) -> Result<bool, StoreError> {
+        let query = sqlx::query("DELETE FROM refresh_tokens WHERE id = $1").bind(id);
+        Ok(self.within(query.execute(&self.pool)).await?.rows_affected() == 1)
+    }
+
     /// Revokes the refresh token with this hash; gives its public name if there was one.
     pub async fn delete_refresh_token(&self, token_hash: &str) -> Result<Option<String>, StoreError> {
         let query = sqlx::query("DELETE FROM refresh_tokens WHERE token_hash = $1 RETURNING id").bind(token_hash);

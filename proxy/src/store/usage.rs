@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
 };
 
@@ -10,31 +11,32 @@ use super::{Store, StoreError, now};
 /// What was used since it was last written.
 #[derive(Default)]
 pub struct Usage {
-    keys: Mutex<HashMap<String, i64>>,
+    /// When, and from where.
+    keys: Mutex<HashMap<String, (i64, Option<IpAddr>)>>,
     sessions: Mutex<HashMap<String, i64>>,
 }
 
-fn note(map: &Mutex<HashMap<String, i64>>, name: &str) {
+fn note<T>(map: &Mutex<HashMap<String, T>>, name: &str, use_of_now: T) {
     let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
     match map.get_mut(name) {
-        Some(at) => *at = now(),
-        None => drop(map.insert(name.to_owned(), now())),
+        Some(noted) => *noted = use_of_now,
+        None => drop(map.insert(name.to_owned(), use_of_now)),
     }
 }
 
-fn taken(map: &Mutex<HashMap<String, i64>>) -> HashMap<String, i64> {
+fn taken<T>(map: &Mutex<HashMap<String, T>>) -> HashMap<String, T> {
     std::mem::take(&mut *map.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Usage {
-    /// The key of this id was used now.
-    pub fn key(&self, id: &str) {
-        note(&self.keys, id);
+    /// The key of this id was used now, from there.
+    pub fn key(&self, id: &str, client: Option<IpAddr>) {
+        note(&self.keys, id, (now(), client));
     }
 
     /// The session whose id has this hash was used now.
     pub fn session(&self, id_hash: &str) {
-        note(&self.sessions, id_hash);
+        note(&self.sessions, id_hash, now());
     }
 
     /// When the session was last used, if that isn't written yet.
@@ -52,9 +54,10 @@ impl Usage {
         let (keys, sessions) = (taken(&self.keys), taken(&self.sessions));
         // One flush for all.
         let mut transaction = store.pool.begin().await?;
-        for (id, at) in keys {
-            let query = sqlx::query("UPDATE api_keys SET used_at = $1 WHERE id = $2 AND COALESCE(used_at, 0) < $1");
-            query.bind(at).bind(id).execute(&mut *transaction).await?;
+        for (id, (at, client)) in keys {
+            let query = "UPDATE api_keys SET used_at = $1, used_from = $3 WHERE id = $2 AND COALESCE(used_at, 0) < $1";
+            let client = client.map(|client| client.to_string()).unwrap_or_default();
+            sqlx::query(query).bind(at).bind(id).bind(client).execute(&mut *transaction).await?;
         }
         for (id_hash, at) in sessions {
             let query = sqlx::query("UPDATE sessions SET used_at = $1 WHERE id_hash = $2 AND used_at < $1");

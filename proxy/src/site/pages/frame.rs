@@ -19,6 +19,8 @@ pub enum Place {
     Keys,
     /// Browser sessions.
     Sessions,
+    /// All of both, for who looks after the registry.
+    People,
 }
 
 /// A page, with its status.
@@ -91,6 +93,9 @@ fn bar(viewer: &Viewer, at: Option<Place>) -> Markup {
             places.push((Place::Keys, "Keys", "/keys"));
         }
         places.push((Place::Sessions, "Sessions", "/sessions"));
+        if viewer.is_admin {
+            places.push((Place::People, "People", "/people"));
+        }
     }
     html! {
         nav aria-label="Places" {

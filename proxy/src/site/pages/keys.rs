@@ -13,10 +13,11 @@ use serde::Deserialize;
 
 use super::{
     frame::{self, Page, Place, heading},
-    viewer::{Viewer, database_failed, sender},
+    viewer::{Viewer, database_failed},
     words::{ago, command, plain, until},
 };
 use crate::{
+    action::Action,
     app::App,
     identity::api_key::WantedKey,
     request::RequestInfo,
@@ -29,6 +30,9 @@ use crate::{
 
 /// A key that ends sooner than this says so loudly, in seconds.
 const SOON: i64 = 14 * 24 * 60 * 60;
+
+/// How many patterns of the rules are offered.
+const MAX_PATTERNS_OFFERED: usize = 40;
 
 /// A key that has just been made: the only time that it is shown.
 struct NewKey {
@@ -71,7 +75,7 @@ async fn list(app: &App, viewer: &Viewer, owner: &Owner, new: Option<NewKey>, re
         } @else {
             section class="card rows" { ul { @for key in &keys { li { (row(key)) } } } }
         }
-        (form())
+        (form(viewer, owner))
     };
     Page::at(Place::Keys, "API keys", body).show(viewer)
 }
@@ -89,7 +93,10 @@ fn row(key: &ApiKey) -> Markup {
             p class="soft" {
                 "made " (ago(key.created_at)) " · "
                 @match key.expires_at { None => "never ends", Some(at) => { "ends " (until(at)) } } " · "
-                @match key.used_at { None => "never used", Some(at) => { "used " (ago(at)) } }
+                @match key.used_at {
+                    None => "never used",
+                    Some(at) => { "used " (ago(at)) @if !key.used_from.is_empty() { " from " (key.used_from) } }
+                }
             }
         }
         form method="post" action="/keys/revoke" {
@@ -99,38 +106,61 @@ fn row(key: &ApiKey) -> Markup {
     }
 }
 
-fn form() -> Markup {
+/// What a key may be for: no more than its owner may.
+fn form(viewer: &Viewer, owner: &Owner) -> Markup {
+    let patterns = viewer.live.rules.patterns_of(&owner.identity);
+    let may = |action| patterns.is_empty() || patterns.iter().any(|(_, actions)| actions.contains(action));
     html! {
         section class="card" {
             h2 { "Make a key" }
-            form class="fields" method="post" action="/keys" {
-                label { "Name" input name="label" required maxlength=(MAX_LABEL_CHARS) placeholder="where it will live" autocomplete="off"; }
-                label { "May" select name="may" {
-                    option value="" { "everything I may" }
-                    option value="read" { "only pull" }
-                    option value="push" { "pull and push" }
-                } }
-                label { "In" input name="in" placeholder="all, or such as team/**" autocomplete="off"; }
-                label { "Ends" select name="days" {
-                    option value="90" { "in 90 days" }
-                    option value="30" { "in 30 days" }
-                    option value="365" { "in a year" }
-                    option value="0" { "never" }
-                } }
-                button { "Make a key" }
+            form class="stack" method="post" action="/keys" {
+                div class="fields" {
+                    label { "Name" input name="label" required maxlength=(MAX_LABEL_CHARS) placeholder="where it will live" autocomplete="off"; }
+                    label { "Ends" select name="days" {
+                        option value="90" { "in 90 days" }
+                        option value="30" { "in 30 days" }
+                        option value="365" { "in a year" }
+                        option value="0" { "never" }
+                    } }
+                    label { "May" select name="may" {
+                        option value="" { "everything I may" }
+                        option value="read" { "only pull" }
+                        @if may(Action::Create) || may(Action::Update) { option value="push" { "pull and push" } }
+                    } }
+                }
+                fieldset {
+                    legend { "In all that I may use, or only in" }
+                    @for (pattern, _) in patterns.iter().take(MAX_PATTERNS_OFFERED) {
+                        label class="pick" { input type="checkbox" name="in" value=(pattern); code { (pattern) } }
+                    }
+                    label class="pick" { "others:" input name="in" placeholder="such as team/api or team/**" autocomplete="off" autocapitalize="none"; }
+                }
+                div class="actions" { button { "Make a key" } }
             }
         }
     }
 }
 
-#[derive(Deserialize)]
-pub struct MakeKey {
+/// What the form says: its fields, of which `in` may stand more than once.
+struct MakeKey {
     label: String,
-    days: i64,
-    #[serde(default)]
-    may: String,
-    #[serde(default, rename = "in")]
-    patterns: String,
+    expires_at: Option<i64>,
+    scopes: Vec<String>,
+}
+
+impl From<Vec<(String, String)>> for MakeKey {
+    fn from(fields: Vec<(String, String)>) -> Self {
+        let first = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value);
+        let days: i64 = first("days").parse().unwrap_or_default();
+        let patterns =
+            fields.iter().filter(|(key, _)| key == "in").flat_map(|(_, value)| value.split_ascii_whitespace());
+        let scopes = std::iter::once(first("may")).chain(patterns).filter(|scope| !scope.is_empty());
+        Self {
+            label: first("label").chars().take(MAX_LABEL_CHARS).collect(),
+            expires_at: (1..=3650).contains(&days).then(|| now() + days * 24 * 60 * 60),
+            scopes: scopes.map(str::to_owned).collect(),
+        }
+    }
 }
 
 /// `POST /keys`
@@ -138,32 +168,26 @@ pub async fn create(
     State(app): State<Arc<App>>,
     Extension(request): Extension<RequestInfo>,
     headers: HeaderMap,
-    Form(form): Form<MakeKey>,
+    Form(fields): Form<Vec<(String, String)>>,
 ) -> Response {
-    let owner = match sender(&app, &headers, &request).await {
-        Ok(owner) => owner,
+    let (viewer, owner) = match Viewer::sender(&app, &request, &headers).await {
+        Ok(known) => known,
         Err(response) => return response,
     };
     if !app.identities.api_keys {
         return Redirect::to("/").into_response();
     }
-    let label: String = form.label.chars().take(MAX_LABEL_CHARS).collect();
-    let scopes = std::iter::once(form.may.as_str()).chain(form.patterns.split_ascii_whitespace());
-    let scopes: Vec<String> = scopes.filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
+    let MakeKey { label, expires_at, scopes } = fields.into();
     let refused = |status, reason: &str| frame::refusal(status, "No key was made", reason, &request.id).into_response();
     if let Err(error) = must_be_scopes(&scopes) {
         return refused(StatusCode::BAD_REQUEST, &error.to_string());
     }
-    let expires_at = (1..=3650).contains(&form.days).then(|| now() + form.days * 24 * 60 * 60);
     let wanted = WantedKey { label: &label, user_agent: &user_agent(&headers), expires_at, scopes: &scopes };
     match app.identities.keys.create(&owner.id, &wanted).await {
         Ok(None) => refused(StatusCode::FORBIDDEN, &too_many_keys().to_string()),
         Ok(Some((text, key))) => {
             key_created(&app, &request, &key);
-            match Viewer::of(&app, &request, &headers, "/keys").await {
-                Ok(viewer) => list(&app, &viewer, &owner, Some(NewKey { text, label }), &request).await,
-                Err(response) => response,
-            }
+            list(&app, &viewer, &owner, Some(NewKey { text, label }), &request).await
         }
         Err(error) => database_failed(&error, &request),
     }
@@ -181,8 +205,8 @@ pub async fn revoke(
     headers: HeaderMap,
     Form(form): Form<RevokeKey>,
 ) -> Response {
-    let owner = match sender(&app, &headers, &request).await {
-        Ok(owner) => owner,
+    let (_, owner) = match Viewer::sender(&app, &request, &headers).await {
+        Ok(known) => known,
         Err(response) => return response,
     };
     match app.identities.keys.revoke(&owner.id, &form.id).await {

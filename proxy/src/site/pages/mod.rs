@@ -1,12 +1,17 @@
 //! What people see: one file a screen, its template beside its query. Plain HTML that works without a script, in one frame.
 
 mod access;
+mod compare;
+mod deletion;
 mod frame;
 mod image;
 mod keys;
+mod layer;
+mod people;
 mod repositories;
 mod repository;
 mod sessions;
+mod target;
 mod viewer;
 mod welcome;
 mod words;
@@ -20,7 +25,10 @@ use axum::{
     routing::{get, post},
 };
 
-pub use self::frame::{message, refusal};
+pub use self::{
+    frame::{message, refusal},
+    welcome::SignInFailure,
+};
 use crate::app::App;
 
 /// The pages.
@@ -30,10 +38,16 @@ pub fn router() -> Router<Arc<App>> {
         .route("/repositories", get(repositories::show))
         .route("/repository/{*name}", get(repository::show))
         .route("/image/{*target}", get(image::show))
-        .route("/delete/{*target}", get(image::confirm_deletion).post(image::delete))
+        .route("/layer/{*target}", get(layer::show))
+        .route("/compare/{*name}", get(compare::show))
+        .route("/delete/{*target}", get(deletion::confirm).post(deletion::delete))
         .route("/access", get(access::show))
         .route("/keys", get(keys::show).post(keys::create))
         .route("/keys/revoke", post(keys::revoke))
+        .route("/people", get(people::list))
+        .route("/people/one", get(people::one))
+        .route("/people/jobs", get(people::jobs))
+        .route("/people/end", post(people::end))
         .route("/sessions", get(sessions::show))
         .route("/sessions/end", post(sessions::end))
         .route("/static/berth.css", get(async || file("text/css; charset=utf-8", include_str!("berth.css"))))

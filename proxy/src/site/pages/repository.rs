@@ -17,7 +17,8 @@ use serde::Deserialize;
 
 use super::{
     frame::{Page, Place, heading},
-    image::{Artifact, commands, crumbs},
+    image::Artifact,
+    target::{commands, crumbs},
     viewer::{Viewer, nothing_here, registry_failed},
     words::{ago, count, digest, in_query, plain, pushed, size},
 };

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{
     frame::{Page, Place, heading},
-    viewer::{Viewer, database_failed, sender},
+    viewer::{Viewer, database_failed},
     words::{ago, plain},
 };
 use crate::{
@@ -61,7 +61,7 @@ pub async fn show(
 }
 
 /// `Firefox on Linux`, as far as a browser says what it is (RFC 9110, section 10.1.5).
-fn browser(user_agent: &str) -> String {
+pub fn browser(user_agent: &str) -> String {
     let first = |known: &[(&str, &'static str)]| {
         known.iter().find(|(mark, _)| user_agent.contains(mark)).map(|(_, name)| *name)
     };
@@ -102,8 +102,8 @@ pub async fn end(
     headers: HeaderMap,
     Form(form): Form<EndSession>,
 ) -> Response {
-    let owner = match sender(&app, &headers, &request).await {
-        Ok(owner) => owner,
+    let (_, owner) = match Viewer::sender(&app, &request, &headers).await {
+        Ok(known) => known,
         Err(response) => return response,
     };
     match app.identities.sessions.end_of(&owner.id, &form.id).await {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    http::{HeaderMap, Method, StatusCode},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
 use berth_oci::{Operation, Reference, Repository};
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     app::{App, Reloadable},
-    identity::{Identity, Rejection},
+    identity::{Identity, Refusal, Rejection},
     policy::{Circumstances, Verdict},
     request::{RequestInfo, is_our_own},
     site::browser_session::{BrowserSession, Owner, browser_session, clear_cookie, with_cookies},
@@ -32,6 +32,8 @@ pub struct Viewer {
     pub host: String,
     /// Whether there are API keys here.
     pub has_keys: bool,
+    /// Whether `adminPolicy` names them.
+    pub is_admin: bool,
     /// What they should know on each page.
     pub notice: Option<Markup>,
     pub live: Arc<Reloadable>,
@@ -53,7 +55,7 @@ impl Viewer {
                 let page = welcome::page(app, path, Some(&notice));
                 return Err(with_cookies(page.into_response(), clear_cookie(app, app.session_cookie())));
             }
-            Err(error) => return Err(database_failed(&error, request)),
+            Err(refusal) => return Err(unrecognized(&refusal, request)),
         };
         if viewer.owner.is_none() && !viewer.live.rules.has_anonymous() {
             return Err(welcome::page(app, path, None).into_response());
@@ -80,12 +82,32 @@ impl Viewer {
         }
     }
 
+    /// The same for who looks after the registry; to others there is no such page.
+    pub async fn admin(app: &App, request: &RequestInfo, headers: &HeaderMap, path: &str) -> Result<Self, Response> {
+        let (viewer, _) = Self::signed_in(app, request, headers, path).await?;
+        if viewer.is_admin { Ok(viewer) } else { Err(nothing_here(&viewer, "page")) }
+    }
+
+    /// The same for who sends a form of a page.
+    pub async fn sender(app: &App, request: &RequestInfo, headers: &HeaderMap) -> Result<(Self, Owner), Response> {
+        if !is_our_own(headers, &app.external_url) {
+            let reason = "the form came from another site's page";
+            let page = frame::refusal(StatusCode::FORBIDDEN, "Nothing was changed", reason, &request.id);
+            return Err(page.into_response());
+        }
+        let viewer = Self::of(app, request, headers, "/").await?;
+        let owner = viewer.owner.clone().ok_or_else(|| Redirect::to("/").into_response())?;
+        Ok((viewer, owner))
+    }
+
     fn new(app: &App, request: &RequestInfo, owner: Option<Owner>) -> Self {
         let live = app.live();
         let groups = owner.as_ref().map(|owner| live.rules.groups_of(&owner.identity)).unwrap_or_default();
         let host = app.external_url.authority().to_owned();
         let circumstances = request.circumstances(&Method::GET);
-        Self { owner, groups, host, has_keys: app.identities.api_keys, notice: None, live, circumstances }
+        let is_admin = owner.as_ref().is_some_and(|owner| live.rules.is_admin(&owner.identity));
+        let has_keys = app.identities.api_keys;
+        Self { owner, groups, host, has_keys, is_admin, notice: None, live, circumstances }
     }
 
     /// As the rules know them.
@@ -131,6 +153,15 @@ fn unconfirmed_notice(app: &App, since: i64, id: &PersonId) -> Markup {
     }
 }
 
+/// A page for when it can't be found out who somebody is.
+fn unrecognized(refusal: &Refusal, request: &RequestInfo) -> Response {
+    let Refusal::Throttled(wait) = refusal else { return database_failed(refusal, request) };
+    let page = frame::refusal(StatusCode::TOO_MANY_REQUESTS, "Wait a moment", &refusal.to_string(), &request.id);
+    let mut response = page.into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+    response
+}
+
 /// A page for when the database is away.
 pub fn database_failed(error: &dyn std::fmt::Display, request: &RequestInfo) -> Response {
     tracing::error!(request = request.id, %error, "a page can't be shown");
@@ -155,17 +186,4 @@ pub fn nothing_here(viewer: &Viewer, what: &str) -> Response {
         }
     };
     frame::Page::new(StatusCode::NOT_FOUND, "Nothing here", body).show(viewer)
-}
-
-/// Whoever sends a form of a page.
-pub async fn sender(app: &App, headers: &HeaderMap, request: &RequestInfo) -> Result<Owner, Response> {
-    if !is_our_own(headers, &app.external_url) {
-        let reason = "the form came from another site's page";
-        return Err(frame::refusal(StatusCode::FORBIDDEN, "Nothing was changed", reason, &request.id).into_response());
-    }
-    match browser_session(app, request, headers).await {
-        Ok(BrowserSession::Known(owner)) => Ok(owner),
-        Ok(BrowserSession::Unknown | BrowserSession::Ended(_)) => Err(Redirect::to("/").into_response()),
-        Err(error) => Err(database_failed(&error, request)),
-    }
 }

@@ -8,11 +8,24 @@ use berth_oci::{Digest, MediaType};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::super::words::plain;
+
 /// How many of anything a page shows.
 pub const MAX_SHOWN: usize = 200;
 
+/// What of a configuration says how an image runs, and what pages call it.
+pub const SETTINGS: [(&str, &str); 7] = [
+    ("Entrypoint", "Entrypoint"),
+    ("Command", "Cmd"),
+    ("User", "User"),
+    ("Folder", "WorkingDir"),
+    ("Ports", "ExposedPorts"),
+    ("Volumes", "Volumes"),
+    ("Environment", "Env"),
+];
+
 /// A manifest, as far as pages show it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Document {
     #[serde(default)]
@@ -65,7 +78,7 @@ pub struct Platform {
 impl Platform {
     /// `linux/arm64/v8`
     pub fn name(&self) -> String {
-        let parts = [&self.os, &self.architecture, &self.variant].map(|part| super::plain(part));
+        let parts = [&self.os, &self.architecture, &self.variant].map(|part| plain(part));
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
     }
 }
@@ -157,16 +170,16 @@ impl Config {
 
     /// When it was made, as it says itself.
     pub fn created(&self) -> Option<String> {
-        self.value["created"].as_str().map(super::plain)
+        self.value["created"].as_str().map(plain)
     }
 
     /// A text, or the texts of a list, of `config`.
     pub fn texts(&self, key: &str) -> Vec<String> {
         match &self.value["config"][key] {
-            Value::String(text) if !text.is_empty() => vec![super::plain(text)],
-            Value::Array(many) => many.iter().take(MAX_SHOWN).filter_map(Value::as_str).map(super::plain).collect(),
+            Value::String(text) if !text.is_empty() => vec![plain(text)],
+            Value::Array(many) => many.iter().take(MAX_SHOWN).filter_map(Value::as_str).map(plain).collect(),
             // A set, as ports and volumes are written.
-            Value::Object(set) => set.keys().take(MAX_SHOWN).map(|key| super::plain(key)).collect(),
+            Value::Object(set) => set.keys().take(MAX_SHOWN).map(|key| plain(key)).collect(),
             _ => Vec::new(),
         }
     }
@@ -186,20 +199,20 @@ impl Config {
 
     /// A text of the document itself, such as a chart has.
     pub fn own(&self, key: &str) -> Option<String> {
-        self.value[key].as_str().map(super::plain)
+        self.value[key].as_str().map(plain)
     }
 
     /// What a chart depends on: name, version, where it is from.
     pub fn dependencies(&self) -> Vec<(String, String, String)> {
         let all = self.value["dependencies"].as_array().into_iter().flatten().take(MAX_SHOWN);
-        let text = |value: &Value, key: &str| super::plain(value[key].as_str().unwrap_or_default());
+        let text = |value: &Value, key: &str| plain(value[key].as_str().unwrap_or_default());
         all.map(|one| (text(one, "name"), text(one, "version"), text(one, "repository"))).collect()
     }
 }
 
 /// A step of a build without what builders put before it.
 fn readable(step: &str) -> String {
-    let step = super::plain(step);
+    let step = plain(step);
     let step = step.strip_prefix("/bin/sh -c ").unwrap_or(&step);
     let step = step.strip_prefix("#(nop) ").unwrap_or(step).trim();
     step.strip_suffix("# buildkit").unwrap_or(step).trim().to_owned()

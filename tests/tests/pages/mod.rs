@@ -1,111 +1,32 @@
 //! The pages, in a real browser: every screen in light, dark and on a phone, without a complaint of axe-core, with pictures in
 //! `target/screens/`; and what strangers write shown as text.
 
+mod furniture;
+mod people;
+
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
 use berth_tests::{
-    api::Api,
-    images::{Image, MANIFEST, digest},
+    api::{Api, header_of},
+    images::MANIFEST,
     person::Person,
-    system::{Setup, System, demonstration_rules},
     tools,
 };
-use reqwest::{Method, StatusCode, header};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
 
+use self::furniture::{CONFIG, LAYER, blob, furnished, push};
 use crate::browser::Browser;
 
 /// The longest a screen may be, in bytes.
 const MAX_SCREEN_BYTES: usize = 60_000;
 
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
-async fn push(api: &Api, repository: &str, reference: &str, media_type: &str, manifest: &Value) -> String {
-    let text = manifest.to_string();
-    let put = api.request(Method::PUT, &format!("/v2/{repository}/manifests/{reference}"));
-    let answer = put.header(header::CONTENT_TYPE, media_type).body(text.clone()).send().await.unwrap();
-    assert_eq!(answer.status(), StatusCode::CREATED, "{}", answer.text().await.unwrap());
-    digest(text.as_bytes())
-}
-
-async fn blob(api: &Api, repository: &str, media_type: &str, bytes: &[u8]) -> Value {
-    assert_eq!(api.push_blob(repository, bytes).await.unwrap().status(), StatusCode::CREATED);
-    json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
-}
-
-/// An image as builders make it, for a platform.
-async fn image(api: &Api, repository: &str, architecture: &str, version: &str) -> Value {
-    let config = json!({
-        "architecture": architecture, "os": "linux", "created": "2026-11-20T10:00:00Z",
-        "config": {
-            "Entrypoint": ["/usr/bin/api"], "Cmd": ["--listen", ":8080"], "User": "65532:65532", "WorkingDir": "/srv",
-            "ExposedPorts": {"8080/tcp": {}}, "Env": ["RUST_LOG=info", "TZ=UTC"],
-            "Labels": {"org.opencontainers.image.source": "https://git.company/team/api", "version": version},
-        },
-        "rootfs": {"type": "layers", "diff_ids": []},
-        "history": [
-            {"created_by": "FROM gcr.io/distroless/cc-debian13"}, {"created_by": "COPY app /usr/bin/api # buildkit"},
-            {"created_by": "/bin/sh -c #(nop) USER 65532:65532", "empty_layer": true},
-        ],
-    });
-    let config = blob(api, repository, CONFIG, config.to_string().as_bytes()).await;
-    let base = blob(api, repository, LAYER, &Image::new(1, 210_000).layer).await;
-    let app = blob(api, repository, LAYER, &Image::new(u64::from(version.len() as u32) + 7, 58_000).layer).await;
-    json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [base, app],
-        "annotations": {"org.opencontainers.image.revision": "3fe9a21", "org.opencontainers.image.version": version}})
-}
-
-/// A registry with what people have in theirs.
-async fn furnished() -> (System, Api) {
-    let mut access_control = demonstration_rules();
-    access_control["groups"] = json!({"operators": {"users": ["alice"]}});
-    let system = System::start(Setup { access_control, ..Setup::default() }).await;
-    let (key, _) = system.signed_in("alice").await.make_key("seed").await;
-    let api = Api::basic(&system.url, "alice", &key);
-    for name in ["team/web", "team/worker", "shared/base-images/python", "shared/hello", "public/docs"] {
-        api.must_push(name, "1.0", &Image::new(name.len() as u64, 4000)).await;
-    }
-    for version in ["2.13.9", "2.14.0"] {
-        let mut platforms = Vec::new();
-        for architecture in ["amd64", "arm64"] {
-            let manifest = image(&api, "team/api", architecture, version).await;
-            let digest = push(&api, "team/api", &digest(manifest.to_string().as_bytes()), MANIFEST, &manifest).await;
-            platforms.push(json!({"mediaType": MANIFEST, "digest": digest, "size": manifest.to_string().len(),
-                "platform": {"os": "linux", "architecture": architecture}}));
-        }
-        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": platforms});
-        let digest = push(&api, "team/api", version, INDEX, &index).await;
-        let empty = blob(&api, "team/api", "application/vnd.oci.empty.v1+json", b"{}").await;
-        for kind in
-            ["application/vnd.dev.sigstore.bundle.v0.3+json", "application/spdx+json", "application/vnd.in-toto+json"]
-        {
-            let layer = blob(&api, "team/api", kind, kind.as_bytes()).await;
-            let subject = json!({"mediaType": INDEX, "digest": digest, "size": index.to_string().len()});
-            let attached = json!({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": empty,
-                "layers": [layer], "subject": subject});
-            push(&api, "team/api", &berth_tests::images::digest(attached.to_string().as_bytes()), MANIFEST, &attached)
-                .await;
-        }
-    }
-    let chart = json!({"name": "platform", "version": "1.2.3", "appVersion": "9", "description": "All of it",
-        "dependencies": [{"name": "postgresql", "version": "16", "repository": "oci://charts.company"}]});
-    let config =
-        blob(&api, "charts/platform", "application/vnd.cncf.helm.config.v1+json", chart.to_string().as_bytes()).await;
-    let content =
-        blob(&api, "charts/platform", "application/vnd.cncf.helm.chart.content.v1.tar+gzip", b"a chart").await;
-    let chart = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [content]});
-    push(&api, "charts/platform", "1.2.3", MANIFEST, &chart).await;
-    (system, api)
-}
-
 /// The screens of somebody who is signed in.
-const SCREENS: [(&str, &str); 11] = [
+const SCREENS: [(&str, &str); 16] = [
     ("repositories", "/repositories"),
     ("search", "/repositories?q=nothing-like-that"),
     ("repository", "/repository/team/api"),
@@ -113,11 +34,33 @@ const SCREENS: [(&str, &str); 11] = [
     ("chart", "/image/charts/platform:1.2.3"),
     ("manifest", "/image/team/api:2.14.0?raw=1"),
     ("delete", "/delete/team/api:2.14.0"),
+    ("compare", "/compare/team/api?from=2.13.9&to=2.14.0"),
     ("access", "/access?repository=shared/hello"),
+    ("access-of", "/access?repository=shared/hello&user=bob&groups=dev"),
+    ("people", "/people"),
+    ("jobs", "/people/jobs"),
     ("keys", "/keys"),
     ("sessions", "/sessions"),
+    ("refused", "/zot/auth/login?provider=none"),
     ("nothing", "/repository/there/is/none"),
 ];
+
+/// The screens of what is attached to an image, and of a layer.
+async fn screens_of_parts(api: &Api) -> Vec<(&'static str, String)> {
+    let json = async |target: &str| -> Value { api.get(target).await.json().await.unwrap() };
+    let index = api.get("/v2/team/api/manifests/2.14.0").await;
+    let digest = header_of(&index, "docker-content-digest");
+    let index: Value = index.json().await.unwrap();
+    let referrers = json(&format!("/v2/team/api/referrers/{digest}")).await;
+    let of = |kind: &str| {
+        let all = referrers["manifests"].as_array().unwrap();
+        let one = all.iter().find(|one| one["artifactType"].as_str().unwrap().contains(kind)).unwrap();
+        format!("/image/team/api@{}", one["digest"].as_str().unwrap())
+    };
+    let image = json(&format!("/v2/team/api/manifests/{}", index["manifests"][0]["digest"].as_str().unwrap())).await;
+    let layer = format!("/layer/team/api@{}", image["layers"][0]["digest"].as_str().unwrap());
+    vec![("bill", of("spdx")), ("attestation", of("in-toto")), ("signature", of("sigstore")), ("layer", layer)]
+}
 
 /// Looks at a screen with axe-core, and takes a picture.
 async fn look(browser: &Browser, name: &str, folder: &Path) {
@@ -149,7 +92,7 @@ async fn every_screen_is_for_everybody_in_light_and_dark_and_on_a_phone() {
     if axe_core().is_none() {
         return;
     }
-    let (system, _) = furnished().await;
+    let (system, api) = furnished().await;
     let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/screens");
     fs::create_dir_all(&pictures).unwrap();
     for (look_name, arguments) in [
@@ -163,7 +106,9 @@ async fn every_screen_is_for_everybody_in_light_and_dark_and_on_a_phone() {
         look(&browser, &format!("{look_name}-sign-in"), &pictures).await;
         // The form is the stand-in's, and not a screen of ours.
         browser.sign_in("alice").await;
-        for (name, path) in SCREENS {
+        let parts = screens_of_parts(&api).await;
+        let screens = SCREENS.iter().map(|(name, path)| (*name, (*path).to_owned()));
+        for (name, path) in screens.chain(parts) {
             browser.driver.goto(format!("{}{path}", system.url)).await.unwrap();
             look(&browser, &format!("{look_name}-{name}"), &pictures).await;
         }
@@ -190,7 +135,7 @@ async fn screens_show_what_one_may_see_and_are_light() {
     };
     for (_, path) in SCREENS {
         let (status, text) = page(&alice, path).await;
-        let expected = if path.ends_with("/none") { StatusCode::NOT_FOUND } else { StatusCode::OK };
+        let expected = if path.ends_with("none") { StatusCode::NOT_FOUND } else { StatusCode::OK };
         assert_eq!(status, expected, "{path}: {text}");
     }
     // What is in them.
@@ -218,7 +163,7 @@ async fn screens_show_what_one_may_see_and_are_light() {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(!text.contains(">signed<"));
-    assert!(text.contains("pushed ") && text.contains("by <strong>alice</strong>"), "{text}");
+    assert!(text.contains("pushed ") && text.contains(" by alice"), "{text}");
     // By whom is for who is signed in; when, for all; and clients are told of nobody.
     let (_, text) = page(&nobody, "/image/public/docs:1.0").await;
     assert!(text.contains("pushed ") && !text.contains("alice"), "{text}");
@@ -226,6 +171,26 @@ async fn screens_show_what_one_may_see_and_are_light() {
     assert!(answer.headers().contains_key("last-modified") && !answer.headers().contains_key("berth-pushed-by"));
     let (_, text) = page(&alice, "/image/charts/platform:1.2.3").await;
     assert!(text.contains("helm pull oci://") && text.contains("postgresql"), "{text}");
+    assert!(text.contains("replicas: 2"), "{text}");
+    // What is attached, as what it is.
+    let parts = screens_of_parts(&api).await;
+    let (bill, attestation, layer) = (&parts[0].1, &parts[1].1, &parts[3].1);
+    let (_, text) = page(&alice, bill).await;
+    assert!(text.contains("lib000") && text.contains("200 of 300") && !text.contains("lib299"), "{text}");
+    assert!(text.contains("Nobody here has verified it"), "{text}");
+    let (_, text) = page(&alice, &format!("{bill}?q=LIB299")).await;
+    assert!(text.contains("1.299") && !text.contains("lib000"), "{text}");
+    let (_, text) = page(&alice, attestation).await;
+    assert!(text.contains("https://ci.company/runner") && text.contains("https://git.company/team/api"), "{text}");
+    // The other tag's image has the same base layer, in the same repository; nobody else has it.
+    let (_, text) = page(&alice, layer).await;
+    assert!(text.contains("one has this layer") && text.contains("/repository/team/api"), "{text}");
+    let (_, text) = page(&alice, "/compare/team/api?from=2.13.9&to=2.14.0").await;
+    for expected in ["is new", "is gone", "label version", "2.13.9", "they have already"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    let (_, text) = page(&alice, "/delete/team/api:2.14.0").await;
+    assert!(text.contains("4 things that are attached") || text.contains("3 things that are attached"), "{text}");
     let (_, text) = page(&alice, "/access?repository=ci/app").await;
     assert!(text.contains("operators") && text.contains("http.accessControl.repositories"), "{text}");
     // bob may read shared/** and what is public; what he may not read looks as if it weren't there.
@@ -235,6 +200,10 @@ async fn screens_show_what_one_may_see_and_are_light() {
     let missing = page(&bob, "/repository/team/none").await;
     assert_eq!((hidden.0, hidden.1), (StatusCode::NOT_FOUND, missing.1));
     assert_eq!(page(&bob, "/image/team/api:2.14.0").await.0, StatusCode::NOT_FOUND);
+    for (_, part) in &parts {
+        assert_eq!(page(&bob, part).await.0, StatusCode::NOT_FOUND, "{part}");
+    }
+    assert_eq!(page(&bob, "/compare/team/api?from=2.13.9&to=2.14.0").await.0, StatusCode::NOT_FOUND);
     assert_eq!(page(&bob, "/delete/shared/hello:1.0").await.0, StatusCode::NOT_FOUND);
     assert!(!page(&bob, "/image/shared/hello:1.0").await.1.contains("Delete"));
     // Nobody looks around in what is public, and is led to sign in elsewhere.
