@@ -302,7 +302,8 @@ impl Operation {
                 let order = query.text("order")?.map_or(Ok(TagOrder::default()), |order| order.parse());
                 let digest = digest.map(|digest| digest.parse()).transpose()?;
                 let order = order.map_err(|()| RouteError::Order)?;
-                let selection = TagSelection { search: query.search()?, digest, order };
+                let without_attached = query.text("attached")?.is_some_and(|attached| attached == "false");
+                let selection = TagSelection { search: query.search()?, digest, order, without_attached };
                 read_only(method, Self::DescribeTags { repository, selection })
             }
             ["_berth", "holders", name @ .., digest] => {
@@ -501,10 +502,12 @@ impl Operation {
             Self::ListRepositories(page) => page.append_to("/v2/_catalog".to_owned()),
             Self::ListTags { repository, page } => page.append_to(format!("/v2/{repository}/tags/list")),
             Self::DescribeRepositories(search) => with_query("/v2/_berth/repositories".to_owned(), search.parameters()),
-            Self::DescribeTags { repository, selection: TagSelection { search, digest, order } } => {
+            Self::DescribeTags { repository, selection } => {
+                let TagSelection { search, digest, order, without_attached } = selection;
                 let digest = digest.iter().map(|digest| ("digest", digest.to_string()));
                 let order = (*order != TagOrder::default()).then(|| ("order", order.to_string()));
-                let parameters = search.parameters().chain(digest).chain(order);
+                let attached = without_attached.then(|| ("attached", "false".to_owned()));
+                let parameters = search.parameters().chain(digest).chain(order).chain(attached);
                 with_query(format!("/v2/_berth/tags/{repository}"), parameters)
             }
             Self::ListHolders { repository, digest, page } => {
@@ -681,7 +684,10 @@ mod tests {
             (Method::DELETE, "/v2/a/blobs/uploads/0-1".to_owned()),
             (Method::GET, format!("/v2/a/referrers/sha256:{HEX}?artifactType=a%2Fb&last=x")),
             (Method::GET, "/v2/_berth/repositories?q=a%2F&n=5&last=a%2Fb".to_owned()),
-            (Method::GET, format!("/v2/_berth/tags/a/b?q=1&n=5&last=x&digest=sha256%3A{HEX}&order=pushed")),
+            (
+                Method::GET,
+                format!("/v2/_berth/tags/a/b?q=1&n=5&last=x&digest=sha256%3A{HEX}&order=pushed&attached=false"),
+            ),
             (Method::GET, format!("/v2/_berth/holders/a/b/sha256:{HEX}?n=5")),
         ] {
             let operation = parse(method.clone(), &target).expect(&target);

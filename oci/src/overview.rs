@@ -29,6 +29,9 @@ pub struct TagSelection {
     pub digest: Option<Digest>,
     /// Which comes first.
     pub order: TagOrder,
+    /// Without those under which cosign, before its version 3, keeps what is attached to an image: `sha256-<hex>.sig`, `.att`
+    /// and `.sbom`.
+    pub without_attached: bool,
 }
 
 /// The order of a list of tags.

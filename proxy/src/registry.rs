@@ -260,9 +260,10 @@ impl Registry {
     ) -> Result<Option<HolderList>, RegistryError> {
         let n = page.n.unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
         let (mut repositories, mut last): (Vec<Repository>, _) = (Vec::new(), page.last.clone());
-        for _ in 0..MAX_HOLDER_PAGES {
+        for asked in 0..MAX_HOLDER_PAGES {
             let (repository, digest) = (repository.clone(), digest.clone());
-            let page = Page { n: Some(PAGE_SIZE), last };
+            // Most of the next ones may be none of theirs.
+            let page = Page { n: Some(if asked == 0 { n + 1 } else { PAGE_SIZE }), last };
             let list: Option<HolderList> =
                 self.describe(&Operation::ListHolders { repository, digest, page }.target()).await?;
             let Some(list) = list else { return Ok(None) };

@@ -90,8 +90,7 @@ impl Content {
     /// The repositories that hold a manifest.
     pub async fn repositories(&self, page: &Page) -> Result<List, Error> {
         let n = page.n.unwrap_or(MAX_REPOSITORIES_PER_PAGE).min(MAX_REPOSITORIES_PER_PAGE);
-        let found =
-            self.storage.repositories(&[keys::MANIFESTS], page.last.as_deref(), n + 1).await.map_err(storage_error)?;
+        let found = self.names("", page.last.as_deref(), n + 1).await.map_err(storage_error)?;
         Ok(cut(found, n))
     }
 

@@ -179,6 +179,7 @@ impl Content {
         let (of_manifest, of_tags) =
             if tags.is_empty() { (condition, Condition::None) } else { (Condition::None, condition) };
         self.write(keys::manifest(repository, &digest), media_type, of_manifest).await?;
+        self.names.added(repository).await;
         self.overviews.manifest_changed(repository, &digest);
         self.tell_parts_again(repository, &manifest, told).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

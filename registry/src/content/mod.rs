@@ -10,6 +10,7 @@ mod index;
 mod lists;
 mod locks;
 mod manifests;
+mod names;
 mod overviews;
 mod recent;
 mod removal;
@@ -33,6 +34,7 @@ pub use self::{
 };
 use self::{
     locks::Locks,
+    names::Names,
     overviews::Overviews,
     recent::Recent,
     statistics::Statistics,
@@ -56,6 +58,7 @@ pub struct Content {
     recent: Recent,
     tag_lists: TagLists,
     overviews: Overviews,
+    names: Names,
     statistics: Statistics,
     readiness: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
     /// No more garbage is collected.
@@ -79,6 +82,7 @@ impl Content {
             reading: Locks::new(),
             recent: Recent::new(collecting && !storage.is_shared()),
             overviews: Overviews::new(storage.is_shared()),
+            names: Names::default(),
             storage,
             tag_lists: TagLists::new(),
             statistics: Statistics::default(),

@@ -136,6 +136,7 @@ impl Content {
         for (i, folder) in keys::folders(repository).iter().enumerate() {
             match self.storage.prune(folder).await {
                 Ok(true) if i == 0 => {
+                    self.names.removed(repository).await;
                     self.overviews.forget(repository);
                     let known = vec![keys::overview(repository), keys::totals(repository)];
                     if let Err(error) = self.storage.remove_all(known).await {

@@ -42,6 +42,10 @@ pub trait Storage: Send + Sync {
     /// the condition doesn't hold; that is decided in one step with the write.
     async fn write(&self, key: &str, bytes: Vec<u8>, condition: Condition) -> io::Result<bool>;
 
+    /// Puts `bytes` under a key in a folder that exists, or whose own folder does, without waiting until they are durable: what
+    /// can be found out anew. A crash may lose them, or leave a part.
+    async fn write_derived(&self, key: &str, bytes: Vec<u8>) -> io::Result<()>;
+
     /// Puts nothing under each key, durably: all of it is in the name. What was there is young again.
     async fn mark(&self, keys: Vec<String>) -> io::Result<()>;
 

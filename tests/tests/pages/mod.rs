@@ -145,6 +145,7 @@ async fn screens_show_what_one_may_see_and_are_light() {
     }
     let (_, text) = page(&alice, "/repository/team/api").await;
     assert!(text.find("2.14.0").unwrap() < text.find("2.13.9").unwrap() && text.contains("linux/amd64, linux/arm64"));
+    assert!(text.contains("2 of signatures and the like") && !text.contains(".sig"), "{text}");
     let (_, text) = page(&alice, "/image/team/api:2.14.0").await;
     for expected in [
         "has a signature",

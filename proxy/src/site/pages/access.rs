@@ -116,7 +116,7 @@ fn who(viewer: &Viewer, identity: &Identity, is_other: bool) -> Markup {
                 dd {
                     @if groups.is_empty() { "none" }
                     ul class="plain" { @for group in &groups { li {
-                        (group) " " span class="soft" { @if from_provider(group) { "from the identity provider" } @else { "from the configuration" } }
+                        (group) " " span class="soft" { @if from_provider(group) { @if is_other { "from the identity provider, or as asked" } @else { "from the identity provider" } } @else { "from the configuration" } }
                     } } }
                 }
             }

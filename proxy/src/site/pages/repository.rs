@@ -73,7 +73,7 @@ async fn list(
         q: Some(wanted.clone()).filter(|q| !q.is_empty()),
         page: ListPage { n: Some(TAGS_PER_PAGE), last: asked.after.clone() },
     };
-    let selection = TagSelection { search, digest: None, order };
+    let selection = TagSelection { search, digest: None, order, without_attached: true };
     let Some(list) = app.registry.describe_tags(repository, selection).await? else {
         return uncounted(app, repository, asked.after).await;
     };
@@ -95,6 +95,9 @@ async fn list(
         div id="list" class="stack" aria-live="polite" {
             p class="choice soft" {
                 @if !wanted.is_empty() { span { (count(list.matching)) " with “" (wanted) "”" } }
+                @else if list.matching < list.totals.tag_count {
+                    span { (count(list.totals.tag_count - list.matching)) " of signatures and the like are with their images" }
+                }
                 @for (other, name) in [(TagOrder::Pushed, "Newest first"), (TagOrder::Version, "By version")] {
                     a href=(address(other, "")) aria-current=[(other == order).then_some("true")] { (name) }
                 }

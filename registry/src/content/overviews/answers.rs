@@ -16,9 +16,6 @@ use crate::storage::keys;
 const MAX_REPOSITORIES_PER_PAGE: usize = 1000;
 const MAX_TAGS_PER_PAGE: usize = 1000;
 
-/// How many names are looked through at once.
-const NAMES_PER_LIST: usize = 1000;
-
 /// How long it may take to find out what isn't known of a page of repositories: then it is served without.
 const MAX_PAGE_TIME: Duration = Duration::from_secs(2);
 
@@ -31,17 +28,8 @@ impl Content {
     pub async fn describe_repositories(&self, search: &Search) -> Result<RepositoryList, Error> {
         let n = search.page.n.unwrap_or(MAX_REPOSITORIES_PER_PAGE).min(MAX_REPOSITORIES_PER_PAGE);
         let wanted = search.q.as_deref().map(str::to_lowercase).unwrap_or_default();
-        let (mut found, mut last): (Vec<Repository>, _) = (Vec::new(), search.page.last.clone());
-        while found.len() <= n {
-            let names = self.storage.repositories(&[keys::MANIFESTS], last.as_deref(), NAMES_PER_LIST).await;
-            let names = names.map_err(storage_error)?;
-            let is_last = names.len() < NAMES_PER_LIST;
-            last = names.last().cloned();
-            found.extend(names.iter().filter(|name| name.contains(&wanted)).filter_map(|name| name.parse().ok()));
-            if is_last {
-                break;
-            }
-        }
+        let names = self.names(&wanted, search.page.last.as_deref(), n + 1).await.map_err(storage_error)?;
+        let mut found: Vec<Repository> = names.iter().filter_map(|name| name.parse().ok()).collect();
         let more = found.len() > n;
         found.truncate(n);
         let next = found.last().filter(|_| more).map(ToString::to_string);

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use self::record::{News, Overview, Snapshot};
 use super::{Content, manifests::CHECK_CONCURRENCY, storage_error};
-use crate::storage::{Condition, keys};
+use crate::storage::keys;
 
 /// How much memory the overviews may take that were asked for lately, in bytes, about.
 const MAX_CACHE_BYTES: u64 = 48 * 1024 * 1024;
@@ -402,8 +402,8 @@ impl Content {
             Err(error) if error.status == StatusCode::NOT_FOUND => self.overviews.forget(repository),
             exists => {
                 exists?;
-                self.write(keys::overview(repository), overview, Condition::None).await?;
-                self.write(keys::totals(repository), totals, Condition::None).await?;
+                self.storage.write_derived(&keys::overview(repository), overview).await.map_err(storage_error)?;
+                self.storage.write_derived(&keys::totals(repository), totals).await.map_err(storage_error)?;
             }
         }
         Ok(())

@@ -280,6 +280,7 @@ impl Overview {
         let hash = selection.digest.as_ref().map(packed);
         let is_wanted = |tag: &&Arc<str>| {
             wanted.as_deref().is_none_or(|wanted| contains(tag, wanted))
+                && !(selection.without_attached && is_attached(tag))
                 && hash.as_ref().is_none_or(|hash| self.tags.get(&***tag).is_some_and(|tagged| tagged.hash == *hash))
         };
         let last = selection.search.page.last.as_deref();
@@ -333,6 +334,13 @@ impl Overview {
             pulls: known.and_then(|known| Some(Pulls { count: known.pulls, at: time(known.pulled_at)? })),
         })
     }
+}
+
+/// Whether cosign keeps under a tag what is attached to something else.
+fn is_attached(tag: &str) -> bool {
+    tag.rsplit_once('.').is_some_and(|(subject, kind)| {
+        matches!(kind, "sig" | "att" | "sbom") && subject.replacen('-', ":", 1).parse::<Digest>().is_ok()
+    })
 }
 
 /// Whether a tag has `wanted`, which is in lower case, somewhere.

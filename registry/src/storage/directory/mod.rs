@@ -186,6 +186,21 @@ impl Storage for Directory {
         .await
     }
 
+    async fn write_derived(&self, key: &str, bytes: Vec<u8>) -> io::Result<()> {
+        self.at_path(key, move |inner, path| {
+            let temporary = inner.new_temporary();
+            let written = fs::write(&temporary, &bytes).and_then(|()| {
+                match fs::create_dir(folder_of(path)?) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+                fs::rename(&temporary, path)
+            });
+            written.inspect_err(|_| drop(fs::remove_file(&temporary)))
+        })
+        .await
+    }
+
     async fn mark(&self, keys: Vec<String>) -> io::Result<()> {
         self.each_then_flush(keys, |inner, path| {
             inner.folders.make(folder_of(path)?)?;

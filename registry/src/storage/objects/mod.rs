@@ -286,6 +286,10 @@ impl Storage for Objects {
         }
     }
 
+    async fn write_derived(&self, key: &str, bytes: Vec<u8>) -> io::Result<()> {
+        self.write(key, bytes, Condition::None).await.map(drop)
+    }
+
     async fn mark(&self, keys: Vec<String>) -> io::Result<()> {
         let mark = async move |storage: Self, key: String| storage.put(&key, Bytes::new(), PutMode::Overwrite).await;
         self.each(keys, mark).await.map(drop)
