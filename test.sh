@@ -61,6 +61,10 @@ if [ ! -x "$tools/bin/helm" ]; then
     GOBIN="$tools/bin" "$tools/bin/go" install sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
     GOBIN="$tools/bin" "$tools/bin/go" install helm.sh/helm/v3/cmd/helm@v3.19.5
 fi
+# What others test SCIM with.
+if [ ! -x "$tools/bin/scim2" ]; then
+    "$tools/bin/pip" install --quiet scim2-cli==0.6.0 'scim2-tester[httpx2]==0.5.2' scim-sanity==0.7.4
+fi
 # Clients and servers that Debian doesn't have.
 for client in github.com/google/go-containerregistry/cmd/crane@v0.20.6 oras.land/oras/cmd/oras@v1.3.0 \
     github.com/versity/versitygw/cmd/versitygw@v1.8.0; do

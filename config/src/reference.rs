@@ -52,6 +52,17 @@ const SECTIONS: [(&str, &[Key]); 6] = [
                 "`groups`",
             ),
             (
+                "http.auth.openid.providers.<name>.scim.tokenFile",
+                "a file with the token with which the provider pushes who is there, at `/scim/v2`; read again when it changes",
+                "none: nobody pushes",
+            ),
+            (
+                "http.auth.openid.providers.<name>.scim.linkBy",
+                "`externalId`, if that is the `sub` of tokens; `userName`, if that is the name claim",
+                "`externalId`",
+            ),
+            ("http.auth.openid.providers.<name>.scim.required", "`true`: nobody signs in who wasn't pushed", "`false`"),
+            (
                 "http.auth.openid.providers.<name>.certificateAuthorityFile",
                 "PEM file: authorities to trust beside the system's",
                 "none",

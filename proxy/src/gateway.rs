@@ -42,7 +42,7 @@ use crate::{
     observe::{Event, Labels},
     policy::WriteCondition,
     request::{Decision, RequestInfo},
-    site::{self, MAX_FORM_BYTES},
+    site::{self, max_body_bytes},
 };
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -148,7 +148,10 @@ impl Gateway {
         let body = match read {
             Ok(Some(body)) => body,
             Ok(None) => {
-                let message = format!("a request to this address has at most {MAX_FORM_BYTES} bytes");
+                let message = format!(
+                    "a request to this address has at most {} bytes",
+                    max_body_bytes(session.req_header().uri.path())
+                );
                 let error = OciError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, message);
                 return error_response(&error);
             }
@@ -262,10 +265,11 @@ async fn read_form(session: &mut Session) -> Result<Option<Bytes>> {
     if session.get_header(EXPECT).is_some() {
         session.write_continue_response().await?;
     }
+    let most = max_body_bytes(session.req_header().uri.path());
     let reading = async {
         let mut body = BytesMut::new();
         while let Some(chunk) = session.read_request_body().await? {
-            if body.len() + chunk.len() > MAX_FORM_BYTES {
+            if body.len() + chunk.len() > most {
                 return Ok(None);
             }
             body.extend_from_slice(&chunk);

@@ -34,6 +34,7 @@ mod registry;
 mod reload;
 mod request;
 mod route;
+mod scim;
 mod secrets;
 mod site;
 mod store;

@@ -28,6 +28,7 @@ pub fn route(method: &Method, uri: &Uri) -> Result<Route, RouteError> {
         "/zot/auth/token" => "token",
         "/zot/auth/apikey" | "/keys" | "/keys/revoke" => "api_keys",
         "/metrics" => "metrics",
+        _ if path.starts_with("/scim/") => "scim",
         "/livez" | "/readyz" | "/startupz" => "probe",
         _ if path.starts_with("/zot/auth/login") || path.starts_with("/zot/auth/callback/") => "sign_in",
         _ => "page",

@@ -230,14 +230,14 @@ async fn api_keys_have_zot_s_shape_and_belong_to_their_owner() {
 }
 
 #[tokio::test]
-async fn where_nobody_signs_in_with_a_browser_the_page_says_how_to_log_in() {
+async fn without_a_provider_the_page_takes_passwords_and_says_how_to_log_in() {
     let mut system = System::start(Setup::default()).await;
     let users = system.folder.join("users");
     std::fs::write(&users, "alice:$2b$04$abcdefghijklmnopqrstuuhLPmC1CzBWz1/kTcm/POWvNYqkJ/UKS\n").unwrap();
     system.configure(|config| config["http"]["auth"] = json!({"htpasswd": {"path": users}}));
     system.restart_proxy().await;
     let page = reqwest::get(&system.url).await.unwrap().text().await.unwrap();
-    assert!(page.contains("no identity provider is configured") && !page.contains("SIGN IN WITH"), "{page}");
+    assert!(page.contains("type=\"password\"") && !page.contains("SIGN IN WITH"), "{page}");
     assert!(page.contains(&format!("docker login {}", system.authority())), "{page}");
 }
 

@@ -6,7 +6,11 @@ use berth_config::{File, Section};
 use url::Url;
 
 use super::trust_roots;
-use crate::oidc::ProviderConfig;
+use crate::{
+    oidc::{ProviderConfig, ScimConfig},
+    secrets,
+    store::ScimLink,
+};
 
 /// Reads one provider; nothing if a problem was recorded without which it makes no sense.
 pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
@@ -30,7 +34,8 @@ pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
     let groups_claim = claims.text("groups").unwrap_or("groups").to_owned();
     claims.close();
     let authority = trust_roots::read(&section);
-    let files = section.text("credentialsFile").map(PathBuf::from).into_iter();
+    let (scim, token_file) = read_scim(section.section("scim"));
+    let files = section.text("credentialsFile").map(PathBuf::from).into_iter().chain(token_file);
     let files = files.chain(authority.file().map(PathBuf::from)).collect();
     if section.text("keypath").is_some() {
         section.warn("keypath", "is not used: the provider's keys are fetched from it");
@@ -47,8 +52,51 @@ pub fn read(id: &str, section: Section<'_>) -> Option<ProviderConfig> {
         username_claim,
         groups_claim,
         authority,
+        scim,
         files,
     })
+}
+
+/// How long the token of a provider that pushes is at least, in characters.
+const MIN_SCIM_TOKEN_CHARS: usize = 20;
+
+/// `scim`, and the file that its token is in.
+fn read_scim(section: Section<'_>) -> (Option<ScimConfig>, Option<PathBuf>) {
+    if !section.is_present() {
+        return (None, None);
+    }
+    let expected = "expected a file with the token that authentik's SCIM provider has, 20 characters at least";
+    let link = match section.text("linkBy") {
+        None | Some("externalId") => ScimLink::ExternalId,
+        Some("userName") => ScimLink::UserName,
+        Some(_) => {
+            section.problem(
+                "linkBy",
+                "must be externalId (users are pushed with the sub of their tokens, authentik's default) or userName",
+            );
+            ScimLink::ExternalId
+        }
+    };
+    let is_required = section.flag("required").unwrap_or(false);
+    let path = section.text("tokenFile").map(PathBuf::from);
+    let token = path.as_ref().map(std::fs::read_to_string);
+    let config = match (&path, token) {
+        (Some(path), Some(Ok(token))) if token.trim().len() < MIN_SCIM_TOKEN_CHARS => {
+            section.problem("tokenFile", format!("{} has too short a token; {expected}", path.display()));
+            None
+        }
+        (_, Some(Ok(token))) => Some(ScimConfig { token_hash: secrets::hash(token.trim()), link, is_required }),
+        (Some(path), Some(Err(error))) => {
+            section.problem("tokenFile", format!("{} can't be read ({error}); {expected}", path.display()));
+            None
+        }
+        _ => {
+            section.problem("tokenFile", format!("is missing; {expected}"));
+            None
+        }
+    };
+    section.close();
+    (config, path)
 }
 
 const EXAMPLE: &str = "expected the OpenID Configuration Issuer of authentik's provider, such as \

@@ -123,6 +123,18 @@ pub enum Rejection {
     /// What it is for can't be read any more.
     #[error("the scopes of this API key can't be read; make a new one on the registry's page")]
     UnreadableKey,
+    /// A token that no provider pushes with.
+    #[error("this is the token of no provider's scim.tokenFile")]
+    WrongScimToken,
+    /// The provider has pushed that they are out.
+    #[error("the identity provider has deactivated the owner of this credential")]
+    Deactivated,
+    /// The provider has pushed nothing of them, and only those are let in of whom it has.
+    #[error(
+        "the identity provider has not pushed this user to the registry (SCIM), which lets in nobody else; assign the \
+         application to them there, or wait for its next synchronization"
+    )]
+    NotProvisioned,
     /// A certificate without a name.
     #[error("the client certificate names nobody, by the attributes in http.auth.mtls.identityAttributes")]
     UnnamedCertificate,
@@ -153,9 +165,12 @@ impl Rejection {
     /// Whether somebody may have tried out what they don't know. What was genuine once is no guess.
     fn is_guess(&self) -> bool {
         match self {
-            Self::UnknownKey | Self::OthersKey | Self::NotAToken | Self::UnknownRefreshToken | Self::WrongPassword => {
-                true
-            }
+            Self::UnknownKey
+            | Self::OthersKey
+            | Self::NotAToken
+            | Self::UnknownRefreshToken
+            | Self::WrongScimToken
+            | Self::WrongPassword => true,
             Self::ExpiredKey
             | Self::UnknownProvider
             | Self::KeysOff
@@ -171,6 +186,8 @@ impl Rejection {
             | Self::NoRule(_)
             | Self::NoName(_)
             | Self::UnreadableKey
+            | Self::Deactivated
+            | Self::NotProvisioned
             | Self::UnnamedCertificate
             | Self::ExpiredCertificate
             | Self::WithdrawnCertificate => false,

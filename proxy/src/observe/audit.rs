@@ -61,6 +61,17 @@ pub enum Event<'a> {
         /// Whose.
         of: &'a str,
     },
+    /// A provider has pushed who is there.
+    Pushed {
+        /// Which.
+        provider: &'a str,
+        /// `created`, `changed` or `deleted`.
+        change: &'a str,
+        /// `User` or `Group`, and its id.
+        object: &'a str,
+        /// Its name.
+        name: &'a str,
+    },
     /// An API key was made.
     KeyCreated {
         /// Its id.

@@ -121,6 +121,7 @@ mod tests {
             username_claim: username.to_owned(),
             groups_claim: "groups".to_owned(),
             authority: crate::oidc::TrustRoots::default(),
+            scim: None,
             files: Vec::new(),
         };
         user_of(&config, claims.as_object().cloned().unwrap_or_default())

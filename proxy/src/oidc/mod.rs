@@ -29,7 +29,7 @@ pub use self::{
     discovery::{ForUnknownKeys, Freshness, Lately, keep_fresh, keys_of},
     http::Http,
     renewal::{RenewalError, Renewed},
-    settings::{ProviderConfig, TrustRoots},
+    settings::{ProviderConfig, ScimConfig, TrustRoots},
 };
 use self::{discovery::Discovered, http::HttpError};
 use crate::{secrets, store::User};

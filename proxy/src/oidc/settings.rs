@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::store::ScimLink;
+
 /// One provider that signs people in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProviderConfig {
@@ -23,8 +25,21 @@ pub struct ProviderConfig {
     pub groups_claim: String,
     /// Whom to trust beside the system's verifiers.
     pub authority: TrustRoots,
+    /// How it pushes who is there, if it does.
+    pub scim: Option<ScimConfig>,
     /// The files that its section names.
     pub files: Vec<PathBuf>,
+}
+
+/// How a provider pushes who is there (SCIM).
+#[derive(Clone, PartialEq, Eq)]
+pub struct ScimConfig {
+    /// The hash of the token that it shows.
+    pub token_hash: String,
+    /// How a pushed user is known to be a person.
+    pub link: ScimLink,
+    /// Whether nobody is let in who wasn't pushed.
+    pub is_required: bool,
 }
 
 /// Certificates in PEM, in a file or in the configuration itself; none, mostly.

@@ -21,10 +21,15 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{app::App, challenge::TOKEN_PATH, request::RequestInfo};
+use crate::{app::App, challenge::TOKEN_PATH, request::RequestInfo, scim};
 
 /// The most that is read of a form, in bytes.
-pub const MAX_FORM_BYTES: usize = 64 * 1024;
+const MAX_FORM_BYTES: usize = 64 * 1024;
+
+/// The most that is read of a request to a path, in bytes.
+pub fn max_body_bytes(path: &str) -> usize {
+    if path.starts_with(scim::BASE) { scim::MAX_BODY_BYTES } else { MAX_FORM_BYTES }
+}
 
 /// The site.
 pub fn router(app: Arc<App>) -> Router {
@@ -44,6 +49,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/startupz", get(status::started))
         .fallback(elsewhere)
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
+        .merge(scim::router())
         .layer(middleware::from_fn_with_state(Arc::clone(&app), protect))
         .with_state(app)
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     app::App,
-    identity::{credential, session::Beginning},
+    identity::{Refusal, Rejection, credential, session::Beginning},
     observe::Event,
     oidc::{Provider, SignInError},
     request::RequestInfo,
@@ -76,6 +76,8 @@ pub enum Broken {
          gives it to you with: berth-proxy people CONFIG release NAME"
     )]
     NameTaken(String),
+    #[error("{0}")]
+    Unwanted(Rejection),
     #[error("the registry's database can't be reached, so nobody can be signed in now; its log says why")]
     Store,
 }
@@ -88,7 +90,8 @@ impl Broken {
             Self::Provided(error) if error.is_unreachable() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store => StatusCode::SERVICE_UNAVAILABLE,
             Self::Provided(SignInError::Refused(_) | SignInError::GrantType(_) | SignInError::NoUserName(_))
-            | Self::NameTaken(_) => StatusCode::FORBIDDEN,
+            | Self::NameTaken(_)
+            | Self::Unwanted(_) => StatusCode::FORBIDDEN,
             Self::Provided(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -221,6 +224,10 @@ async fn finish_with(
     let signed_in = provider.finish(code, pending.verifier, pending.nonce).await?;
 
     let user = &signed_in.user;
+    app.identities.standings.may_sign_in(&provider.config, user).await.map_err(|refusal| match refusal {
+        Refusal::Rejected(rejection) => Broken::Unwanted(rejection),
+        other => store_failed(other),
+    })?;
     let beginning = Beginning {
         signed_in: &signed_in,
         user_agent: &user_agent(headers),

@@ -6,6 +6,7 @@ mod backup;
 mod keys;
 mod people;
 mod refresh_tokens;
+mod scim;
 mod sessions;
 mod usage;
 
@@ -28,6 +29,7 @@ pub use self::{
     keys::{ApiKey, NewKey},
     people::{Due, PASSWORD_FILE, Person, PersonId, Renewability, SignInRefused, Standing, SuspensionCause, User},
     refresh_tokens::RefreshToken,
+    scim::{Provisioned, ScimLink, ScimRefused, ScimResource},
     sessions::{NewSession, Session},
     usage::Usage,
 };
@@ -59,6 +61,7 @@ fn migrations() -> Migrator {
         ("credentials", include_str!("../../migrations/0002_credentials.sql")),
         ("standing", include_str!("../../migrations/0003_standing.sql")),
         ("used_from", include_str!("../../migrations/0004_used_from.sql")),
+        ("scim", include_str!("../../migrations/0005_scim.sql")),
     ];
     let migrations = files.into_iter().zip(1..).map(|((description, sql), version)| {
         Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)
