@@ -19,9 +19,11 @@ secret authentik/database-password
 secret authentik/admin-password
 secret authentik/client-secret
 secret authentik/ci-password
+secret authentik/scim-token
 cp authentik/database-password postgresql/database-password
 printf '{"clientid": "berth", "clientsecret": "%s"}\n' "$(cat authentik/client-secret)" > proxy/next
 mv -f proxy/next proxy/oidc-credentials.json
+cp authentik/scim-token proxy/scim-token
 
 # The names stand in the configuration as they are on one's own machine.
 sed -e "s|http://localhost:8080|${BERTH_URL:-http://localhost:8080}|g" \

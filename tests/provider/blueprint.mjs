@@ -17,6 +17,7 @@ const customTags = tags.flatMap((tag) => [
 
 const models = {
   'authentik_providers_oauth2.oauth2provider': 'OAuth2ProviderRequest',
+  'authentik_providers_scim.scimprovider': 'SCIMProviderRequest',
   'authentik_core.application': 'ApplicationRequest',
   'authentik_core.group': 'GroupRequest',
   'authentik_core.user': 'UserRequest',
@@ -34,6 +35,7 @@ const needed = {
   'authentik_providers_oauth2.oauth2provider': [
     'grant_types', 'client_id', 'client_secret', 'property_mappings', 'signing_key', 'logout_uri', 'logout_method',
   ],
+  'authentik_providers_scim.scimprovider': ['url', 'token', 'property_mappings', 'property_mappings_group'],
   'authentik_core.token': ['key', 'user', 'intent'],
 };
 const entryKeys = ['model', 'id', 'identifiers', 'attrs', 'state', 'conditions', 'permissions'];

@@ -98,6 +98,9 @@ fn both_accept_the_compose_file_s_configuration() {
     let credentials = folder.path().join("oidc-credentials.json");
     std::fs::write(&credentials, r#"{"clientid": "berth", "clientsecret": "x"}"#).unwrap();
     let text = text.replace("/run/secrets/oidc-credentials.json", credentials.to_str().unwrap());
+    let token = folder.path().join("scim-token");
+    std::fs::write(&token, "a-token-of-twenty-characters").unwrap();
+    let text = text.replace("/run/secrets/scim-token", token.to_str().unwrap());
     let text = text.replace("/var/lib/berth", folder.path().to_str().unwrap());
     let config = folder.path().join("config.json");
     std::fs::write(&config, text).unwrap();
@@ -125,7 +128,7 @@ fn the_secrets_are_made_once_and_each_service_gets_its_own() {
     assert_eq!(credentials["clientid"], "berth");
     assert!(credentials["clientsecret"].as_str().unwrap().len() >= 40);
     for (name, owner, files) in
-        [("authentik", 1000, 5), ("postgresql", 70, 1), ("proxy", 65532, 1), ("config", 65532, 1)]
+        [("authentik", 1000, 6), ("postgresql", 70, 1), ("proxy", 65532, 2), ("config", 65532, 1)]
     {
         let entries: Vec<_> = std::fs::read_dir(folders.join(name)).unwrap().map(|entry| entry.unwrap()).collect();
         assert_eq!(entries.len(), files, "{name}");

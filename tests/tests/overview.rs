@@ -259,14 +259,14 @@ async fn ten_thousand_repositories_and_a_hundred_thousand_tags_are_as_quick_to_l
     for (path, expected) in [
         ("/repositories", "app-00000"),
         ("/repositories?q=app-09999", "app-09999"),
-        ("/repositories?q=nothing-like-that", "None that you may read"),
+        ("/repositories?q=nothing-like-that", "No repository that you can read"),
         ("/repositories?after=group-20/app-05020", "group-20"),
         ("/repository/large", "100,000 tags"),
         ("/repository/large?order=version", "1.99999"),
         ("/repository/large?q=9999", "19 with"),
         ("/repository/large?q=nothing", "No tag has that"),
         ("/delete/large:1.5", "99,987 more"),
-        ("/image/large:1.5", "who else?"),
+        ("/image/large:1.5", "where used"),
         ("/layer/large@LAYER", "200 on this page"),
     ] {
         let path = &path.replace("LAYER", &digest(&Image::new(1, 300).layer));

@@ -145,7 +145,7 @@ async fn screens_show_what_one_may_see_and_are_light() {
     }
     let (_, text) = page(&alice, "/repository/team/api").await;
     assert!(text.find("2.14.0").unwrap() < text.find("2.13.9").unwrap() && text.contains("linux/amd64, linux/arm64"));
-    assert!(text.contains("2 of signatures and the like") && !text.contains(".sig"), "{text}");
+    assert!(text.contains("2 more tags are signatures") && !text.contains(".sig"), "{text}");
     let (_, text) = page(&alice, "/image/team/api:2.14.0").await;
     for expected in [
         "has a signature",
@@ -185,13 +185,13 @@ async fn screens_show_what_one_may_see_and_are_light() {
     assert!(text.contains("https://ci.company/runner") && text.contains("https://git.company/team/api"), "{text}");
     // The other tag's image has the same base layer, in the same repository; nobody else has it.
     let (_, text) = page(&alice, layer).await;
-    assert!(text.contains("one has this layer") && text.contains("/repository/team/api"), "{text}");
+    assert!(text.contains("One repository that you can read") && text.contains("/repository/team/api"), "{text}");
     let (_, text) = page(&alice, "/compare/team/api?from=2.13.9&to=2.14.0").await;
-    for expected in ["is new", "is gone", "label version", "2.13.9", "they have already"] {
+    for expected in ["added", "removed", "label version", "2.13.9", "is already there"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     let (_, text) = page(&alice, "/delete/team/api:2.14.0").await;
-    assert!(text.contains("4 things that are attached") || text.contains("3 things that are attached"), "{text}");
+    assert!(text.contains("signatures and documents attached to it"), "{text}");
     let (_, text) = page(&alice, "/access?repository=ci/app").await;
     assert!(text.contains("operators") && text.contains("http.accessControl.repositories"), "{text}");
     // bob may read shared/** and what is public; what he may not read looks as if it weren't there.

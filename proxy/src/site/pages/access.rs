@@ -62,7 +62,7 @@ pub async fn show(
     let identity = other.as_ref().unwrap_or(&owner.identity);
     let title = match &other {
         None => "My access".to_owned(),
-        Some(other) => format!("The access of {}", plain(&other.user)),
+        Some(other) => format!("Access of {}", plain(&other.user)),
     };
     let sentence = match &other {
         None => html! { "Who you are here, and what the rules let you do." },
@@ -72,18 +72,18 @@ pub async fn show(
         (heading(&title, &sentence))
         div class="columns" {
             section class="card" {
-                h2 { "A repository" }
+                h2 { "What do the rules say?" }
                 form class="stack" method="get" action="/access" {
-                    div class="search" {
-                        input name="repository" value=(target) aria-label="Repository" placeholder="team/api, or team/api:tag" autocomplete="off" autocapitalize="none";
-                        button { "Ask" }
-                    }
                     @if viewer.is_admin {
                         div class="fields" {
-                            label { "For" input name="user" value=(plain(user)) placeholder=(owner.identity.user) autocomplete="off" autocapitalize="none"; }
-                            label { "Also in the groups" input name="groups" value=(plain(&asked.groups)) placeholder="dev ops" autocomplete="off" autocapitalize="none"; }
+                            label { "Person" input name="user" value=(plain(user)) placeholder=(owner.identity.user) autocomplete="off" autocapitalize="none"; }
+                            label { "With these groups as well" input name="groups" value=(plain(&asked.groups)) placeholder="dev ops" autocomplete="off" autocapitalize="none"; }
                         }
                     }
+                    label { "Repository"
+                        input name="repository" value=(target) placeholder="team/api, or team/api:tag" autocomplete="off" autocapitalize="none";
+                    }
+                    div class="actions" { button { "Check" } }
                 }
                 @if !target.is_empty() { (answers(&viewer, identity, other.is_some(), &target)) }
             }
@@ -109,7 +109,7 @@ fn who(viewer: &Viewer, identity: &Identity, is_other: bool) -> Markup {
     let from_provider = |group: &String| identity.groups.contains(group);
     html! {
         section class="card" {
-            h2 { @if is_other { "They" } @else { "You" } }
+            h2 { @if is_other { (plain(&identity.user)) } @else { "You" } }
             dl {
                 dt { "Name" } dd { (identity.user) }
                 dt { "Groups" }
@@ -147,9 +147,9 @@ fn answers(viewer: &Viewer, identity: &Identity, is_other: bool, target: &str) -
     ];
     html! {
         div class="scroll" {
-            table {
-                caption { @if is_other { (plain(&identity.user)) } @else { "You" } ", and " strong { (target) } }
-                thead { tr { th scope="col" { "To" } th scope="col" { @if is_other { "May they?" } @else { "May I?" } } th scope="col" { "Because of" } } }
+            table class="answers" {
+                caption { "What " @if is_other { (plain(&identity.user)) } @else { "you" } " may do in " strong { (target) } }
+                thead { tr { th scope="col" { "Action" } th scope="col" { "Allowed" } th scope="col" { "Rule" } } }
                 tbody {
                     @for (action, name) in actions {
                         @let question = Question { action, repository: repository.as_str(), reference: reference.as_ref() };

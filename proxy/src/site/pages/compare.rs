@@ -81,21 +81,21 @@ fn page(from: &Image, to: &Image) -> Page {
     let title = format!("{} → {}", from.reference, to.reference);
     let sentence = html! {
         @if from.digest == to.digest { "They are the same image." } @else {
-            "Who has " strong { (from.reference) } " pulls " (size(new)) " for " strong { (to.reference) } "; " (size(kept)) " they have already."
+            "Going from " strong { (from.reference) } " to " strong { (to.reference) } " downloads " (size(new)) "; " (size(kept)) " is already there."
         }
         @if from.platform() != to.platform() { " They are for different platforms: " (from.platform()) " and " (to.platform()) "." }
     };
     let body = html! {
         (crumbs_to(&to.repository))
         (heading(&title, &sentence))
-        div class="halves" { (layers(from, &after, "is gone")) (layers(to, &before, "is new")) }
+        div class="halves" { (layers(from, &after, ("removed", "chip bad"))) (layers(to, &before, ("added", "chip good"))) }
         (settings(from, to))
     };
     Page::at(Place::Repositories, title, body)
 }
 
 /// The layers of one, and which the other doesn't have.
-fn layers(image: &Image, other: &HashSet<Digest>, difference: &str) -> Markup {
+fn layers(image: &Image, other: &HashSet<Digest>, (difference, chip): (&str, &str)) -> Markup {
     let commands = image.config.commands();
     html! {
         section class="card" {
@@ -105,7 +105,7 @@ fn layers(image: &Image, other: &HashSet<Digest>, difference: &str) -> Markup {
                     li {
                         span {
                             code { (commands.get(i).filter(|command| !command.is_empty()).cloned().unwrap_or_else(|| plain(&layer.media_type))) }
-                            @if !other.contains(&layer.digest) { " " span class="chip warn" { (difference) } }
+                            @if !other.contains(&layer.digest) { " " span class=(chip) { (difference) } }
                         }
                         span class="number" { (size(layer.size)) }
                     }
@@ -146,7 +146,7 @@ fn settings(from: &Image, to: &Image) -> Markup {
     rows.truncate(super::image::MAX_SHOWN);
     html! {
         section class="card" {
-            h2 { "How it runs" }
+            h2 { "What changed in how it runs" }
             @if rows.is_empty() { p class="soft" { "Nothing of the configuration has changed." } } @else {
                 div class="scroll" tabindex="0" role="region" aria-label="What has changed" {
                     table {

@@ -95,20 +95,22 @@ async fn question(app: &App, viewer: &Viewer, text: &str) -> Result<Option<Page>
         Reference::Tag(tag) => Some(tag.as_str()),
         Reference::Digest(_) => None,
     };
-    let form = |reference: &Reference, button: &str, words: &Markup| {
+    let form = |reference: &Reference, title: &str, button: &str, kind: &str, words: &Markup| {
         html! {
             form class="card" method="post" action={ "/delete/" (written(&repository, reference)) } {
+                h2 { (title) }
                 p { (words) }
-                div class="actions" { button class="danger sure" { (button) } }
+                div class="actions" { button class=(kind) { (button) } }
             }
         }
     };
     let others = company.tags_but(own);
     let body = html! {
         (crumbs_to(&repository))
-        (heading(&format!("Delete {text}?"), &html! { "There is no way back but to push it again." }))
+        (heading(&format!("Delete {text}?"), &html! { "What is deleted comes back only by pushing it again." }))
+        div class="halves" {
         @if let Some(tag) = own {
-            (form(&reference, "Delete the tag", &html! {
+            (form(&reference, "Only the tag", "Delete the tag", "danger", &html! {
                 "Only the tag " strong { (tag) } " goes. "
                 @match (&others, company.tag_count) {
                     (Some(others), _) => { "The image stays as " (others) "." }
@@ -118,7 +120,7 @@ async fn question(app: &App, viewer: &Viewer, text: &str) -> Result<Option<Page>
             }))
         }
         @if viewer.may_delete(&repository, &by_digest) {
-            (form(&by_digest, "Delete the image", &html! {
+            (form(&by_digest, "The image", "Delete the image", "danger sure", &html! {
                 "The image itself goes"
                 @match (company.tags_but(None), company.tag_count) {
                     (Some(tags), _) => { ", and with it " (tags) ". " }
@@ -127,12 +129,13 @@ async fn question(app: &App, viewer: &Viewer, text: &str) -> Result<Option<Page>
                 }
                 @match company.attached {
                     0 => {}
-                    1 => "What is attached to it refers to nothing then.",
-                    n => { (n) " things that are attached to it refer to nothing then." }
+                    1 => "What is attached to it will point at nothing.",
+                    n => { "The " (n) " signatures and documents attached to it will point at nothing." }
                 }
             }))
         }
-        p { a href={ "/image/" (text) } { "Keep it" } }
+        }
+        div class="actions" { a class="button quiet" href={ "/image/" (text) } { "Keep it" } }
     };
     Ok(Some(Page::at(Place::Repositories, format!("Delete {text}?"), body)))
 }

@@ -106,8 +106,9 @@ fn bar(viewer: &Viewer, at: Option<Place>) -> Markup {
         div class="who" {
             span class="host" { (viewer.host) }
             @match viewer.user() {
-                Some(user) => span class="face" aria-hidden="true" title=(user) {
-                    (user.chars().next().unwrap_or('?').to_uppercase())
+                Some(user) => a class="me" href="/access" title="What you may do here" {
+                    span class="face" aria-hidden="true" { (user.chars().next().unwrap_or('?').to_uppercase()) }
+                    span class="name" { (user) }
                 },
                 None => a class="button small" href="/" { "Sign in" },
             }
@@ -155,7 +156,7 @@ pub fn refusal(status: StatusCode, title: &str, reason: &str, request_id: &str) 
                 h1 { (title) }
                 p role="alert" class="reason" { (reason) "." }
                 p { a href="/" { "Back to the start" } }
-                p class="fine" { "Request " code { (request_id) } ": the registry's log has the same reason under this name." }
+                p class="fine" { "Request " code { (request_id) } ". Give it to whoever runs this registry: the log says more under it." }
             }
         },
     )

@@ -58,7 +58,7 @@ async fn list(app: &App, viewer: &Viewer, owner: &Owner, new: Option<NewKey>, re
         Ok(keys) => keys,
         Err(error) => return database_failed(&error, request),
     };
-    let sentence = html! { "A key is the password of " code { "docker login" } ", podman, helm and CI jobs. It can never do more than you may." };
+    let sentence = html! { "A key is the password of " code { "docker login" } ", podman, helm and CI jobs. It can never do more than you. Revoking one stops it at once." };
     let body = html! {
         (heading("API keys", &sentence))
         @if let Some(new) = &new {
@@ -66,7 +66,7 @@ async fn list(app: &App, viewer: &Viewer, owner: &Owner, new: Option<NewKey>, re
                 h2 { "“" (plain(&new.label)) "” is ready" }
                 p { "Copy it now. It is not shown again." }
                 pre class="command" tabindex="0" { code id="new-key" { (new.text) } }
-                p { "Then, in your terminal:" }
+                p { "Then log in, and paste the key as the password:" }
                 (command(&format!("docker login -u {} {}", owner.identity.user, viewer.host)))
             }
         }
@@ -86,13 +86,13 @@ fn row(key: &ApiKey) -> Markup {
         div class="what" {
             p {
                 strong { (plain(&key.label)) } " "
-                span class="chip" { @if key.scopes.is_empty() { "everything I may" } @else { (key.scopes.join(" · ")) } } " "
-                @if key.is_expired() { span class="chip bad" { "has ended" } }
-                @else if ends_soon && let Some(at) = key.expires_at { span class="chip warn" { "ends " (until(at)) } }
+                span class="chip" { @if key.scopes.is_empty() { "all that you can" } @else { (key.scopes.join(" · ")) } } " "
+                @if key.is_expired() { span class="chip bad" { "has expired" } }
+                @else if ends_soon && let Some(at) = key.expires_at { span class="chip warn" { "expires " (until(at)) } }
             }
             p class="soft" {
                 "made " (ago(key.created_at)) " · "
-                @match key.expires_at { None => "never ends", Some(at) => { "ends " (until(at)) } } " · "
+                @match key.expires_at { None => "never expires", Some(at) => { "expires " (until(at)) } } " · "
                 @match key.used_at {
                     None => "never used",
                     Some(at) => { "used " (ago(at)) @if !key.used_from.is_empty() { " from " (key.used_from) } }
@@ -101,7 +101,7 @@ fn row(key: &ApiKey) -> Markup {
         }
         form method="post" action="/keys/revoke" {
             input type="hidden" name="id" value=(key.id);
-            button class="quiet small" aria-label={ "Revoke " (key.label) } { "Revoke" }
+            button class="danger small" aria-label={ "Revoke " (key.label) } { "Revoke" }
         }
     }
 }
@@ -116,24 +116,24 @@ fn form(viewer: &Viewer, owner: &Owner) -> Markup {
             form class="stack" method="post" action="/keys" {
                 div class="fields" {
                     label { "Name" input name="label" required maxlength=(MAX_LABEL_CHARS) placeholder="where it will live" autocomplete="off"; }
-                    label { "Ends" select name="days" {
+                    label { "Expires" select name="days" {
                         option value="90" { "in 90 days" }
                         option value="30" { "in 30 days" }
                         option value="365" { "in a year" }
                         option value="0" { "never" }
                     } }
-                    label { "May" select name="may" {
-                        option value="" { "everything I may" }
+                    label { "Can" select name="may" {
+                        option value="" { "do all that you can" }
                         option value="read" { "only pull" }
                         @if may(Action::Create) || may(Action::Update) { option value="push" { "pull and push" } }
                     } }
                 }
                 fieldset {
-                    legend { "In all that I may use, or only in" }
-                    @for (pattern, _) in patterns.iter().take(MAX_PATTERNS_OFFERED) {
+                    legend { "Only in these repositories (none chosen: in all)" }
+                    @for (pattern, _) in patterns.iter().filter(|(pattern, _)| *pattern != "**").take(MAX_PATTERNS_OFFERED) {
                         label class="pick" { input type="checkbox" name="in" value=(pattern); code { (pattern) } }
                     }
-                    label class="pick" { "others:" input name="in" placeholder="such as team/api or team/**" autocomplete="off" autocapitalize="none"; }
+                    label class="pick" { "Others" input name="in" placeholder="such as team/api or team/**" autocomplete="off" autocapitalize="none"; }
                 }
                 div class="actions" { button { "Make a key" } }
             }

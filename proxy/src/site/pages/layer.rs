@@ -55,15 +55,15 @@ pub async fn show(
     let short: String = digest.hex().chars().take(12).collect();
     let sentence = html! {
         @match (holders.repositories.len(), holders.next.is_some() || page.last.is_some()) {
-            (1, false) => "Of the repositories that you may read, one has this layer.",
-            (n, false) => { "Of the repositories that you may read, " (n) " have this layer." }
-            (n, true) => { "Of the repositories that you may read, many have this layer: " (n) " on this page." }
+            (1, false) => "One repository that you can read holds this layer.",
+            (n, false) => { (n) " repositories that you can read hold this layer." }
+            (n, true) => { "Many repositories that you can read hold this layer: " (n) " on this page." }
         }
     };
     let body = html! {
         (crumbs_to(&repository))
         (heading(&format!("Layer {short}"), &sentence))
-        (command(&digest.to_string()))
+        section class="card" { (command(&digest.to_string())) }
         section class="card rows" { ul {
             @for holder in &holders.repositories { li { a class="name" href={ "/repository/" (holder) } { (holder) } } }
         } }

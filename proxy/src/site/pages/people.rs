@@ -81,7 +81,7 @@ fn row(Person { standing, sessions, keys }: &Person) -> Markup {
     html! {
         div class="what" {
             p { a class="name" href=(address(&standing.id)) { (plain(&standing.name)) } " " (state(standing)) }
-            p class="soft" { "by " (plain(&standing.id.provider)) " · signed in " (ago(standing.seen_at)) }
+            p class="soft" { "via " (plain(&standing.id.provider)) " · signed in " (ago(standing.seen_at)) }
         }
         span class="soft" { (many(*sessions, "session")) " · " (many(*keys, "key")) }
     }
@@ -131,14 +131,14 @@ fn person(standing: &Standing, sessions: &[Session], keys: &[ApiKey]) -> Page {
     let name = plain(&standing.name);
     let body = html! {
         nav class="crumbs" aria-label="Where this is" { a href="/people" { "People" } " /" }
-        (heading(&name, &html! { "by " (plain(&standing.id.provider)) " · signed in " (ago(standing.seen_at)) " " (state(standing)) }))
+        (heading(&name, &html! { "via " (plain(&standing.id.provider)) " · signed in " (ago(standing.seen_at)) " " (state(standing)) }))
         section class="card rows" {
             h2 class="folder" { "Sessions" }
             @if sessions.is_empty() { p class="empty soft" { "None." } }
             ul { @for session in sessions { li {
                 div class="what" {
                     p { strong { (browser(&session.user_agent)) } }
-                    p class="soft" { "from " (session.client) " · since " (ago(session.created_at)) " · used " (ago(session.used_at)) }
+                    p class="soft" { "from " (session.client) " · signed in " (ago(session.created_at)) " · last used " (ago(session.used_at)) }
                 }
                 (end_form("session", &session.id_hash, &standing.id, "End"))
             } } }
@@ -151,7 +151,7 @@ fn person(standing: &Standing, sessions: &[Session], keys: &[ApiKey]) -> Page {
                     p { strong { (plain(&key.label)) } " " @if !key.scopes.is_empty() { span class="chip" { (plain(&key.scopes.join(" · "))) } } }
                     p class="soft" {
                         "made " (ago(key.created_at)) " · "
-                        @match key.expires_at { None => "never ends", Some(at) => { "ends " (until(at)) } } " · "
+                        @match key.expires_at { None => "never expires", Some(at) => { "expires " (until(at)) } } " · "
                         @match key.used_at { None => "never used", Some(at) => { "used " (ago(at)) @if !key.used_from.is_empty() { " from " (key.used_from) } } }
                     }
                 }
@@ -170,7 +170,7 @@ fn end_form(kind: &str, object: &str, id: &PersonId, button: &str) -> Markup {
             input type="hidden" name="object" value=(object);
             input type="hidden" name="provider" value=(id.provider);
             input type="hidden" name="subject" value=(id.subject);
-            button class="quiet small" { (button) }
+            button class="danger small" { (button) }
         }
     }
 }
@@ -192,8 +192,8 @@ pub async fn jobs(
     let none = PersonId { provider: String::new(), subject: String::new() };
     let body = html! {
         nav class="crumbs" aria-label="Where this is" { a href="/people" { "People" } " /" }
-        (heading("Refresh tokens of jobs", &html! { "A job that has logged in with its own token goes on with one of these, until it ends." }))
-        @if tokens.is_empty() { p class="soft" { "There is none." } } @else {
+        (heading("Refresh tokens of jobs", &html! { "CI jobs that logged in with their own token stay logged in with these until they expire." }))
+        @if tokens.is_empty() { p class="soft" { "No job has one now." } } @else {
             section class="card rows" { ul { @for token in &tokens { li {
                 div class="what" {
                     p { strong { (job(token)) } }

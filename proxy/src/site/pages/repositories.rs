@@ -67,22 +67,22 @@ async fn list(app: &App, viewer: &Viewer, request: &RequestInfo, search: &Search
         Ok(found) => found,
         Err(error) => return registry_failed(&error, request),
     };
-    let (names, more) = (found.repositories, found.next.is_some());
-    let sentence = match (names.is_empty(), more || search.after.is_some(), wanted.is_empty()) {
-        (true, _, true) => html! { "There is nothing that you may read yet." },
-        (true, _, false) => html! { "None that you may read has " q { (wanted) } " in its name." },
-        (false, true, _) => html! { "Those that you may read, " (names.len()) " on this page" },
-        (false, false, _) => html! { (names.len()) " that you may read" },
-    };
+    let names = found.repositories;
+    let is_part = found.next.is_some() || search.after.is_some();
     let body = html! {
-        (heading("Repositories", &sentence))
+        (heading("Repositories", &html! { "What you can read here." }))
         @if !names.is_empty() || !wanted.is_empty() || search.after.is_some() {
             form class="search" method="get" action="/repositories" role="search" {
                 input type="search" name="q" value=(wanted) aria-label="Search by name" placeholder="Search by name, such as team/api" data-search="#list";
                 button class="quiet" { "Search" }
             }
         }
-        div id="list" aria-live="polite" {
+        div id="list" class="stack" aria-live="polite" {
+            @if !names.is_empty() {
+                p class="fine" { (count(names.len() as u64)) @if names.len() == 1 { " repository" } @else { " repositories" } @if is_part { " on this page" } }
+            } @else if !wanted.is_empty() {
+                section class="card" { p class="soft" { "No repository that you can read has “" (wanted) "” in its name. " a href="/repositories" { "Show all" } } }
+            }
             @if names.is_empty() && wanted.is_empty() { (first_push(viewer)) } @else if !names.is_empty() { (table(viewer, &names)) }
             @if let Some(last) = &found.next {
                 p class="pages" { a rel="next" href={ "/repositories?q=" (in_query(&wanted)) "&after=" (in_query(last)) } { "Next" } }

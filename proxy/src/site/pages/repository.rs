@@ -85,7 +85,10 @@ async fn list(
         (crumbs(repository))
         (heading(repository.as_str().rsplit('/').next().unwrap_or_default(), &sentence(&list)))
         @if let Some((newest, tag)) = newest.and_then(|newest| Some((newest, newest.tag.parse::<Tag>().ok()?))) {
-            section class="card" { (commands(&viewer.host, repository, &Reference::Tag(tag), artifact(newest), None)) }
+            section class="card" {
+                h2 { "Pull " @if order == TagOrder::Pushed { "the newest, " } (tag) }
+                (commands(&viewer.host, repository, &Reference::Tag(tag.clone()), artifact(newest), None))
+            }
         }
         form class="search" method="get" role="search" action={ "/repository/" (repository) } {
             input type="search" name="q" value=(wanted) aria-label="Filter tags" placeholder="Filter tags, such as 2." data-search="#list";
@@ -95,14 +98,14 @@ async fn list(
         div id="list" class="stack" aria-live="polite" {
             p class="choice soft" {
                 @if !wanted.is_empty() { span { (count(list.matching)) " with “" (wanted) "”" } }
-                @else if list.matching < list.totals.tag_count {
-                    span { (count(list.totals.tag_count - list.matching)) " of signatures and the like are with their images" }
-                }
                 @for (other, name) in [(TagOrder::Pushed, "Newest first"), (TagOrder::Version, "By version")] {
                     a href=(address(other, "")) aria-current=[(other == order).then_some("true")] { (name) }
                 }
             }
             @if list.tags.is_empty() { p class="soft" { "No tag has that in its name." } } @else { (table(viewer, repository, &list.tags)) }
+            @if wanted.is_empty() && list.matching < list.totals.tag_count {
+                p class="fine" { (count(list.totals.tag_count - list.matching)) " more tags are signatures and the like; they are listed with their images." }
+            }
             @if let Some(next) = &list.next { p class="pages" { a rel="next" href=(address(order, next)) { "Next" } } }
         }
     };
@@ -113,10 +116,10 @@ async fn list(
 fn sentence(list: &TagOverviewList) -> Markup {
     let totals = &list.totals;
     html! {
-        @match totals.tag_count { 0 => "No tag", 1 => "One tag", n => { (count(n)) " tags" } }
+        @match totals.tag_count { 1 => "One tag", n => { (count(n)) " tags" } }
         " · " (size(totals.size))
         @if let Some(pulls) = &totals.pulls {
-            " · pulled " @match pulls.count { 1 => "once", n => { (count(n)) " times" } } ", last " (ago(pulls.at.unix_timestamp()))
+            " · last pulled " (ago(pulls.at.unix_timestamp())) " (" @match pulls.count { 1 => "once", n => { (count(n)) " times" } } ")"
         }
     }
 }
@@ -139,20 +142,20 @@ fn table(viewer: &Viewer, repository: &Repository, tags: &[TagOverview]) -> Mark
                     @for tag in tags {
                         tr {
                             th scope="row" { a class="name" href={ "/image/" (repository) ":" (tag.tag) } { (tag.tag) } }
-                            td class="number" { @if let Some(content) = &tag.content { (size(content.size)) } }
-                            td {
+                            td class="number size" { @if let Some(content) = &tag.content { (size(content.size)) } }
+                            td class="for" {
                                 @if artifact(tag) != Artifact::Image { span class="chip" { (artifact(tag).name()) } " " }
                                 @match &tag.content {
                                     Some(content) => (plain(&content.platforms.join(", "))),
                                     None => span class="soft" { "can't be read" },
                                 }
                             }
-                            td class="soft" { @if let Some(push) = &tag.pushed { (pushed(push, viewer)) } }
-                            @if was_pulled { td class="soft" { @match &tag.pulls {
+                            td class="soft pushed" { @if let Some(push) = &tag.pushed { (pushed(push, viewer)) } }
+                            @if was_pulled { td class=(if tag.pulls.is_some() { "soft pulled" } else { "soft pulled none" }) { @match &tag.pulls {
                                 Some(pulls) => span title={ (count(pulls.count)) " times" } { (ago(pulls.at.unix_timestamp())) },
                                 None => "–",
                             } } }
-                            td { (digest(&tag.digest.to_string())) }
+                            td class="digest" { (digest(&tag.digest.to_string())) }
                         }
                     }
                 }

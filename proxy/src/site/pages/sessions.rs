@@ -44,13 +44,13 @@ pub async fn show(
                     div class="what" {
                         p { strong { (browser(&session.user_agent)) } @if this(session) { " " span class="chip" { "this one" } } }
                         p class="soft" {
-                            "from " (session.client) " · since " (ago(session.created_at)) " · used " (ago(session.used_at))
+                            "from " (session.client) " · signed in " (ago(session.created_at)) " · last used " (ago(session.used_at))
                         }
                     }
                     @if !this(session) {
                         form method="post" action="/sessions/end" {
                             input type="hidden" name="id" value=(session.id_hash);
-                            button class="quiet small" aria-label={ "End the session of " (browser(&session.user_agent)) } { "End" }
+                            button class="danger small" aria-label={ "End the session of " (browser(&session.user_agent)) } { "End" }
                         }
                     }
                 }

@@ -29,8 +29,8 @@ pub fn written(repository: &Repository, reference: &Reference) -> String {
 pub fn titled(repository: &Repository, reference: &Reference) -> String {
     let last = repository.as_str().rsplit('/').next().unwrap_or_default();
     match reference {
-        Reference::Tag(tag) => format!("{last} : {tag}"),
-        Reference::Digest(digest) => format!("{last} @ {}", digest.hex().chars().take(12).collect::<String>()),
+        Reference::Tag(tag) => format!("{last}:{tag}"),
+        Reference::Digest(digest) => format!("{last}@{}", digest.hex().chars().take(12).collect::<String>()),
     }
 }
 
@@ -70,21 +70,21 @@ pub fn commands(
             Artifact::Image => {
                 (command(&format!("docker pull {image}")))
                 details {
-                    summary { "Other ways" }
+                    summary { "podman, nerdctl, by digest" }
                     div class="stack" {
                         (command(&format!("podman pull {image}")))
                         (command(&format!("nerdctl pull {image}")))
-                        @if let Some(by_digest) = by_digest { (command(&format!("docker pull {by_digest}"))) }
+                        @if let Some(by_digest) = by_digest {
+                            p class="fine" { "Exactly this one, wherever the tag moves:" }
+                            (command(&format!("docker pull {by_digest}")))
+                        }
                     }
                 }
             }
             Artifact::Chart => {
                 @let version = match reference { Reference::Tag(tag) => format!(" --version {tag}"), Reference::Digest(_) => String::new() };
                 (command(&format!("helm pull oci://{host}/{repository}{version}")))
-                details {
-                    summary { "Other ways" }
-                    (command(&format!("helm install my-release oci://{host}/{repository}{version}")))
-                }
+                (command(&format!("helm install my-release oci://{host}/{repository}{version}")))
             }
             _ => (command(&format!("oras pull {image}"))),
         }

@@ -182,7 +182,10 @@ pub fn nothing_here(viewer: &Viewer, what: &str) -> Response {
         section class="card narrow" {
             h1 { "There is nothing here" }
             p { "There is no " (what) " of this name, or you may not read it." }
-            p { a href="/repositories" { "All repositories" } }
+            div class="actions" {
+                a class="button" href="/repositories" { "All repositories" }
+                @if viewer.owner.is_none() { a class="button quiet" href="/" { "Sign in" } }
+            }
         }
     };
     frame::Page::new(StatusCode::NOT_FOUND, "Nothing here", body).show(viewer)

@@ -26,7 +26,7 @@ impl SignInFailure<'_> {
             div role="alert" class="reason" {
                 p { strong { "You are not signed in" } }
                 p { (self.reason) "." }
-                p class="fine" { "Request " code { (self.request_id) } ": the registry's log has the same reason under this name." }
+                p class="fine" { "Request " code { (self.request_id) } ". Give it to whoever runs this registry: the log says more under it." }
             }
         };
         Page::new(self.status, "Sign in", body(app, self.back, Some(&notice)))

@@ -21,6 +21,7 @@ impl Image {
                     @for (part, name) in platforms(&self.document) {
                         li {
                             a class="name" href={ "/image/" (written(&self.repository, &self.reference)) "?platform=" (part.digest) } aria-current=[(self.chosen.as_ref() == Some(&part.digest)).then_some("true")] { (name) }
+                            @if self.chosen.as_ref() == Some(&part.digest) { span class="chip" { "shown below" } }
                             span class="soft" { (digest(&part.digest.to_string())) }
                         }
                     }
@@ -29,28 +30,35 @@ impl Image {
         }
     }
 
-    /// Each with a bar beside the largest.
+    /// Each with a bar beside the largest; of what is no image, its files.
     pub fn layers(&self) -> Markup {
+        let layers = &self.inner.layers;
         let commands = self.config.commands();
-        let largest = self.inner.layers.iter().map(|layer| layer.size).max().unwrap_or_default().max(1);
-        let count = self.inner.layers.len();
+        let largest = layers.iter().map(|layer| layer.size).max().unwrap_or_default().max(1);
+        let total = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
+        let is_image = self.artifact() == Artifact::Image;
         html! {
             section class="card" {
-                h2 { "Layers " span class="soft" { "· " (count) " · " (size(self.inner.size())) } }
+                h2 {
+                    @if is_image { "Layers" } @else { "Files" }
+                    span class="soft" { " · " (layers.len()) " · " (size(total)) @if self.is_index { " · " (self.platform()) } }
+                }
                 ol class="layers" {
-                    @for (i, layer) in self.inner.layers.iter().enumerate().take(MAX_SHOWN) {
+                    @for (i, layer) in layers.iter().enumerate().take(MAX_SHOWN) {
                         li {
                             @match commands.get(i).filter(|command| !command.is_empty()) {
                                 Some(command) => code { (command) },
                                 None => code { (plain(&layer.media_type)) },
                             }
                             span class="number" { (size(layer.size)) }
-                            a class="fine" href={ "/layer/" (self.repository) "@" (layer.digest) } aria-label={ "Who else has layer " (i + 1) } { "who else?" }
-                            meter min="0" max=(largest) value=(layer.size) aria-label={ "Size of layer " (i + 1) } {}
+                            @if is_image {
+                                meter min="0" max=(largest) value=(layer.size) aria-label={ "Size of layer " (i + 1) } {}
+                                a class="fine" href={ "/layer/" (self.repository) "@" (layer.digest) } aria-label={ "where used: layer " (i + 1) } { "where used" }
+                            }
                         }
                     }
                 }
-                @if count > MAX_SHOWN { p class="soft" { "These are the first " (MAX_SHOWN) "." } }
+                @if layers.len() > MAX_SHOWN { p class="soft" { "These are the first " (MAX_SHOWN) "." } }
             }
         }
     }
@@ -88,7 +96,7 @@ impl Image {
                         dl { @for (key, value) in more { dt { (plain(key)) } dd { (link(value)) } } }
                     }
                 }
-                p class="fine" { "Source, version and licences are what it says of itself." }
+                @if said.iter().any(|(_, key)| own(key).is_some()) { p class="fine" { "Source, revision, version and the like: as the image claims." } }
             }
         }
     }

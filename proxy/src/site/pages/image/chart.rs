@@ -51,7 +51,7 @@ pub fn card(config: &Config, values: Option<&str>) -> Markup {
     let rows = [
         ("Chart", "name"),
         ("Version", "version"),
-        ("Application", "appVersion"),
+        ("App version", "appVersion"),
         ("Description", "description"),
         ("Home", "home"),
     ];
@@ -61,7 +61,7 @@ pub fn card(config: &Config, values: Option<&str>) -> Markup {
             h2 { "The chart" }
             dl { @for (name, key) in rows { @if let Some(text) = config.own(key) { dt { (name) } dd { (link(&text)) } } } }
             @if !dependencies.is_empty() {
-                h3 { "Needs" }
+                h3 { "Dependencies" }
                 ul { @for (name, version, from) in &dependencies { li { (name) " " (version) " " span class="soft" { (from) } } } }
             }
         }

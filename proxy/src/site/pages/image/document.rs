@@ -18,7 +18,7 @@ pub const SETTINGS: [(&str, &str); 7] = [
     ("Entrypoint", "Entrypoint"),
     ("Command", "Cmd"),
     ("User", "User"),
-    ("Folder", "WorkingDir"),
+    ("Working dir", "WorkingDir"),
     ("Ports", "ExposedPorts"),
     ("Volumes", "Volumes"),
     ("Environment", "Env"),

@@ -119,7 +119,7 @@ async fn page(
     let sentence = html! {
         (artifact.name()) " · " (size(image.inner.size()))
         @if let Some(push) = &image.pushed { " · pushed " (pushed(push, viewer)) }
-        @if let Some(created) = image.config.created() { " · says that it was made " (created.get(..10).unwrap_or(&created)) }
+        @if let Some(created) = image.config.created() { " · claims to be built " (created.get(..10).unwrap_or(&created)) }
         @if attached.iter().any(attached::Attached::is_signature) { " " span class="chip" { "has a signature" } }
     };
     let name = written(&image.repository, &image.reference);
