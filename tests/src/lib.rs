@@ -9,6 +9,7 @@ pub mod images;
 pub mod person;
 pub mod postgres;
 pub mod process;
+pub mod scim_push;
 pub mod stand_in;
 pub mod system;
 pub mod tools;

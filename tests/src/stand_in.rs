@@ -27,6 +27,8 @@ use base64::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::scim_push::{Pushed, Target};
+
 /// How long its tokens live, in seconds.
 const LIFETIME: u64 = 5 * 60;
 
@@ -95,6 +97,8 @@ struct Memory {
     /// What userinfo says to whom.
     access_tokens: HashMap<String, Map<String, Value>>,
     disabled: HashSet<String>,
+    /// Where it pushes who is there, if it does.
+    scim: Option<Target>,
     /// Groups that were changed.
     groups: HashMap<String, Vec<String>>,
     /// Names that were changed.
@@ -141,6 +145,8 @@ pub fn router(application: Application) -> Router {
         .route("/application/o/token/", post(token))
         .route("/application/o/userinfo/", get(userinfo).post(userinfo))
         .route("/if/flow/default-authentication-flow/", get(login_page).post(login))
+        .route("/people", get(people).post(change_people))
+        .route("/test/scim", post(push_to))
         .route("/test/disable/{user}", post(disable))
         .route("/test/groups/{user}/{group}", post(regroup))
         .route("/test/subject/{user}/{subject}", post(rename_subject))
@@ -496,6 +502,82 @@ async fn disable(State(provider): State<Shared>, Path(user): Path<String>) -> St
     memory.refresh_tokens.retain(|_, grant| grant.user != user);
     memory.disabled.insert(user);
     StatusCode::NO_CONTENT
+}
+
+/// For tests: from now on it pushes who is there.
+async fn push_to(State(provider): State<Shared>, Json(target): Json<Map<String, Value>>) -> StatusCode {
+    let text = |key: &str| target.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    provider.memory().scim = Some(Target { url: text("url"), token: text("token") });
+    if push(&provider).await.is_ok() { StatusCode::NO_CONTENT } else { StatusCode::BAD_GATEWAY }
+}
+
+async fn push(provider: &Provider) -> reqwest::Result<()> {
+    let Some(target) = provider.memory().scim.clone() else { return Ok(()) };
+    let people: Vec<Pushed> = ACCOUNTS.iter().map(|account| provider.pushed(account)).collect();
+    let groups: Vec<String> = ACCOUNTS.iter().flat_map(|account| account.groups).map(ToString::to_string).collect();
+    target.push(&people, &groups).await
+}
+
+impl Provider {
+    fn pushed(&self, account: &Account) -> Pushed {
+        let claims = self.claims(account.name, "profile");
+        let text = |key: &str| claims[key].as_str().unwrap_or_default().to_owned();
+        let groups = claims["groups"].as_array().into_iter().flatten().filter_map(|group| group.as_str());
+        Pushed {
+            name: text("preferred_username"),
+            uid: text("sub"),
+            is_active: !self.memory().disabled.contains(account.name),
+            groups: groups.map(str::to_owned).collect(),
+        }
+    }
+}
+
+/// `GET /people`: who is there, with buttons to change that.
+async fn people(State(provider): State<Shared>) -> Html<String> {
+    let rows: String = ACCOUNTS.iter().filter(|account| !account.is_service).map(|account| {
+        let pushed = provider.pushed(account);
+        let (is_in, name) = (pushed.groups.iter().any(|group| group == "dev"), account.name);
+        let state = if pushed.is_active { "active" } else { "deactivated" };
+        let change = if pushed.is_active { "deactivate" } else { "activate" };
+        let (join, verb) = if is_in { ("leave", "take out of dev") } else { ("join", "add to dev") };
+        let groups = pushed.groups.join(", ");
+        format!(
+            "<form method=post><p><b>{name}</b>: {state}, in {groups} <input type=hidden name=user value={name}>\
+             <button name=change value={change}>{change}</button> <button name=change value={join}>{verb}</button></p></form>"
+        )
+    }).collect();
+    Html(format!(
+        "<!doctype html><html lang=en><title>Stand-in for authentik</title><style>body{{font:1rem/1.6 sans-serif;\
+         max-width:36rem;margin:4rem auto}}button{{font:inherit}}</style><h1>People</h1>{rows}\
+         <p>What changes here is pushed to the registry at once, by SCIM.</p>"
+    ))
+}
+
+/// `POST /people`
+async fn change_people(State(provider): State<Shared>, Form(form): Form<Fields>) -> Response {
+    let field = |name: &str| form.get(name).cloned().unwrap_or_default();
+    let Some(account) = ACCOUNTS.iter().find(|account| account.name == field("user")) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let mut groups = provider.pushed(account).groups;
+    {
+        let mut memory = provider.memory();
+        match field("change").as_str() {
+            "deactivate" => {
+                memory.refresh_tokens.retain(|_, grant| grant.user != account.name);
+                memory.disabled.insert(account.name.to_owned());
+            }
+            "activate" => drop(memory.disabled.remove(account.name)),
+            "join" => groups.push("dev".to_owned()),
+            "leave" => groups.retain(|group| group != "dev"),
+            _ => return StatusCode::BAD_REQUEST.into_response(),
+        }
+        memory.groups.insert(account.name.to_owned(), groups);
+    }
+    match push(&provider).await {
+        Ok(()) => Redirect::to("/people").into_response(),
+        Err(error) => (StatusCode::BAD_GATEWAY, format!("the registry did not take it: {error}\n")).into_response(),
+    }
 }
 
 /// For tests: from now on the user is in this group alone.

@@ -200,6 +200,30 @@ async fn where_it_is_required_nobody_else_signs_in_and_names_link_where_subjects
     assert!(alice.get("/keys").await.text().await.unwrap().contains("SIGN IN WITH"));
 }
 
+/// The page of the stand-in, as `./try.sh` shows it.
+#[tokio::test]
+async fn what_is_changed_at_the_stand_in_is_so_here_at_once() {
+    let (system, pusher) = pushed_to(json!({})).await;
+    system.at_stand_in("scim", json!({"url": pusher.base, "token": TOKEN})).await;
+    assert_eq!(pusher.get("/Users").await["totalResults"], json!(3));
+    let bob = system.signed_in("bob").await;
+    let (key, _) = bob.make_key("laptop").await;
+    let by_key = Api::basic(&system.url, "bob", &key);
+    let change = async |change: &str| {
+        let form = reqwest::Client::new().post(format!("{}/people", system.provider_origin()));
+        let answer = form.form(&[("user", "bob"), ("change", change)]).send().await.unwrap();
+        assert!(answer.status().is_success(), "{change}: {}", answer.text().await.unwrap());
+    };
+    change("join").await;
+    assert!(bob.get("/access").await.text().await.unwrap().contains("dev "));
+    change("leave").await;
+    assert!(!bob.get("/access").await.text().await.unwrap().contains("dev "));
+    change("deactivate").await;
+    assert_eq!(status(&by_key, "/v2/").await, StatusCode::UNAUTHORIZED);
+    change("activate").await;
+    assert_eq!(status(&by_key, "/v2/").await, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn only_the_token_pushes_and_nothing_hostile_comes_through() {
     let (system, pusher) = pushed_to(json!({})).await;

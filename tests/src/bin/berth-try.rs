@@ -7,6 +7,7 @@ use berth_tests::{
     stand_in::{ACCOUNTS, CI_PASSWORD, access_token},
     system::{CLIENT_ID, Setup, System, demonstration_rules},
 };
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The port that is tried first.
@@ -22,12 +23,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let folder = folder.canonicalize()?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let port = std::net::TcpListener::bind(("127.0.0.1", PORT)).map_or_else(|_| free_port(), |_| PORT);
-    let setup = Setup { access_control: demonstration_rules(), unix_socket: false, ..Setup::default() };
+    let (token_file, scim_token) = (folder.join("scim-token"), "the-stand-in-pushes-with-this-token".to_owned());
+    fs::write(&token_file, &scim_token)?;
+    let provider = json!({"scim": {"tokenFile": token_file}});
+    let setup = Setup { access_control: demonstration_rules(), unix_socket: false, provider, ..Setup::default() };
 
     let started = async {
         let system = System::start_in(&folder, port, setup).await;
         let (key, _) = system.signed_in("alice").await.make_key("try").await;
         let jwt = access_token(&system.issuer, CLIENT_ID, "alice").await;
+        let scim = json!({"url": format!("{}/scim/v2", system.url), "token": scim_token});
+        system.at_stand_in("scim", scim).await;
         (system, key, jwt)
     };
     let (mut system, key, jwt) = tokio::select! {
@@ -45,6 +51,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ("BERTH_APP_PASSWORD", CI_PASSWORD.to_owned()),
         ("BERTH_JWT", jwt),
         ("BERTH_ISSUER", system.issuer.clone()),
+        ("BERTH_SCIM_URL", format!("{}/scim/v2", system.url)),
+        ("BERTH_SCIM_TOKEN", scim_token.clone()),
         ("BERTH_CONFIG", system.config().display().to_string()),
         ("BERTH_PROXY_PID", system.proxy.id().to_string()),
         ("BERTH_REGISTRY_PID", system.registry.id().to_string()),
@@ -57,6 +65,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let (url, authority) = (&system.url, system.authority());
     let (robot, password) = (robot.name, CI_PASSWORD);
+    let people = format!("{}/people", system.provider_origin());
     println!(
         "
 Berth is running, with a stand-in for authentik.
@@ -74,6 +83,10 @@ Push something, as alice:
 A CI job may push to ci/… as the service account, with its app password:
 
   docker login -u {robot} -p {password} {authority}
+
+Deactivate bob, or add him to a group, and see him out or in at once (the stand-in pushes it by SCIM):
+
+  {people}
 
 Another shell can read all of this: . target/try/env
 The configuration and the logs are in target/try. Ctrl-C stops everything.
