@@ -494,7 +494,7 @@ mod tests {
         let condition = r#"{"expression": "req.tag == ''", "message": "x"}"#;
         let policy = format!(r#"{{"users": [], "groups": [], "actions": [], "conditions": [{condition}]}}"#);
         let text = format!(
-            r#"{{"http": {{"tls": {{}}, "auth": {{"openid": {{"providers": {{"NAME": {{}}}}}}, "bearer": {{"oidc": [{{
+            r#"{{"http": {{"tls": {{}}, "auth": {{"openid": {{"providers": {{"NAME": {{"scim": {{}}}}}}}}, "bearer": {{"oidc": [{{
                 "issuer": "https://x", "claimMapping": {{"variables": [{{}}], "validations": [{{}}]}}}}]}}, "htpasswd": {{}}, "mtls": {{}}}},
                 "accessControl": {{"groups": {{"NAME": {{}}}}, "repositories": {{"NAME": {{"policies": [{policy}]}}}},
                 "adminPolicy": {policy}, "metrics": {{}}}}}},

@@ -88,7 +88,7 @@ fn page(from: &Image, to: &Image) -> Page {
     let body = html! {
         (crumbs_to(&to.repository))
         (heading(&title, &sentence))
-        div class="halves" { (layers(from, &after, ("removed", "chip bad"))) (layers(to, &before, ("added", "chip good"))) }
+        div class="halves" { (layers(from, &after, ("removed", "chip"))) (layers(to, &before, ("added", "chip"))) }
         (settings(from, to))
     };
     Page::at(Place::Repositories, title, body)

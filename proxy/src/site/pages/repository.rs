@@ -87,7 +87,7 @@ async fn list(
         @if let Some((newest, tag)) = newest.and_then(|newest| Some((newest, newest.tag.parse::<Tag>().ok()?))) {
             section class="card" {
                 h2 { "Pull " @if order == TagOrder::Pushed { "the newest, " } (tag) }
-                (commands(&viewer.host, repository, &Reference::Tag(tag.clone()), artifact(newest), None))
+                (commands(&viewer.host, repository, &Reference::Tag(tag.clone()), artifact(newest), Some(&newest.digest)))
             }
         }
         form class="search" method="get" role="search" action={ "/repository/" (repository) } {
@@ -119,7 +119,7 @@ fn sentence(list: &TagOverviewList) -> Markup {
         @match totals.tag_count { 1 => "One tag", n => { (count(n)) " tags" } }
         " · " (size(totals.size))
         @if let Some(pulls) = &totals.pulls {
-            " · last pulled " (ago(pulls.at.unix_timestamp())) " (" @match pulls.count { 1 => "once", n => { (count(n)) " times" } } ")"
+            " · pulled " @match pulls.count { 1 => "once", n => { (count(n)) " times" } } ", last " (ago(pulls.at.unix_timestamp()))
         }
     }
 }
@@ -134,7 +134,7 @@ fn table(viewer: &Viewer, repository: &Repository, tags: &[TagOverview]) -> Mark
         section class="card rows" {
             table {
                 thead { tr {
-                    th scope="col" { "Tag" } th scope="col" class="number" { "Size" } th scope="col" { "For" } th scope="col" { "Pushed" }
+                    th scope="col" { "Tag" } th scope="col" class="number" { "Size" } th scope="col" { "Platforms" } th scope="col" { "Pushed" }
                     @if was_pulled { th scope="col" { "Last pulled" } }
                     th scope="col" { "Digest" }
                 } }

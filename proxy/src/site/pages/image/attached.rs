@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use maud::{Markup, html};
 
 use super::{
-    super::words::{digest as short, plain, size},
+    super::words::{digest as short, plain},
     document::{Artifact, Document, MAX_SHOWN},
 };
 use crate::{app::App, registry::RegistryError};
@@ -24,7 +24,6 @@ pub struct Attached {
     kind: Artifact,
     /// What it says that it is.
     name: String,
-    size: u64,
     children: Vec<Self>,
 }
 
@@ -40,7 +39,6 @@ impl Attached {
             digest: descriptor.digest.clone(),
             kind,
             name: plain(artifact_type.unwrap_or(&descriptor.media_type)),
-            size: descriptor.size,
             children: Vec::new(),
         }
     }
@@ -73,7 +71,6 @@ pub async fn attached_to(
         digest: part.digest.clone(),
         kind: Artifact::Attestation,
         name: "of the build".to_owned(),
-        size: part.size,
         children: Vec::new(),
     }));
     all.extend(under_tags(app, repository, digest).await?);
@@ -93,9 +90,8 @@ async fn under_tags(app: &App, repository: &Repository, digest: &Digest) -> Resu
             "sbom" => (Artifact::Bom, "cosign's, under a tag"),
             _ => return None,
         };
-        let size = tag.content.map_or(0, |content| content.size);
         let (address, digest) = (format!(":{}", tag.tag), tag.digest);
-        Some(Attached { address, digest, kind, name: name.to_owned(), size, children: Vec::new() })
+        Some(Attached { address, digest, kind, name: name.to_owned(), children: Vec::new() })
     });
     Ok(found.collect())
 }
@@ -119,7 +115,7 @@ fn branch(repository: &Repository, attached: &[Attached]) -> Markup {
                         span class="chip" { (one.kind.name()) } " "
                         a class="name" href={ "/image/" (repository) (one.address) } { (one.name) }
                     }
-                    span class="soft" { (size(one.size)) " · " (short(&one.digest.to_string())) }
+                    span class="soft" { (short(&one.digest.to_string())) }
                     @if !one.children.is_empty() { (branch(repository, &one.children)) }
                 }
             }

@@ -4,6 +4,7 @@ mod attached;
 mod cards;
 mod chart;
 mod document;
+mod lenient;
 mod read;
 mod statement;
 mod statements;
@@ -35,6 +36,9 @@ use crate::{
     registry::{RegistryError, StoredManifest},
     request::RequestInfo,
 };
+
+/// The longest manifest that is laid out, in bytes: of another one its text is shown.
+const MAX_LAID_OUT_BYTES: usize = 256 * 1024;
 
 /// How much of a manifest a page shows.
 const MAX_RAW_CHARS: usize = 40_000;
@@ -83,7 +87,8 @@ pub async fn show(
 /// The manifest, byte for byte, as far as a page goes.
 fn raw(viewer: &Viewer, repository: &Repository, reference: &Reference, found: &StoredManifest) -> Response {
     let text = String::from_utf8_lossy(&found.bytes);
-    let pretty = serde_json::from_str::<serde_json::Value>(&text).ok();
+    let is_short = found.bytes.len() <= MAX_LAID_OUT_BYTES;
+    let pretty = is_short.then(|| serde_json::from_str::<serde_json::Value>(&text).ok()).flatten();
     let text = pretty.and_then(|value| serde_json::to_string_pretty(&value).ok()).unwrap_or_else(|| text.into_owned());
     let is_long = text.chars().count() > MAX_RAW_CHARS;
     let lines = text.chars().take(MAX_RAW_CHARS).collect::<String>();
@@ -117,7 +122,7 @@ async fn page(
         _ => None,
     };
     let sentence = html! {
-        (artifact.name()) " · " (size(image.inner.size()))
+        (artifact.name()) " · " (size(image.inner.size())) @if image.is_index { " for " (image.platform()) }
         @if let Some(push) = &image.pushed { " · pushed " (pushed(push, viewer)) }
         @if let Some(created) = image.config.created() { " · claims to be built " (created.get(..10).unwrap_or(&created)) }
         @if attached.iter().any(attached::Attached::is_signature) { " " span class="chip" { "has a signature" } }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The longest configuration that is read, in bytes.
-const MAX_CONFIG_BYTES: usize = 1024 * 1024;
+const MAX_CONFIG_BYTES: usize = 256 * 1024;
 
 /// An image, as pages show it.
 pub struct Image {

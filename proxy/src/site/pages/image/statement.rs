@@ -6,16 +6,18 @@
 //! <https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md>
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, de::Error};
 
-use super::super::words::plain;
+use super::lenient::{Object, Objects, Text};
 
 /// The longest document that is read, in bytes, and how many packages of it.
 pub const MAX_DOCUMENT_BYTES: usize = 8 * 1024 * 1024;
 const MAX_PACKAGES: usize = 50_000;
 
-/// How many envelopes may lie in another.
+/// How many envelopes may lie in another, and how many materials and licences are shown.
 const MAX_ENVELOPES: usize = 3;
+const MAX_SOURCES: usize = 50;
+const MAX_LICENCES: usize = 8;
 
 /// A package of a bill of materials.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,76 +38,172 @@ pub enum Statement {
     Other { predicate_type: String },
 }
 
+/// All that is looked for in a document, whichever it is.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Document {
+    // A sigstore bundle has an envelope, an envelope (DSSE) a payload, a statement a predicate.
+    dsse_envelope: Object<Envelope>,
+    payload: Payload,
+    predicate_type: Text,
+    predicate: Object<Box<Document>>,
+    /// Older versions of cosign put the document a level deeper.
+    #[serde(rename = "Data")]
+    data: Object<Box<Document>>,
+    // SPDX
+    spdx_version: Text,
+    packages: Objects<SpdxPackage, MAX_PACKAGES>,
+    // CycloneDX
+    bom_format: Text,
+    components: Objects<Component, MAX_PACKAGES>,
+    // SLSA provenance, versions 0.2 and 1. <https://slsa.dev/spec/v1.0/provenance>
+    builder: Object<Builder>,
+    build_type: Text,
+    materials: Objects<Material, MAX_SOURCES>,
+    run_details: Object<RunDetails>,
+    build_definition: Object<BuildDefinition>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Envelope {
+    payload: Payload,
+}
+
+/// A document in Base64, as long as it is.
+#[derive(Default)]
+struct Payload(Option<String>);
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Some(text))).map_err(|_| D::Error::custom("no payload"))
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SpdxPackage {
+    name: Text,
+    version_info: Text,
+    license_concluded: Text,
+    license_declared: Text,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Component {
+    name: Text,
+    version: Text,
+    licenses: Objects<LicenceChoice, MAX_LICENCES>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct LicenceChoice {
+    expression: Text,
+    license: Object<Licence>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Licence {
+    id: Text,
+    name: Text,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Builder {
+    id: Text,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Material {
+    uri: Text,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RunDetails {
+    builder: Object<Builder>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct BuildDefinition {
+    build_type: Text,
+    resolved_dependencies: Objects<Material, MAX_SOURCES>,
+}
+
 /// Reads a document; nothing, if it is none of these.
 pub fn statement(bytes: &[u8]) -> Option<Statement> {
-    let mut value: Value = serde_json::from_slice(bytes).ok()?;
+    let mut document: Document = serde_json::from_slice(bytes).ok()?;
     for _ in 0..MAX_ENVELOPES {
-        // A sigstore bundle has an envelope, and an envelope (DSSE) a payload.
-        if let Some(envelope) = value.get_mut("dsseEnvelope") {
-            value = envelope.take();
-        }
-        match value.get("payload").and_then(Value::as_str) {
-            Some(payload) => value = serde_json::from_slice(&STANDARD.decode(payload).ok()?).ok()?,
-            None => break,
-        }
+        let payload = document.dsse_envelope.0.take().map_or(document.payload.0.take(), |envelope| envelope.payload.0);
+        let Some(payload) = payload else { break };
+        document = serde_json::from_slice(&STANDARD.decode(payload).ok()?).ok()?;
     }
-    let predicate_type = value["predicateType"].as_str().map(plain);
-    let Some(predicate_type) = predicate_type else { return bom(&value) };
-    let predicate = &value["predicate"];
-    // Older versions of cosign put the document a level deeper.
-    let predicate = predicate.get("Data").unwrap_or(predicate);
-    Some(bom(predicate).or_else(|| provenance(predicate)).unwrap_or(Statement::Other { predicate_type }))
+    let Text(predicate_type) = std::mem::take(&mut document.predicate_type);
+    if predicate_type.is_empty() {
+        return bom(document);
+    }
+    let other = Statement::Other { predicate_type };
+    let Some(predicate) = document.predicate.0 else { return Some(other) };
+    let predicate = match *predicate {
+        Document { data: Object(Some(data)), .. } => *data,
+        predicate => predicate,
+    };
+    Some(match provenance(&predicate) {
+        Some(provenance) => provenance,
+        None => bom(predicate).unwrap_or(other),
+    })
 }
 
-fn text(value: &Value, key: &str) -> String {
-    plain(value[key].as_str().unwrap_or_default())
-}
-
-fn bom(value: &Value) -> Option<Statement> {
-    let (format, key): (_, _) = if value["spdxVersion"].is_string() {
-        ("SPDX", "packages")
-    } else if value["bomFormat"] == "CycloneDX" {
-        ("CycloneDX", "components")
+fn bom(document: Document) -> Option<Statement> {
+    let (format, mut packages): (_, Vec<Package>) = if !document.spdx_version.0.is_empty() {
+        ("SPDX", document.packages.0.into_iter().map(Package::from).collect())
+    } else if document.bom_format.0 == "CycloneDX" {
+        ("CycloneDX", document.components.0.into_iter().map(Package::from).collect())
     } else {
         return None;
     };
-    let listed = value[key].as_array().into_iter().flatten().take(MAX_PACKAGES);
-    let packages = listed.map(|one| match format {
-        "SPDX" => Package { name: text(one, "name"), version: text(one, "versionInfo"), licence: spdx_licence(one) },
-        _ => Package { name: text(one, "name"), version: text(one, "version"), licence: cyclonedx_licence(one) },
-    });
-    let mut packages: Vec<Package> = packages.filter(|package| !package.name.is_empty()).collect();
+    packages.retain(|package| !package.name.is_empty());
     packages.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
     Some(Statement::Bom { format, packages })
 }
 
-fn spdx_licence(package: &Value) -> String {
-    let said = ["licenseConcluded", "licenseDeclared"].map(|key| text(package, key));
-    said.into_iter().find(|licence| !matches!(licence.as_str(), "" | "NOASSERTION" | "NONE")).unwrap_or_default()
+impl From<SpdxPackage> for Package {
+    fn from(package: SpdxPackage) -> Self {
+        let said = [package.license_concluded.0, package.license_declared.0];
+        let licence = said.into_iter().find(|licence| !matches!(licence.as_str(), "" | "NOASSERTION" | "NONE"));
+        Self { name: package.name.0, version: package.version_info.0, licence: licence.unwrap_or_default() }
+    }
 }
 
-fn cyclonedx_licence(component: &Value) -> String {
-    let licences = component["licenses"].as_array().into_iter().flatten().take(8).map(|one| {
-        let licence = &one["license"];
-        [text(one, "expression"), text(licence, "id"), text(licence, "name")].into_iter().find(|it| !it.is_empty())
-    });
-    licences.flatten().collect::<Vec<_>>().join(", ")
+impl From<Component> for Package {
+    fn from(component: Component) -> Self {
+        let licences = component.licenses.0.into_iter().filter_map(|choice| {
+            let licence = choice.license.0.unwrap_or_default();
+            [choice.expression.0, licence.id.0, licence.name.0].into_iter().find(|text| !text.is_empty())
+        });
+        let licence = licences.collect::<Vec<_>>().join(", ");
+        Self { name: component.name.0, version: component.version.0, licence }
+    }
 }
 
-/// SLSA's, versions 0.2 and 1. <https://slsa.dev/spec/v1.0/provenance>
-fn provenance(predicate: &Value) -> Option<Statement> {
-    let definition = &predicate["buildDefinition"];
-    let (builder, build_type, materials) = if definition.is_object() {
-        let builder = text(&predicate["runDetails"]["builder"], "id");
-        (builder, text(definition, "buildType"), &definition["resolvedDependencies"])
-    } else if predicate["builder"].is_object() {
-        (text(&predicate["builder"], "id"), text(predicate, "buildType"), &predicate["materials"])
-    } else {
-        return None;
+fn provenance(predicate: &Document) -> Option<Statement> {
+    let id = |builder: &Object<Builder>| builder.0.as_ref().map(|builder| builder.id.0.clone()).unwrap_or_default();
+    let (builder, build_type, materials) = match (&predicate.build_definition.0, &predicate.builder) {
+        (Some(definition), _) => {
+            let builder = predicate.run_details.0.as_ref().map(|details| id(&details.builder)).unwrap_or_default();
+            (builder, &definition.build_type, &definition.resolved_dependencies)
+        }
+        (None, builder @ Object(Some(_))) => (id(builder), &predicate.build_type, &predicate.materials),
+        (None, Object(None)) => return None,
     };
-    let sources = materials.as_array().into_iter().flatten().map(|one| text(one, "uri"));
-    let sources = sources.filter(|uri| !uri.is_empty()).take(50).collect();
-    Some(Statement::Provenance { builder, build_type, sources })
+    let sources = materials.0.iter().map(|material| material.uri.0.clone()).filter(|uri| !uri.is_empty()).collect();
+    Some(Statement::Provenance { builder, build_type: build_type.0.clone(), sources })
 }
 
 #[cfg(test)]
@@ -169,6 +267,18 @@ mod tests {
         for none in ["", "5", "{}", "[]", r#"{"payload": "%%"}"#, r#"{"payload": 5}"#] {
             assert_eq!(statement(none.as_bytes()), None, "{none}");
         }
+    }
+
+    /// Of what isn't looked for nothing is kept, however much there is.
+    #[test]
+    fn a_long_list_is_cut_and_what_is_beside_it_is_passed_over() {
+        let noise = format!("[{}]", vec![r#"{"a":[{}]}"#; 100_000].join(","));
+        let package = r#"{"name":"p","versionInfo":{"x":[1]},"licenseDeclared":7}"#;
+        let packages = vec![package; MAX_PACKAGES + 1000].join(",");
+        let document = format!(r#"{{"z":{noise},"spdxVersion":"SPDX-2.3","packages":[5,[{noise}],{packages}]}}"#);
+        let Some(Statement::Bom { packages, .. }) = statement(document.as_bytes()) else { panic!("no packages") };
+        assert!((MAX_PACKAGES - 2..=MAX_PACKAGES).contains(&packages.len()), "{}", packages.len());
+        assert_eq!(packages[0], super::tests::package("p", "", ""));
     }
 
     proptest! {

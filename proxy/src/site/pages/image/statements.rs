@@ -1,6 +1,7 @@
 //! What a bill of materials or an attestation says, as a person reads it.
 
 use maud::{Markup, html};
+use tokio::sync::Semaphore;
 
 use super::{
     super::words::{count, link, plain},
@@ -9,6 +10,9 @@ use super::{
     statement::{MAX_DOCUMENT_BYTES, Package, Statement, statement},
 };
 use crate::{app::App, registry::RegistryError};
+
+/// How many documents are read at once, for all who look.
+static READING: Semaphore = Semaphore::const_new(2);
 
 /// How many documents of one artifact are read, and how many packages a page shows.
 const MAX_DOCUMENTS: usize = 4;
@@ -24,6 +28,7 @@ pub async fn of(app: &App, image: &Image) -> Result<Vec<Statement>, RegistryErro
     let mut statements = Vec::new();
     let layers = image.inner.layers.iter().filter(|layer| is_document(&layer.media_type));
     for layer in layers.take(MAX_DOCUMENTS) {
+        let Ok(_reading) = READING.acquire().await else { break };
         let bytes = app.registry.small_blob(&image.repository, &layer.digest, MAX_DOCUMENT_BYTES).await?;
         let read = tokio::task::spawn_blocking(move || statement(&bytes.unwrap_or_default())).await;
         statements.extend(read.ok().flatten());
