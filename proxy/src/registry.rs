@@ -282,7 +282,8 @@ impl Registry {
     /// What only our own registry knows.
     async fn describe<T: serde::de::DeserializeOwned>(&self, target: &str) -> Result<Option<T>, RegistryError> {
         let answer = self.ask(target).await?;
-        if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED) {
+        // Where a page begins is what somebody has typed: there is nothing at a place that is none.
+        if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED | StatusCode::BAD_REQUEST) {
             return Ok(None);
         }
         self.json(answer.error_for_status().map_err(|e| self.error(&e))?).await
@@ -368,7 +369,7 @@ impl Registry {
     /// Its answer, or nothing if it has nothing there.
     async fn find(&self, target: &str) -> Result<Option<reqwest::Response>, RegistryError> {
         let answer = self.ask(target).await?;
-        if answer.status() == StatusCode::NOT_FOUND {
+        if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST) {
             return Ok(None);
         }
         answer.error_for_status().map(Some).map_err(|e| self.error(&e))

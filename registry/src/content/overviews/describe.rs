@@ -14,15 +14,19 @@ const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 
 /// The longest text that is kept, in characters, and how many platforms are.
 const MAX_TEXT_CHARS: usize = 120;
-const MAX_PLATFORMS: usize = 32;
+const MAX_PLATFORMS: usize = 16;
+
+/// The longest part of a platform's name, such as `arm64`, in characters.
+const MAX_PLATFORM_CHARS: usize = 24;
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Document {
     artifact_type: Option<String>,
     config: Option<Part>,
-    layers: Vec<Part>,
-    manifests: Vec<Part>,
+    // Go writes `null` for a list without elements.
+    layers: Option<Vec<Part>>,
+    manifests: Option<Vec<Part>>,
 }
 
 #[derive(Deserialize)]
@@ -36,7 +40,7 @@ struct Part {
     #[serde(default)]
     platform: Option<Platform>,
     #[serde(default)]
-    annotations: Annotations,
+    annotations: Option<Annotations>,
 }
 
 #[derive(Default, Deserialize)]
@@ -56,7 +60,8 @@ struct Platform {
 impl Platform {
     /// `linux/arm64/v8`
     fn name(&self) -> String {
-        let parts = [&self.os, &self.architecture, &self.variant].map(|part| bounded(part));
+        let parts = [&self.os, &self.architecture, &self.variant]
+            .map(|part| bounded(part).chars().take(MAX_PLATFORM_CHARS).collect::<String>());
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
     }
 }
@@ -79,8 +84,10 @@ impl Content {
         let Ok(document) = serde_json::from_slice::<Document>(&bytes) else {
             return Ok(Some(Description { len, ..Description::default() }));
         };
-        let is_image = |part: &&Part| part.annotations.reference_type.as_deref() != Some("attestation-manifest");
-        let images = document.manifests.iter().filter(is_image).take(MAX_PLATFORMS);
+        let is_image = |part: &&Part| {
+            part.annotations.as_ref().and_then(|all| all.reference_type.as_deref()) != Some("attestation-manifest")
+        };
+        let images = document.manifests.iter().flatten().filter(is_image).take(MAX_PLATFORMS);
         let mut platforms: Vec<String> =
             images.clone().filter_map(|part| part.platform.as_ref()).map(Platform::name).collect();
         let images = images.map(|part| part.digest.clone()).collect();
@@ -92,8 +99,12 @@ impl Content {
         }
         platforms.retain(|platform| !platform.is_empty());
         let artifact_type = bounded(document.artifact_type.as_deref().filter(|t| !t.is_empty()).unwrap_or(config_type));
-        let size =
-            document.layers.iter().chain(&document.config).fold(0, |sum: u64, part| sum.saturating_add(part.size));
+        let size = document
+            .layers
+            .iter()
+            .flatten()
+            .chain(&document.config)
+            .fold(0, |sum: u64, part| sum.saturating_add(part.size));
         Ok(Some(Description { content: Some(ContentOverview { artifact_type, size, platforms }), images, len }))
     }
 

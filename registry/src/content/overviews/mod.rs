@@ -305,7 +305,8 @@ impl Content {
             Some(known) => known,
             None => Arc::new(RwLock::new(self.written(repository).await?.unwrap_or_default())),
         };
-        let compared_at = read(&known).compared_at;
+        // A clock that was set back tells nothing of what is old.
+        let compared_at = Some(read(&known).compared_at).filter(|at| *at <= began).unwrap_or_default();
         let age = Duration::from_secs(began.saturating_sub(compared_at)) + CLOCK_SLACK;
         let folder = keys::tags(repository);
         let all = self.storage.list(&folder, None, MAX_THINGS + 1).await?;

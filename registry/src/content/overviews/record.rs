@@ -131,7 +131,8 @@ impl Overview {
     /// About how many bytes it takes.
     pub fn weight(&self) -> usize {
         let orders = [&self.by_time, &self.by_version].map(|order| order.get().map_or(0, Vec::len) * 16);
-        self.tags.len() * 160 + self.manifests.len() * 128 + self.blobs.len() * 80 + orders.iter().sum::<usize>()
+        let said = self.kinds.all.len() * 1024 + self.names.all.len() * 128;
+        said + self.tags.len() * 160 + self.manifests.len() * 128 + self.blobs.len() * 80 + orders.iter().sum::<usize>()
     }
 
     /// How many things it tells of.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use berth_oci::{Digest, MediaType};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::super::words::plain;
@@ -32,13 +32,13 @@ pub struct Document {
     pub artifact_type: Option<String>,
     #[serde(default)]
     pub config: Option<Part>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub layers: Vec<Part>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub manifests: Vec<Part>,
     #[serde(default)]
     pub subject: Option<Part>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -53,8 +53,13 @@ pub struct Part {
     pub size: u64,
     #[serde(default)]
     pub platform: Option<Platform>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// Go writes `null` for a list or map without elements.
+fn or_nothing<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl Part {
