@@ -139,6 +139,12 @@ async fn begin(
         tracing::error!(%error, "a session can't be stored");
         Refused::Store
     };
+    // What was opened with another password, by them or by whoever had the name, doesn't live again with this one.
+    let known = app.store.user_by_name(&identity.user).await.map_err(|error| failed(&error))?;
+    let user = &signed_in.user;
+    if known.is_some_and(|known| known.id == user.id && known.claims != user.claims) {
+        app.store.end_all_of(&user.id).await.map_err(|error| failed(&error))?;
+    }
     let id = app.identities.sessions.begin(&beginning).await.map_err(|refused| match refused {
         SignInRefused::NameTaken => Refused::NameTaken(identity.user.clone()),
         SignInRefused::Store(error) => failed(&error),

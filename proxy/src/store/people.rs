@@ -265,6 +265,17 @@ impl Store {
         Ok(row.as_ref().map(User::from_row).transpose()?)
     }
 
+    /// Ends what somebody has: their sessions and API keys.
+    pub async fn end_all_of(&self, id: &PersonId) -> Result<(), StoreError> {
+        for forget in [
+            "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
+            "DELETE FROM api_keys WHERE provider = $1 AND subject = $2",
+        ] {
+            self.within(sqlx::query(forget).bind(&id.provider).bind(&id.subject).execute(&self.pool)).await?;
+        }
+        Ok(())
+    }
+
     /// Whether anybody has signed in yet.
     pub async fn has_people(&self) -> Result<bool, StoreError> {
         Ok(self.within(sqlx::query("SELECT 1 FROM people LIMIT 1").fetch_optional(&self.pool)).await?.is_some())

@@ -137,7 +137,7 @@ impl Content {
             match self.storage.prune(folder).await {
                 Ok(true) if i == 0 => {
                     self.names.removed(repository).await;
-                    self.overviews.forget(repository);
+                    self.overviews.gone(repository);
                     let known = vec![keys::overview(repository), keys::totals(repository)];
                     if let Err(error) = self.storage.remove_all(known).await {
                         return tracing::warn!(%repository, %error, "what was known of it can't be removed");

@@ -2,6 +2,7 @@
 //! `target/screens/`; and what strangers write shown as text.
 
 mod furniture;
+mod keyboard;
 mod people;
 
 use std::{

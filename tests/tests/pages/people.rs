@@ -157,7 +157,10 @@ async fn a_password_of_the_file_signs_in_on_the_page_until_it_changes() {
     let taken = sign_in(&other, "alice", "one", "/").await;
     assert_eq!(taken.status(), StatusCode::FORBIDDEN);
     assert!(text(taken).await.contains("people CONFIG release"));
-    // A new password ends what the old one has opened, and a new sign-in brings the keys back.
+    // A new password ends what the old one has opened, and a new sign-in brings nothing of it back.
+    let session_of_before = Person::new(&system.url);
+    assert_eq!(sign_in(&session_of_before, "dave", "one", "/").await.status(), StatusCode::OK);
+    let minted = by_key.with_token(&[]).await;
     write("two");
     wait_for("the end of the session", async || {
         text(dave.get("/keys").await).await.contains("type=\"password\"").then_some(())
@@ -168,7 +171,10 @@ async fn a_password_of_the_file_signs_in_on_the_page_until_it_changes() {
     })
     .await;
     assert_eq!(sign_in(&dave, "dave", "two", "/").await.status(), StatusCode::OK);
-    assert_eq!(by_key.get("/v2/").await.status(), StatusCode::OK);
+    for of_before in [&by_key, &minted] {
+        assert_eq!(of_before.get("/v2/").await.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert!(text(session_of_before.get("/keys").await).await.contains("type=\"password\""));
     dave.http.post(format!("{}/zot/auth/logout", system.url)).send().await.unwrap();
     assert!(text(dave.get("/keys").await).await.contains("type=\"password\""));
     // Guessing is slowed down: each wrong one takes its time, and after enough of them nobody looks.

@@ -144,20 +144,20 @@ fn form(viewer: &Viewer, owner: &Owner) -> Markup {
 /// What the form says: its fields, of which `in` may stand more than once.
 struct MakeKey {
     label: String,
-    expires_at: Option<i64>,
+    /// In how many days it expires; 0 for never, nothing if that can't be read.
+    days: Option<i64>,
     scopes: Vec<String>,
 }
 
 impl From<Vec<(String, String)>> for MakeKey {
     fn from(fields: Vec<(String, String)>) -> Self {
         let first = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value);
-        let days: i64 = first("days").parse().unwrap_or_default();
         let patterns =
             fields.iter().filter(|(key, _)| key == "in").flat_map(|(_, value)| value.split_ascii_whitespace());
         let scopes = std::iter::once(first("may")).chain(patterns).filter(|scope| !scope.is_empty());
         Self {
             label: first("label").chars().take(MAX_LABEL_CHARS).collect(),
-            expires_at: (1..=3650).contains(&days).then(|| now() + days * 24 * 60 * 60),
+            days: first("days").parse().ok().filter(|days| (0..=3650).contains(days)),
             scopes: scopes.map(str::to_owned).collect(),
         }
     }
@@ -177,11 +177,18 @@ pub async fn create(
     if !app.identities.api_keys {
         return Redirect::to("/").into_response();
     }
-    let MakeKey { label, expires_at, scopes } = fields.into();
+    let MakeKey { label, days, scopes } = fields.into();
     let refused = |status, reason: &str| frame::refusal(status, "No key was made", reason, &request.id).into_response();
     if let Err(error) = must_be_scopes(&scopes) {
         return refused(StatusCode::BAD_REQUEST, &error.to_string());
     }
+    let Some(days) = days else {
+        return refused(
+            StatusCode::BAD_REQUEST,
+            "when the key expires is a number of days, 3650 at most, or 0 for never",
+        );
+    };
+    let expires_at = (days > 0).then(|| now() + days * 24 * 60 * 60);
     let wanted = WantedKey { label: &label, user_agent: &user_agent(&headers), expires_at, scopes: &scopes };
     match app.identities.keys.create(&owner.id, &wanted).await {
         Ok(None) => refused(StatusCode::FORBIDDEN, &too_many_keys().to_string()),

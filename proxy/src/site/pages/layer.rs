@@ -8,7 +8,7 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use berth_oci::{Operation, Page as ListPage, Reference};
+use berth_oci::{Operation, Page as ListPage, Reference, Repository};
 use maud::html;
 use serde::Deserialize;
 
@@ -45,7 +45,8 @@ pub async fn show(
     if !viewer.may(&Operation::PullBlob { repository: repository.clone(), digest: digest.clone() }) {
         return nothing_here(&viewer, "layer");
     }
-    let page = ListPage { n: Some(HOLDERS_PER_PAGE), last: asked.after };
+    let page =
+        ListPage { n: Some(HOLDERS_PER_PAGE), last: asked.after.filter(|after| after.parse::<Repository>().is_ok()) };
     let holders = app.registry.holders(&repository, &digest, &page, |name| viewer.may_read(name.as_str())).await;
     let holders = match holders {
         Ok(Some(holders)) => holders,

@@ -8,7 +8,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use berth_oci::{Page as ListPage, RepositoryList, RepositoryOverview};
+use berth_oci::{MAX_SEARCH_BYTES, Page as ListPage, Repository, RepositoryList, RepositoryOverview};
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -16,15 +16,12 @@ use super::{
     frame::{Page, Place, heading},
     viewer::{Viewer, registry_failed},
     welcome,
-    words::{command, count, in_query, pushed, size},
+    words::{command, count, in_query, plain, pushed, size},
 };
 use crate::{app::App, registry::RegistryError, request::RequestInfo};
 
 /// How many repositories one page has.
 const REPOSITORIES_PER_PAGE: usize = 100;
-
-/// The longest text that is searched for.
-const MAX_SEARCH_CHARS: usize = 255;
 
 #[derive(Deserialize, Default)]
 pub struct Search {
@@ -62,16 +59,19 @@ pub async fn show(
 }
 
 async fn list(app: &App, viewer: &Viewer, request: &RequestInfo, search: &Search) -> Response {
-    let wanted: String = search.q.trim().chars().take(MAX_SEARCH_CHARS).collect::<String>().to_lowercase();
-    let found = match find(app, viewer, &wanted, search.after.clone()).await {
+    let mut wanted = plain(search.q.trim()).to_lowercase();
+    wanted.truncate(wanted.floor_char_boundary(MAX_SEARCH_BYTES));
+    // Where a page begins is what somebody has typed.
+    let after = search.after.clone().filter(|after| after.parse::<Repository>().is_ok());
+    let found = match find(app, viewer, &wanted, after.clone()).await {
         Ok(found) => found,
         Err(error) => return registry_failed(&error, request),
     };
     let names = found.repositories;
-    let is_part = found.next.is_some() || search.after.is_some();
+    let is_part = found.next.is_some() || after.is_some();
     let body = html! {
         (heading("Repositories", &html! { "What you can read here." }))
-        @if !names.is_empty() || !wanted.is_empty() || search.after.is_some() {
+        @if !names.is_empty() || !wanted.is_empty() || after.is_some() {
             form class="search" method="get" action="/repositories" role="search" {
                 input type="search" name="q" value=(wanted) aria-label="Search by name" placeholder="Search by name, such as team/api" data-search="#list";
                 button class="quiet" { "Search" }

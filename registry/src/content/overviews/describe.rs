@@ -61,7 +61,7 @@ impl Platform {
     /// `linux/arm64/v8`
     fn name(&self) -> String {
         let parts = [&self.os, &self.architecture, &self.variant]
-            .map(|part| bounded(part).chars().take(MAX_PLATFORM_CHARS).collect::<String>());
+            .map(|part| part.chars().filter(char::is_ascii_graphic).take(MAX_PLATFORM_CHARS).collect::<String>());
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
     }
 }

@@ -492,8 +492,14 @@ impl Content {
 }
 
 impl Overviews {
-    /// A repository is gone.
-    pub fn forget(&self, repository: &Repository) {
+    /// A repository was taken away. Whoever is looking at it now may put back what it was: the next one compares.
+    pub fn gone(&self, repository: &Repository) {
+        self.forget(repository);
+        self.changed(repository);
+    }
+
+    /// There is no such repository.
+    fn forget(&self, repository: &Repository) {
         let mut noted = self.noted();
         noted.changes.remove(repository);
         noted.unsaved.remove(repository);
