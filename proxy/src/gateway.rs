@@ -61,7 +61,7 @@ const REGISTRY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REGISTRY_ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How much of a refused body is read, so that the client sees the answer and not a broken pipe.
-const MAX_DRAINED_BYTES: usize = 1024 * 1024;
+const MAX_DRAINED_BYTES: usize = 64 * 1024 * 1024;
 
 /// For how long it is read.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -198,10 +198,6 @@ impl Gateway {
         session.write_response_header(Box::new(header), without_body).await?;
         if !without_body {
             session.write_response_body(Some(body), true).await?;
-        }
-        // Who waits for 100 Continue hasn't sent anything.
-        if refused_body && session.get_header(EXPECT).is_none() {
-            drain(session).await;
         }
         Ok(())
     }
@@ -525,6 +521,12 @@ impl ProxyHttp for Gateway {
             span.set("user.name", info.user().to_owned());
             span.set("berth.request_id", info.id.clone());
             span.end(status);
+        }
+        // Who waits for 100 Continue hasn't sent anything.
+        let waits = received == 0 && session.get_header(EXPECT).is_some();
+        if status >= 400 && !session.is_body_done() && !waits {
+            let _waiting = context.in_flight.as_ref().map(InFlight::wait_for_client);
+            drain(session).await;
         }
     }
 

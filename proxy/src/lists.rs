@@ -1,6 +1,5 @@
 //! Lists that show everybody only what they may read: the catalogue, and what the registry knows of its repositories.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::Body;
 use berth_oci::{Error, ErrorCode, HolderList, Operation, Page, Repository, RepositoryList, RepositoryOverview};
 use http::{
@@ -16,6 +15,7 @@ use crate::{
     identity::{Caller, scope::Access},
     policy::{Circumstances, Rules},
     registry::RegistryError,
+    secrets,
 };
 
 /// How many repositories a list has at most.
@@ -138,9 +138,7 @@ fn link(response: &mut Response<Body>, next: &str) {
 
 /// The list, or that it is as it was (RFC 9110, section 13.1.2). It is another one for everybody.
 fn with_etag(text: String, next: Option<String>, headers: &HeaderMap) -> Response<Body> {
-    let hash = digest(&SHA256, text.as_bytes());
-    let tag: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    let etag = format!("\"{tag}\"");
+    let etag = format!("\"{}\"", &secrets::hash(&text)[..32]);
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let is_known = known.flat_map(|value| value.split(',')).any(|one| one.trim().trim_start_matches("W/") == etag);
     let mut response = match is_known {

@@ -2,13 +2,13 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use berth_config::Upstream;
 use berth_oci::{
-    Descriptor, Digest, HolderList, MANIFEST_LIMIT, MediaType, Operation, Page, Reference, Repository, RepositoryList,
-    RepositoryOverview, Search, Tag, TagOverviewList, TagSelection, decode_user,
+    Descriptor, Digest, HolderList, MANIFEST_LIMIT, MediaType, Operation, Page, Push, Reference, Repository,
+    RepositoryList, RepositoryOverview, Search, Tag, TagOverviewList, TagSelection, decode_user,
 };
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::ACCEPT};
@@ -79,10 +79,8 @@ pub struct StoredManifest {
     pub media_type: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// When its tag was set, in seconds since 1970, if that is known.
-    pub pushed_at: Option<i64>,
-    /// By whom.
-    pub pushed_by: Option<String>,
+    /// When its tag was set, and by whom, if that is known.
+    pub pushed: Option<Push>,
 }
 
 /// What became of a deletion.
@@ -281,12 +279,10 @@ impl Registry {
 
     /// What only our own registry knows.
     async fn describe<T: serde::de::DeserializeOwned>(&self, target: &str) -> Result<Option<T>, RegistryError> {
-        let answer = self.ask(target).await?;
-        // Where a page begins is what somebody has typed: there is nothing at a place that is none.
-        if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED | StatusCode::BAD_REQUEST) {
-            return Ok(None);
+        match self.find(target).await? {
+            Some(answer) => self.json(answer).await,
+            None => Ok(None),
         }
-        self.json(answer.error_for_status().map_err(|e| self.error(&e))?).await
     }
 
     /// A page of a repository's tags, and whether there are more; nothing if there is no such repository.
@@ -313,8 +309,8 @@ impl Registry {
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let media_type = header("content-type").unwrap_or_default();
         let pushed_at = header("last-modified").and_then(|text| httpdate::parse_http_date(&text).ok());
-        let pushed_at = pushed_at.and_then(|at| i64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok());
-        let pushed_by = header(PUSHED_BY.as_str()).and_then(|text| decode_user(&text));
+        let by = header(PUSHED_BY.as_str()).and_then(|text| decode_user(&text));
+        let pushed = pushed_at.map(|at| Push { at: at.into(), by });
         let digest = header("docker-content-digest").and_then(|digest| digest.parse().ok());
         let digest = match (digest, reference) {
             (Some(digest), _) => digest,
@@ -322,7 +318,7 @@ impl Registry {
             (None, Reference::Tag(_)) => return Ok(None),
         };
         let bytes = self.bounded(answer, MANIFEST_LIMIT).await?;
-        Ok(bytes.map(|bytes| StoredManifest { digest, media_type, bytes, pushed_at, pushed_by }))
+        Ok(bytes.map(|bytes| StoredManifest { digest, media_type, bytes, pushed }))
     }
 
     /// A blob of at most `limit` bytes, if it is there and no longer.
@@ -369,7 +365,9 @@ impl Registry {
     /// Its answer, or nothing if it has nothing there.
     async fn find(&self, target: &str) -> Result<Option<reqwest::Response>, RegistryError> {
         let answer = self.ask(target).await?;
-        if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST) {
+        // Where a page begins is what somebody has typed, and there is nothing at a place that is none; what is too large to be
+        // counted isn't there for who wants it counted.
+        if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED | StatusCode::BAD_REQUEST) {
             return Ok(None);
         }
         answer.error_for_status().map(Some).map_err(|e| self.error(&e))

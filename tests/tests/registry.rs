@@ -1,5 +1,6 @@
 //! The distribution API as clients need it, through the proxy. `end-N` are the specification's endpoints.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use berth_tests::{
     api::{Api, error_of, header_of, location},
     images::{Image, MANIFEST, digest},
@@ -9,6 +10,10 @@ use berth_tests::{
 };
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 async fn alice() -> (System, Api) {
     let system = System::start(Setup::default()).await;
@@ -303,4 +308,32 @@ async fn sha512_goes_all_the_way() {
     let answer = api.request(Method::POST, &target).body("content").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::CREATED);
     assert_eq!(api.get(&location(&answer)).await.text().await.unwrap(), "content");
+}
+
+/// A client that sends all of a body before it looks for an answer sees why it was refused, and no reset.
+#[tokio::test]
+async fn a_refusal_reaches_whoever_is_still_sending() {
+    let system = System::start(Setup { unix_socket: false, ..Setup::default() }).await;
+    let (key, _) = system.signed_in("alice").await.make_key("a").await;
+    let good = format!("Basic {}", BASE64_STANDARD.encode(format!("alice:{key}")));
+    let registry = system.upstream.trim_start_matches("http://");
+    for (address, authorization, expected) in [
+        (system.authority(), good.as_str(), "HTTP/1.1 413"),
+        (system.authority(), "Basic YWxpY2U6d3Jvbmc=", "HTTP/1.1 401"),
+        (registry, "", "HTTP/1.1 413"),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let piece = vec![b' '; 1024 * 1024];
+        let head = format!(
+            "PUT /v2/r/manifests/1 HTTP/1.1\r\nHost: r\r\nAuthorization: {authorization}\r\nContent-Length: {}\r\n\r\n",
+            24 * piece.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for sent in 0..24 {
+            stream.write_all(&piece).await.unwrap_or_else(|e| panic!("{expected}: {sent} MiB were sent: {e}"));
+        }
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(std::str::from_utf8(&answer).unwrap(), expected);
+    }
 }

@@ -396,36 +396,43 @@ fn must_match(headers: &HeaderMap, resource: &ScimResource) -> Result<(), ScimEr
 
 /// `PUT /scim/v2/Users/<id>`
 pub async fn replace(
-    State(app): State<Arc<App>>,
-    Extension(request): Extension<RequestInfo>,
-    Path((path, id)): Path<(String, String)>,
+    state: State<Arc<App>>,
+    request: Extension<RequestInfo>,
+    path: Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let changed = async {
-        let (client, kind) = (client(&app, &request, &headers).await?, kind_of(&path)?);
-        let new = kind.normalize(&parsed(&body)?)?;
-        change(&app, &request, &client, kind, &id, &headers, |document| {
-            document.clone_from(&new);
-            Ok(())
-        })
-        .await
-    };
-    changed.await.unwrap_or_else(IntoResponse::into_response)
+    change_by(&state, &request, &path, &headers, &body, |kind, document, sent| {
+        *document = kind.normalize(sent)?;
+        Ok(())
+    })
+    .await
 }
 
 /// `PATCH /scim/v2/Users/<id>`
 pub async fn patch(
-    State(app): State<Arc<App>>,
-    Extension(request): Extension<RequestInfo>,
-    Path((path, id)): Path<(String, String)>,
+    state: State<Arc<App>>,
+    request: Extension<RequestInfo>,
+    path: Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    change_by(&state, &request, &path, &headers, &body, apply).await
+}
+
+/// Changes a resource by what was sent.
+async fn change_by(
+    app: &App,
+    request: &RequestInfo,
+    (path, id): &(String, String),
+    headers: &HeaderMap,
+    body: &[u8],
+    edit: impl Fn(Kind, &mut Map<String, Value>, &Value) -> Result<(), ScimError>,
+) -> Response {
     let changed = async {
-        let (client, kind) = (client(&app, &request, &headers).await?, kind_of(&path)?);
-        let asked = parsed(&body)?;
-        change(&app, &request, &client, kind, &id, &headers, |document| apply(kind, document, &asked)).await
+        let (client, kind) = (client(app, request, headers).await?, kind_of(path)?);
+        let sent = parsed(body)?;
+        change(app, request, &client, kind, id, headers, |document| edit(kind, document, &sent)).await
     };
     changed.await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -438,7 +445,7 @@ async fn change(
     kind: Kind,
     id: &str,
     headers: &HeaderMap,
-    mut edit: impl FnMut(&mut Map<String, Value>) -> Result<(), ScimError>,
+    edit: impl Fn(&mut Map<String, Value>) -> Result<(), ScimError>,
 ) -> Result<Response, ScimError> {
     for attempt in 1..=MAX_TRIES {
         let before = find(app, client, kind, id).await?;

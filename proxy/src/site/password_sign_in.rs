@@ -11,18 +11,17 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    api_keys::user_agent,
-    browser_session::{set_cookie, with_cookies},
+    browser_session::with_cookies,
     pages::{SignInFailure, refusal},
-    sign_in::return_to,
+    sign_in::{NotBegun, begin_session, return_to},
 };
 use crate::{
     app::App,
-    identity::{AuthMethod, Credential, Identity, Refusal, Rejection, credential, session::Beginning},
+    identity::{AuthMethod, Credential, Refusal, Rejection},
     observe::Event,
     oidc::{ProviderTokens, SignedIn},
     request::{RequestInfo, is_our_own},
-    store::{PASSWORD_FILE, PersonId, SignInRefused, User},
+    store::{PASSWORD_FILE, PersonId, StoreError, User},
 };
 
 #[derive(Deserialize)]
@@ -118,45 +117,19 @@ async fn sign_in_with(
     let claims = file.claims(fingerprint);
     let id = PersonId { provider: PASSWORD_FILE.to_owned(), subject: identity.user.clone() };
     let user = User { id, name: identity.user.clone(), groups: Vec::new(), claims };
-    begin(app, request, headers, &identity, user, &return_to).await
-}
-
-async fn begin(
-    app: &App,
-    request: &RequestInfo,
-    headers: &HeaderMap,
-    identity: &Identity,
-    user: User,
-    return_to: &str,
-) -> Result<Response, Refused> {
-    let signed_in = SignedIn { user, sid: None, tokens: ProviderTokens::default(), expires_in: 0 };
-    let beginning = Beginning {
-        signed_in: &signed_in,
-        user_agent: &user_agent(headers),
-        client: &request.client.map(|client| client.to_string()).unwrap_or_default(),
-    };
-    let failed = |error: &dyn std::fmt::Display| {
+    // What was opened with another password, by them or by whoever had the name, doesn't live again with this one.
+    let failed = |error: StoreError| {
         tracing::error!(%error, "a session can't be stored");
         Refused::Store
     };
-    // What was opened with another password, by them or by whoever had the name, doesn't live again with this one.
-    let known = app.store.user_by_name(&identity.user).await.map_err(|error| failed(&error))?;
-    let user = &signed_in.user;
+    let known = app.store.user_by_name(&user.name).await.map_err(failed)?;
     if known.is_some_and(|known| known.id == user.id && known.claims != user.claims) {
-        app.store.end_all_of(&user.id).await.map_err(|error| failed(&error))?;
+        app.store.end_all_of(&user.id).await.map_err(failed)?;
     }
-    let id = app.identities.sessions.begin(&beginning).await.map_err(|refused| match refused {
-        SignInRefused::NameTaken => Refused::NameTaken(identity.user.clone()),
-        SignInRefused::Store(error) => failed(&error),
+    let signed_in = SignedIn { user, sid: None, tokens: ProviderTokens::default(), expires_in: 0 };
+    let cookie = begin_session(app, request, headers, &signed_in).await.map_err(|not_begun| match not_begun {
+        NotBegun::NameTaken => Refused::NameTaken(identity.user.clone()),
+        NotBegun::Failed => Refused::Store,
     })?;
-    request.identified(&identity.user, "session");
-    app.identities.refresh();
-    // A session that this browser may have had before doesn't outlive the sign-in (session fixation).
-    if let Some(old) = credential::cookie(headers, app.session_cookie()) {
-        app.identities.sessions.end(&old).await.map_err(|error| failed(&error))?;
-    }
-    tracing::info!(request = request.id, user = identity.user, "signed in with a password");
-    app.metrics.sign_in("signed_in");
-    app.audit.record(&request.origin(), &Event::SignIn { provider: PASSWORD_FILE });
-    Ok(with_cookies(Redirect::to(return_to).into_response(), set_cookie(app, app.session_cookie(), &id, None)))
+    Ok(with_cookies(Redirect::to(&return_to).into_response(), cookie))
 }

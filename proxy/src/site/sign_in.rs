@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::{
     Extension,
     extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use crate::{
     app::App,
     identity::{Refusal, Rejection, credential, session::Beginning},
     observe::Event,
-    oidc::{Provider, SignInError},
+    oidc::{Provider, SignInError, SignedIn},
     request::RequestInfo,
     secrets,
     store::{SignInRefused, now},
@@ -228,27 +228,53 @@ async fn finish_with(
         Refusal::Rejected(rejection) => Broken::Unwanted(rejection),
         other => store_failed(other),
     })?;
+    let cookie = begin_session(app, request, headers, &signed_in).await.map_err(|not_begun| match not_begun {
+        NotBegun::NameTaken => Broken::NameTaken(user.name.clone()),
+        NotBegun::Failed => Broken::Store,
+    })?;
+    let response = Redirect::to(&pending.return_to).into_response();
+    Ok(with_cookies(found(response), cookie))
+}
+
+/// Why no session was begun.
+pub enum NotBegun {
+    /// Another person holds the name.
+    NameTaken,
+    /// The database failed, as the log says.
+    Failed,
+}
+
+/// Begins a session of somebody who has signed in; gives its cookie.
+pub async fn begin_session(
+    app: &App,
+    request: &RequestInfo,
+    headers: &HeaderMap,
+    signed_in: &SignedIn,
+) -> Result<Option<HeaderValue>, NotBegun> {
+    let failed = |error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "a session can't be stored");
+        NotBegun::Failed
+    };
+    let user = &signed_in.user;
     let beginning = Beginning {
-        signed_in: &signed_in,
+        signed_in,
         user_agent: &user_agent(headers),
         client: &request.client.map(|client| client.to_string()).unwrap_or_default(),
     };
     let id = app.identities.sessions.begin(&beginning).await.map_err(|refused| match refused {
-        SignInRefused::NameTaken => Broken::NameTaken(user.name.clone()),
-        SignInRefused::Store(error) => store_failed(error),
+        SignInRefused::NameTaken => NotBegun::NameTaken,
+        SignInRefused::Store(error) => failed(&error),
     })?;
     request.identified(&user.name, "session");
     app.identities.refresh();
     // A session that this browser may have had before doesn't outlive the sign-in (session fixation).
-    let session_cookie = app.session_cookie();
-    if let Some(old) = credential::cookie(headers, session_cookie) {
-        app.identities.sessions.end(&old).await.map_err(store_failed)?;
+    if let Some(old) = credential::cookie(headers, app.session_cookie()) {
+        app.identities.sessions.end(&old).await.map_err(|error| failed(&error))?;
     }
     tracing::info!(request = request.id, user = user.name, provider = user.id.provider, "signed in");
     app.metrics.sign_in("signed_in");
     app.audit.record(&request.origin(), &Event::SignIn { provider: &user.id.provider });
-    let response = Redirect::to(&pending.return_to).into_response();
-    Ok(with_cookies(found(response), set_cookie(app, session_cookie, &id, None)))
+    Ok(set_cookie(app, app.session_cookie(), &id, None))
 }
 
 fn store_failed(error: impl std::fmt::Display) -> Broken {

@@ -186,47 +186,35 @@ impl Store {
         document.remove("members");
         let document = Value::Object(document).to_string();
         let (external_id, name) = (resource.text("externalId"), resource.name());
-        let written = match known {
+        let statement = match known {
             None => {
-                sqlx::query(
-                    "INSERT INTO scim_resources (id, provider, kind, external_id, name, name_lower, active, document, version,
-                         created_at, changed_at)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)",
-                )
-                .bind(&resource.id)
-                .bind(provider)
-                .bind(resource.kind)
-                .bind(external_id)
-                .bind(name)
-                .bind(name.to_lowercase())
-                .bind(i64::from(resource.is_active()))
-                .bind(document)
-                .bind(resource.version)
-                .bind(resource.changed_at)
-                .execute(&mut *transaction)
-                .await?
+                "INSERT INTO scim_resources (id, provider, kind, external_id, name, name_lower, active, document, version,
+                     created_at, changed_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)"
             }
-            Some(known) => {
-                sqlx::query(
-                    "UPDATE scim_resources SET external_id = $4, name = $5, name_lower = $6, active = $7, document = $8,
-                         version = $9, changed_at = $10
-                     WHERE id = $1 AND provider = $2 AND kind = $3 AND version = $11",
-                )
-                .bind(&resource.id)
-                .bind(provider)
-                .bind(resource.kind)
-                .bind(external_id)
-                .bind(name)
-                .bind(name.to_lowercase())
-                .bind(i64::from(resource.is_active()))
-                .bind(document)
-                .bind(resource.version)
-                .bind(resource.changed_at)
-                .bind(known)
-                .execute(&mut *transaction)
-                .await?
+            Some(_) => {
+                "UPDATE scim_resources SET external_id = $4, name = $5, name_lower = $6, active = $7, document = $8,
+                     version = $9, changed_at = $10
+                 WHERE id = $1 AND provider = $2 AND kind = $3 AND version = $11"
             }
         };
+        let query = sqlx::query(statement)
+            .bind(&resource.id)
+            .bind(provider)
+            .bind(resource.kind)
+            .bind(external_id)
+            .bind(name)
+            .bind(name.to_lowercase())
+            .bind(i64::from(resource.is_active()))
+            .bind(document)
+            .bind(resource.version)
+            .bind(resource.changed_at);
+        // Of a new one there is no version before; PostgreSQL takes no more values than are used.
+        let query = match known {
+            None => query,
+            Some(known) => query.bind(known),
+        };
+        let written = query.execute(&mut *transaction).await?;
         if written.rows_affected() != 1 {
             return Err(ScimRefused::Changed);
         }

@@ -2,10 +2,11 @@
 //! waits for a bounded time.
 
 use std::{
+    future::Future,
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Sleep, sleep, timeout},
 };
 
 use crate::content::report_descriptors;
@@ -33,6 +34,10 @@ const REFUSAL_CONCURRENCY: usize = 64;
 
 /// How long that may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For how long a connection that ends is read from: a client that still sends what was refused would be reset, and never see
+/// the answer (RFC 9112, section 9.6).
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A manifest is small up to this; nearly all are, and they don't wait for the large ones.
 const SMALL_MANIFEST_BYTES: usize = 64 * 1024;
@@ -162,7 +167,7 @@ impl<L: Listener> Listener for Bounded<L> {
         loop {
             let (stream, address) = self.listener.accept().await;
             if let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() {
-                return (Counted { stream, _place: place }, address);
+                return (Counted { stream, lingering: None, _place: place }, address);
             }
             report_descriptors(&io::Error::other("as many connections as there may be"));
             if let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() {
@@ -196,6 +201,8 @@ async fn refuse(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<(
 /// A connection that counts until it is closed.
 pub struct Counted<S> {
     stream: S,
+    /// How long it is still read from, once it is written to no more.
+    lingering: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
 
@@ -205,7 +212,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -215,7 +222,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        let Self { stream, lingering, .. } = &mut *self;
+        let end = lingering.get_or_insert_with(|| Box::pin(sleep(LINGER_TIMEOUT)));
+        let mut space = [0; 8192];
+        while end.as_mut().poll(cx).is_pending() {
+            let mut unwanted = ReadBuf::new(&mut space);
+            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut unwanted));
+            if read.is_err() || unwanted.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_vectored(

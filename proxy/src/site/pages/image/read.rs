@@ -1,7 +1,6 @@
 //! What pages know of an image: its manifest, that of the platform that is looked at, and the configuration.
 
 use berth_oci::{Digest, Push, Reference, Repository};
-use time::OffsetDateTime;
 
 use super::document::{Artifact, Config, Document, MAX_SHOWN, Part, Platform};
 use crate::{
@@ -67,9 +66,8 @@ impl Image {
             None => None,
         };
         let config = Config::parse(&config.unwrap_or_default());
-        let at = found.pushed_at.and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-        let pushed = at.map(|at| Push { at, by: found.pushed_by });
-        Ok(Self { repository, reference, digest: found.digest, document, is_index, chosen, inner, config, pushed })
+        let StoredManifest { digest, pushed, .. } = found;
+        Ok(Self { repository, reference, digest, document, is_index, chosen, inner, config, pushed })
     }
 
     /// What it is.
