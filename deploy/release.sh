@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a release consists of, in the folder `dist`: for each target an archive with both programs, the documents and the
+# What a release consists of, in the folder `dist`: for each target an archive with the programs, the documents and the
 # systemd units, their bills of materials (CycloneDX), and the checksums of all.
 #
 #   deploy/release.sh [TARGET…]
@@ -34,13 +34,14 @@ for target; do
             build=zigbuild
             ;;
     esac
-    cargo "$build" --release --locked --target "$target" -p berth-proxy -p berth-registry
+    cargo "$build" --release --locked --target "$target" -p berth-proxy -p berth-registry -p berth-credential
     name=berth-$version-${target%%-*}-linux
     mkdir -p "dist/$name/docs"
-    cp "$built/$target/release/berth-proxy" "$built/$target/release/berth-registry" LICENSE README.md CHANGELOG.md "dist/$name/"
+    cp "$built/$target/release/berth-proxy" "$built/$target/release/berth-registry" \
+        "$built/$target/release/docker-credential-berth" LICENSE README.md CHANGELOG.md "dist/$name/"
     cp docs/*.md "dist/$name/docs/"
     cp -r deploy/systemd deploy/observability "dist/$name/"
-    for program in proxy registry; do
+    for program in proxy registry credential; do
         cargo cyclonedx --quiet --format json --target "$target" --manifest-path "$program/Cargo.toml" \
             --override-filename "sbom"
         mv "$program/sbom.json" "dist/$name/berth-$program.cdx.json"

@@ -9,8 +9,8 @@ use crate::{
     client_authorities::ClientAuthorities,
     config::{Config, ExternalUrl},
     identity::{
-        Identities, Keys, RefreshTokens, Refusal, Renewals, Sessions, Standings, Tokens, Verifiers,
-        app_password::AppPasswords, htpasswd::Passwords, limits::Limits, workload::Workloads,
+        Identities, Keys, LoginSecrets, RefreshTokens, Refusal, Renewals, Sessions, Standings, Terminals, Tokens,
+        Verifiers, app_password::AppPasswords, htpasswd::Passwords, limits::Limits, workload::Workloads,
     },
     observe::{Audit, Metrics},
     oidc::{Provider, ProviderConfig},
@@ -139,6 +139,8 @@ impl App {
         let identities = Identities {
             keys: Keys::new(store.clone(), Arc::clone(&usage)),
             sessions: Sessions::new(store.clone(), Arc::clone(&usage), Arc::clone(&sealer), idle, absolute),
+            terminals: Terminals::new(store.clone()),
+            login_secrets: LoginSecrets::new(&root, config.external_url.join(""), service.clone()),
             tokens: Tokens::new(&root, config.external_url.join(""), service, config.state.token_lifetime),
             refresh_tokens: RefreshTokens::new(store.clone(), lifetime),
             standings: Standings::new(store.clone()),

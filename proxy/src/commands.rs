@@ -155,9 +155,10 @@ async fn chores(app: Arc<App>) {
     loop {
         tokio::time::sleep(CHORES_INTERVAL).await;
         let swept = app.identities.sessions.sweep().await;
+        let terminals = app.identities.terminals.sweep().await;
         let expired = app.store.delete_expired_tokens().await;
         let unused = app.store.forget_unused_refresh_tokens().await;
-        for outcome in [swept, expired, unused] {
+        for outcome in [swept, terminals, expired, unused] {
             if let Err(error) = outcome {
                 tracing::warn!(%error, "what has ended can't be forgotten");
             }

@@ -25,7 +25,7 @@ pub fn route(method: &Method, uri: &Uri) -> Result<Route, RouteError> {
         return Operation::parse(method, uri).map(Route::Registry);
     }
     Ok(Route::Site(match path {
-        "/zot/auth/token" => "token",
+        "/zot/auth/token" | "/zot/auth/device" => "token",
         "/zot/auth/apikey" | "/keys" | "/keys/revoke" => "api_keys",
         "/metrics" => "metrics",
         _ if path.starts_with("/scim/") => "scim",

@@ -33,6 +33,14 @@ fn random_bytes() -> [u8; 32] {
     bytes
 }
 
+/// So many letters of an alphabet of at most 256, each as likely as the others.
+pub fn random_letters(alphabet: &[u8], len: usize) -> String {
+    // What lies beyond the last whole alphabet would make its first letters likelier.
+    let end = 256 - 256 % alphabet.len();
+    let bytes = std::iter::repeat_with(random_bytes).flatten().map(usize::from);
+    bytes.filter(|byte| *byte < end).map(|byte| char::from(alphabet[byte % alphabet.len()])).take(len).collect()
+}
+
 /// SHA-256 of a secret in hexadecimal: what is stored instead of it. A secret of 256 random bits needs no salt.
 pub fn hash(secret: &str) -> String {
     hex(digest::digest(&digest::SHA256, secret.as_bytes()).as_ref())

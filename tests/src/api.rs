@@ -100,6 +100,14 @@ impl Api {
         self.request(Method::POST, target).header(header::CONTENT_LENGTH, 0).send().await.expect("an answer")
     }
 
+    /// What an upload that is begun is answered.
+    ///
+    /// # Panics
+    /// If nothing answers.
+    pub async fn start_upload_status(&self, repository: &str) -> StatusCode {
+        self.post(&format!("/v2/{repository}/blobs/uploads/")).await.status()
+    }
+
     /// Starts an upload; gives its address.
     ///
     /// # Panics

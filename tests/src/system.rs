@@ -344,7 +344,7 @@ pub fn binary(name: &str) -> PathBuf {
         // `cargo test` builds no programs of other packages.
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--locked", "--bins", "-p", "berth-proxy", "-p", "berth-registry"]);
-        cargo.args(["-p", "berth-tests"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo.args(["-p", "berth-credential", "-p", "berth-tests"]).current_dir(env!("CARGO_MANIFEST_DIR"));
         if folder.ends_with("release") {
             cargo.arg("--release");
         }

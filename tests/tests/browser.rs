@@ -66,7 +66,7 @@ impl Browser {
         self.driver.query(by).first().await.unwrap().click().await.unwrap();
     }
 
-    async fn until(&self, what: &str) {
+    pub async fn until(&self, what: &str) {
         wait_for(what, async || self.text().await.contains(what).then_some(())).await;
     }
 

@@ -36,6 +36,7 @@ mod sign_in;
 mod sign_out;
 mod spec;
 mod standing;
+mod terminal;
 mod tls;
 mod tokens;
 mod transfer;

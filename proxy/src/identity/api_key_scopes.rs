@@ -1,4 +1,4 @@
-//! What an API key is for, if it isn't for everything that its owner may do.
+//! What an API key, a terminal or a credential helper's secret is for, if it isn't for everything that its owner may do.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use crate::{
 /// repositories that it may do it in. Without one of the three, or without a pattern, there is no such limit.
 #[derive(Clone, Debug)]
 pub struct KeyScopes {
+    texts: Vec<String>,
     actions: Actions,
     patterns: Vec<Pattern>,
 }
@@ -39,7 +40,12 @@ impl KeyScopes {
         if actions.is_empty() {
             actions = Action::ALL.to_vec();
         }
-        Ok(Some(Arc::new(Self { actions: actions.into_iter().collect(), patterns })))
+        Ok(Some(Arc::new(Self { texts: scopes.to_vec(), actions: actions.into_iter().collect(), patterns })))
+    }
+
+    /// As they were written.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
     }
 
     /// Whether they go as far as this.

@@ -7,7 +7,7 @@ use http::{
     header::{AUTHORIZATION, COOKIE},
 };
 
-use super::{api_key, refresh_token};
+use super::{api_key, login_secret, refresh_token, terminal};
 use crate::oidc::jwt::claimed_issuer;
 
 /// A credential as it came; nothing of it was checked. It has no `Debug`, so that it can't be logged.
@@ -25,7 +25,7 @@ pub enum Credential {
     },
     /// `Authorization: Bearer` (RFC 6750).
     Bearer(String),
-    /// A job's refresh token, in a form of the token service.
+    /// A refresh token, of a job or a terminal, in a form of the token service.
     RefreshToken(String),
 }
 
@@ -33,7 +33,11 @@ impl Credential {
     /// The user whose secret somebody would guess at with this: only a password can be guessed.
     pub fn guessed_user(&self) -> Option<&str> {
         match self {
-            Self::Basic { user, password } if !api_key::is_key(password) => Some(user),
+            Self::Basic { user, password }
+                if !api_key::is_key(password) && !login_secret::is_login_secret(password) =>
+            {
+                Some(user)
+            }
             Self::Basic { .. } | Self::None | Self::Session(_) | Self::Bearer(_) | Self::RefreshToken(_) => None,
         }
     }
@@ -44,6 +48,8 @@ impl Credential {
         let is_secret = |text: &str| {
             text.contains(api_key::PREFIX)
                 || text.contains(refresh_token::PREFIX)
+                || text.contains(terminal::PREFIX)
+                || text.contains(login_secret::PREFIX)
                 || claimed_issuer(text.trim()).is_some()
         };
         match self {

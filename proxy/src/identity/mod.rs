@@ -1,7 +1,8 @@
 //! Who is asking? Whatever the credential was, one [`Identity`] comes of it.
 //!
 //! One file a kind: [`session`] cookies, [`api_key`]s, the bearer [`token`]s that our own token service makes of
-//! credentials, the [`refresh_token`]s of jobs; and those that others give out, which are the [`verifiers`]' business:
+//! credentials, the [`refresh_token`]s of jobs, [`terminal`]s that somebody has signed in, and the [`login_secret`]s that
+//! credential helpers get; and those that others give out, which are the [`verifiers`]' business:
 //! authentik's tokens and [`app_password`]s, the tokens of [`workload`]s, the passwords of an [`htpasswd`] file. A client
 //! [`certificate`] comes with the connection. [`credential`] reads the others off a request.
 
@@ -13,6 +14,7 @@ pub mod credential;
 pub mod credential_cache;
 pub mod htpasswd;
 pub mod limits;
+pub mod login_secret;
 pub mod refresh_token;
 pub mod refusal;
 pub mod renewal;
@@ -20,6 +22,7 @@ pub mod scope;
 pub mod session;
 pub mod shared_issuer;
 pub mod standing;
+pub mod terminal;
 pub mod token;
 pub mod verifiers;
 pub mod workload;
@@ -33,11 +36,13 @@ use tokio::time::Instant;
 pub use self::{
     api_key::Keys,
     credential::Credential,
+    login_secret::LoginSecrets,
     refresh_token::RefreshTokens,
     refusal::{Refusal, Rejection},
     renewal::Renewals,
     session::Sessions,
     standing::Standings,
+    terminal::Terminals,
     token::Tokens,
     verifiers::Verifiers,
 };
@@ -45,6 +50,7 @@ use self::{
     api_key_scopes::KeyScopes,
     certificate::ClientCertificate,
     limits::Limits,
+    login_secret::Source,
     scope::Access,
     token::{Origin, Push, VerifiedToken},
 };
@@ -91,6 +97,10 @@ pub enum AuthMethod {
     Workload(String),
     /// A job's refresh token, by its id.
     RefreshToken(String),
+    /// A terminal that somebody has signed in, by its id.
+    Terminal(String),
+    /// A secret that a credential helper got for a workload's token, by the issuer of that.
+    LoginSecret(String),
     /// A password of the password file, by its fingerprint.
     Password(String),
     /// A client certificate, by the fingerprint of the authorities that it was checked with.
@@ -107,6 +117,8 @@ impl AuthMethod {
             Self::AppPassword => "app_password",
             Self::Workload(_) => "workload",
             Self::RefreshToken(_) => "refresh_token",
+            Self::Terminal(_) => "terminal",
+            Self::LoginSecret(_) => "login_secret",
             Self::Password(_) => "password",
             Self::Certificate(_) => "certificate",
         }
@@ -231,6 +243,10 @@ pub struct Identities {
     pub tokens: Tokens,
     /// What jobs go on with.
     pub refresh_tokens: RefreshTokens,
+    /// Terminals that people have signed in.
+    pub terminals: Terminals,
+    /// What credential helpers get.
+    pub login_secrets: LoginSecrets,
     /// Whether people are still vouched for.
     pub standings: Standings,
     /// Asks their providers that.
@@ -282,10 +298,14 @@ impl Identities {
             Credential::Session(id) => self.sessions.find(id).await?,
             Credential::Basic { user, password } => self.by_password(verifiers, user, password, from).await?,
             Credential::Bearer(text) if api_key::is_key(text) => self.by_key(None, text, from).await?,
+            Credential::Bearer(text) if login_secret::is_login_secret(text) => {
+                self.by_login_secret(verifiers, text).await?
+            }
             Credential::Bearer(text) => match Verifiers::issuer_of(text) {
                 Some(issuer) if issuer != self.tokens.issuer() => verifiers.by_jwt(&issuer, text).await?,
                 _ => return self.by_own_token(verifiers, text, from).await,
             },
+            Credential::RefreshToken(text) if terminal::is_refresh_token(text) => self.terminals.find(text).await?,
             Credential::RefreshToken(text) => {
                 let token = self.refresh_tokens.find(text).await?;
                 self.of_refresh_token(verifiers, &token)?
@@ -304,6 +324,9 @@ impl Identities {
     ) -> Result<Arc<Identity>, Refusal> {
         if api_key::is_key(password) {
             return self.by_key(Some(user), password, from).await;
+        }
+        if login_secret::is_login_secret(password) {
+            return self.by_login_secret(verifiers, password).await;
         }
         if let Some(issuer) = Verifiers::issuer_of(password) {
             return verifiers.by_jwt(&issuer, password).await;
@@ -333,6 +356,16 @@ impl Identities {
         self.keys.find(user, text, from.client).await
     }
 
+    /// A credential helper's secret is good as long as what it was made of.
+    async fn by_login_secret(&self, verifiers: &Verifiers, text: &str) -> Result<Arc<Identity>, Refusal> {
+        let (source, good_until) = self.login_secrets.verify(text)?;
+        let identity = match source {
+            Source::Terminal(id) => Identity::clone(&*self.terminals.find_by_id(&id).await?),
+            Source::Workload { issuer, claims, scopes } => of_login_secret(verifiers, &issuer, &claims, &scopes)?,
+        };
+        Ok(Arc::new(Identity { good_until: Some(good_until), ..identity }))
+    }
+
     /// One of our own tokens is good as long as the credential that it was made of.
     async fn by_own_token(
         &self,
@@ -348,6 +381,10 @@ impl Identities {
             Origin::RefreshToken(id) => {
                 let token = self.refresh_tokens.find_by_id(&id).await?;
                 Some(self.of_refresh_token(verifiers, &token)?)
+            }
+            Origin::Terminal(id) => Some(self.terminals.find_by_id(&id).await?),
+            Origin::LoginSecret { issuer, claims, scopes } => {
+                Some(Arc::new(of_login_secret(verifiers, &issuer, &claims, &scopes)?))
             }
             Origin::Password(fingerprint) => {
                 let passwords = verifiers.passwords.as_ref();
@@ -372,6 +409,19 @@ impl Identities {
     pub fn refresh(&self) {
         self.keys.refresh();
         self.sessions.refresh();
+        self.terminals.refresh();
         self.standings.refresh();
     }
+}
+
+/// The workload whose token a secret was made of, by the rules of now.
+fn of_login_secret(
+    verifiers: &Verifiers,
+    issuer: &str,
+    claims: &Map<String, Value>,
+    scopes: &[String],
+) -> Result<Identity, Refusal> {
+    let scopes = KeyScopes::parse(scopes).map_err(|_| Rejection::NotAToken)?;
+    let identity = verifiers.workloads.apply(issuer, claims)?;
+    Ok(Identity { method: AuthMethod::LoginSecret(issuer.to_owned()), scopes, ..identity })
 }

@@ -93,6 +93,22 @@ pub enum Rejection {
     /// A refresh token that is none.
     #[error("this refresh token does not exist, was revoked or has expired; log in again")]
     UnknownRefreshToken,
+    /// A terminal's refresh token that was used before.
+    #[error(
+        "this refresh token was used before, so somebody else may have it: the terminal was signed out; sign it in again"
+    )]
+    ReplayedRefreshToken,
+    /// A credential helper's secret whose time is over.
+    #[error("this login has expired; the credential helper gets another one")]
+    ExpiredSecret,
+    /// No login secret is made of that.
+    #[error("a login secret is made of the token of a CI job or another workload, or of a terminal that was signed in")]
+    NoSecretOfThis,
+    /// A code that no terminal waits under.
+    #[error(
+        "no terminal waits for this code: it was mistyped, has expired (after ten minutes), or was decided about before"
+    )]
+    UnknownCode,
     /// No registry token is made of that.
     #[error("a token is made of a user name and a password: an API key, an app password or a JWT")]
     NoTokenOfThis,
@@ -169,6 +185,7 @@ impl Rejection {
             | Self::OthersKey
             | Self::NotAToken
             | Self::UnknownRefreshToken
+            | Self::UnknownCode
             | Self::WrongScimToken
             | Self::WrongPassword => true,
             Self::ExpiredKey
@@ -178,6 +195,9 @@ impl Rejection {
             | Self::NameTaken(_)
             | Self::UnknownSession
             | Self::ExpiredToken
+            | Self::ReplayedRefreshToken
+            | Self::ExpiredSecret
+            | Self::NoSecretOfThis
             | Self::OrphanToken
             | Self::ChangedPassword
             | Self::NoTokenOfThis

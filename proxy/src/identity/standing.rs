@@ -66,10 +66,14 @@ impl Standings {
                 }
             }
             // The rules of now have taken the claims a moment ago.
-            (None, AuthMethod::Workload(_) | AuthMethod::RefreshToken(_)) => {}
+            (None, AuthMethod::Workload(_) | AuthMethod::RefreshToken(_) | AuthMethod::LoginSecret(_)) => {}
             (
                 None,
-                AuthMethod::Session(_) | AuthMethod::ApiKey(_) | AuthMethod::ProviderToken | AuthMethod::AppPassword,
+                AuthMethod::Session(_)
+                | AuthMethod::ApiKey(_)
+                | AuthMethod::Terminal(_)
+                | AuthMethod::ProviderToken
+                | AuthMethod::AppPassword,
             ) => return Err(Rejection::UnknownProvider.into()),
         }
         Ok(identity)

@@ -56,6 +56,17 @@ pub enum Origin {
     Key(String),
     /// A job's refresh token, by its id.
     RefreshToken(String),
+    /// A terminal, by its id.
+    Terminal(String),
+    /// A credential helper's secret, made of a JWT of a workload: its rules are asked about its claims at each use.
+    LoginSecret {
+        /// Its issuer.
+        issuer: String,
+        /// Every claim.
+        claims: Map<String, Value>,
+        /// What the secret was for.
+        scopes: Vec<String>,
+    },
     /// A password of the password file, by its fingerprint.
     Password(String),
     /// A JWT of a workload: its rules are asked about its claims at each use.
@@ -94,6 +105,12 @@ impl Origin {
             AuthMethod::Session(_) => return None,
             AuthMethod::ApiKey(id) => Self::Key(id.clone()),
             AuthMethod::RefreshToken(id) => Self::RefreshToken(id.clone()),
+            AuthMethod::Terminal(id) => Self::Terminal(id.clone()),
+            AuthMethod::LoginSecret(issuer) => Self::LoginSecret {
+                issuer: issuer.clone(),
+                claims: identity.claims.clone(),
+                scopes: identity.scopes.as_ref().map(|scopes| scopes.texts().to_vec()).unwrap_or_default(),
+            },
             AuthMethod::Password(fingerprint) => Self::Password(fingerprint.clone()),
             AuthMethod::Workload(issuer) => Self::Workload { issuer: issuer.clone(), claims: identity.claims.clone() },
             AuthMethod::ProviderToken | AuthMethod::AppPassword | AuthMethod::Certificate(_) => {

@@ -54,7 +54,7 @@ pub enum Event<'a> {
     SessionEnded,
     /// Somebody in `adminPolicy` has ended something of another person's, or a job's.
     EndedByAdmin {
-        /// `session`, `api_key` or `refresh_token`.
+        /// `session`, `api_key`, `terminal` or `refresh_token`.
         kind: &'a str,
         /// Its public name.
         object: &'a str,
@@ -102,6 +102,36 @@ pub enum Event<'a> {
     },
     /// A refresh token was revoked.
     RefreshTokenRevoked,
+    /// A credential helper has got a secret.
+    LoginSecretIssued {
+        /// What for; everything that its owner may do, if that is empty.
+        scope: &'a str,
+    },
+    /// Somebody has let a terminal in, or not.
+    TerminalDecided {
+        /// What it calls itself.
+        name: &'a str,
+        /// Where it asks from.
+        from: &'a str,
+        /// Whether it is let in.
+        allowed: bool,
+    },
+    /// A terminal that was let in has heard of it.
+    TerminalSignedIn {
+        /// Its id.
+        terminal: &'a str,
+        /// What it calls itself.
+        name: &'a str,
+        /// What it is for; everything, if there are none.
+        scopes: &'a [String],
+    },
+    /// A terminal was signed out.
+    TerminalEnded {
+        /// Its id.
+        terminal: &'a str,
+    },
+    /// A terminal's refresh token was used a second time, and the terminal signed out for it.
+    TerminalReplayed,
     /// Somebody was suspended, since nobody vouches for them any more.
     Suspended {
         /// Who.

@@ -1,8 +1,11 @@
-//! The pages and endpoints that the proxy answers itself: signing in and out, API keys, sessions, the token service.
+//! The pages and endpoints that the proxy answers itself: signing in and out, also from a terminal, API keys, sessions, the
+//! token service.
 
 mod api_keys;
 mod backchannel;
 mod browser_session;
+mod device;
+mod login_secret;
 mod pages;
 mod password_sign_in;
 mod sign_in;
@@ -41,6 +44,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/zot/auth/backchannel-logout/{provider}", post(backchannel::sign_out))
         .route("/zot/auth/revoke", post(token::revoke))
         .route("/zot/auth/apikey", get(api_keys::list).post(api_keys::create).delete(api_keys::revoke))
+        .route(device::DEVICE_PATH, post(device::begin))
         .route(TOKEN_PATH, get(token::by_query).post(token::by_form))
         .route("/v2/_zot/ext/mgmt", get(status::sign_in_methods))
         .route("/metrics", get(status::metrics))

@@ -16,12 +16,16 @@ use axum::{
 use berth_oci::{Error, ErrorCode, Repository};
 use serde_json::json;
 
-use super::api_keys::database_failed;
+use super::{
+    api_keys::database_failed,
+    device::{self, DEVICE_GRANT},
+    login_secret::{self, EXCHANGE_GRANT},
+};
 use crate::{
     action::Action,
     answer::{denied, error_response, retry_later_response},
     app::{App, Reloadable},
-    identity::{AuthMethod, Caller, Credential, Grant, Identity, Refusal, Rejection, scope::Access},
+    identity::{AuthMethod, Caller, Credential, Grant, Identity, Refusal, Rejection, scope::Access, terminal},
     observe::Event,
     request::{Decision, RequestInfo, Ruling, is_our_own},
 };
@@ -60,7 +64,7 @@ pub async fn by_query(
     answer(&app, &live, &request, caller, &wanted).await
 }
 
-/// `POST`: OAuth 2.0's password grant, or its refresh token grant.
+/// `POST`: OAuth 2.0's password grant, or its refresh token grant; and what credential helpers ask for.
 pub async fn by_form(
     State(app): State<Arc<App>>,
     Extension(request): Extension<RequestInfo>,
@@ -72,14 +76,23 @@ pub async fn by_form(
     let offline = field("access_type").is_some_and(|access| access == "offline");
     let wanted = Wanted { scopes: field("scope").unwrap_or_default(), offline, oauth: true };
     let live = app.live();
+    let text = |name: &str| field(name).unwrap_or_default();
+    match field("grant_type").as_deref() {
+        Some(DEVICE_GRANT) => return device::redeem(&app, &request, &text("device_code")).await,
+        Some(EXCHANGE_GRANT) => return login_secret::exchange(&app, &request, field).await,
+        Some("refresh_token") if terminal::is_refresh_token(&text("refresh_token")) => {
+            return device::renew(&app, &request, &text("refresh_token")).await;
+        }
+        _ => {}
+    }
     let shown = match field("grant_type").as_deref() {
         Some("password") => match (field("username"), field("password")) {
             (Some(user), Some(password)) => Ok(Credential::Basic { user, password }),
             _ => credential(&app, &headers),
         },
-        Some("refresh_token") => Ok(Credential::RefreshToken(field("refresh_token").unwrap_or_default())),
+        Some("refresh_token") => Ok(Credential::RefreshToken(text("refresh_token"))),
         _ => {
-            let message = "grant_type must be 'password' or 'refresh_token', in a form \
+            let message = "grant_type must be 'password', 'refresh_token', or one of RFC 8628 or 8693, in a form \
                            (application/x-www-form-urlencoded)";
             Err(Error::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message))
         }
@@ -94,11 +107,24 @@ pub async fn by_form(
     answer(&app, &live, &request, caller, &wanted).await
 }
 
-/// `POST /zot/auth/revoke` (RFC 7009): ends a refresh token. Whoever has it may end it, and is told no more than that
+/// `POST /zot/auth/revoke` (RFC 7009): ends a refresh token, or the terminal that has it. Whoever has it may end it, and is told no more than that
 /// it is over.
 pub async fn revoke(State(app): State<Arc<App>>, Extension(request): Extension<RequestInfo>, body: Bytes) -> Response {
     let token = form_urlencoded::parse(&body).find(|(key, _)| key == "token").map(|(_, value)| value.into_owned());
-    match app.identities.refresh_tokens.revoke(&token.unwrap_or_default()).await {
+    let token = token.unwrap_or_default();
+    if terminal::is_refresh_token(&token) {
+        return match app.identities.terminals.end_by_token(&token).await {
+            Ok(ended) => {
+                if let Some(terminal) = ended {
+                    tracing::info!(request = request.id, terminal, "a terminal was signed out");
+                    app.audit.record(&request.origin(), &Event::TerminalEnded { terminal: &terminal });
+                }
+                StatusCode::OK.into_response()
+            }
+            Err(error) => error_response(&database_failed(error)),
+        };
+    }
+    match app.identities.refresh_tokens.revoke(&token).await {
         Ok(there) => {
             if there {
                 tracing::info!(request = request.id, "a refresh token was revoked");

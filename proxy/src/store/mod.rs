@@ -1,4 +1,4 @@
-//! What the proxy remembers: people, their sessions, their API keys, the refresh tokens of jobs.
+//! What the proxy remembers: people, their sessions, API keys and terminals, the refresh tokens of jobs.
 //!
 //! Queries are here and nowhere else, one file for each thing that is remembered.
 
@@ -8,6 +8,7 @@ mod people;
 mod refresh_tokens;
 mod scim;
 mod sessions;
+mod terminals;
 mod usage;
 
 use std::{
@@ -31,6 +32,7 @@ pub use self::{
     refresh_tokens::RefreshToken,
     scim::{Provisioned, ScimLink, ScimRefused, ScimResource},
     sessions::{NewSession, Session},
+    terminals::{Asking, MostAsking, NewDeviceCode, Poll, Terminal},
     usage::Usage,
 };
 
@@ -62,6 +64,7 @@ fn migrations() -> Migrator {
         ("standing", include_str!("../../migrations/0003_standing.sql")),
         ("used_from", include_str!("../../migrations/0004_used_from.sql")),
         ("scim", include_str!("../../migrations/0005_scim.sql")),
+        ("terminals", include_str!("../../migrations/0006_terminals.sql")),
     ];
     let migrations = files.into_iter().zip(1..).map(|((description, sql), version)| {
         Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -113,13 +113,20 @@ pub struct Person {
     pub standing: Standing,
     /// How many sessions they have.
     pub sessions: i64,
+    /// How many terminals.
+    pub terminals: i64,
     /// How many API keys.
     pub keys: i64,
 }
 
 impl Person {
     fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
-        Ok(Self { standing: Standing::from_row(row)?, sessions: row.try_get("sessions")?, keys: row.try_get("keys")? })
+        Ok(Self {
+            standing: Standing::from_row(row)?,
+            sessions: row.try_get("sessions")?,
+            terminals: row.try_get("terminals")?,
+            keys: row.try_get("keys")?,
+        })
     }
 }
 
@@ -249,6 +256,7 @@ impl Store {
         let query = sqlx::query(
             "SELECT p.provider, p.subject, p.name, p.seen_at, p.unconfirmed_since, p.suspended_at, p.suspended_why,
                     (SELECT COUNT(*) FROM sessions s WHERE s.provider = p.provider AND s.subject = p.subject) AS sessions,
+                    (SELECT COUNT(*) FROM terminals t WHERE t.provider = p.provider AND t.subject = p.subject) AS terminals,
                     (SELECT COUNT(*) FROM api_keys k WHERE k.provider = p.provider AND k.subject = p.subject) AS keys
              FROM people p WHERE p.suspended_why <> 'released' AND LOWER(p.name) LIKE $1 ESCAPE '\\' AND p.name > $2
              ORDER BY p.name LIMIT $3",
@@ -265,11 +273,12 @@ impl Store {
         Ok(row.as_ref().map(User::from_row).transpose()?)
     }
 
-    /// Ends what somebody has: their sessions and API keys.
+    /// Ends what somebody has: their sessions, API keys and terminals.
     pub async fn end_all_of(&self, id: &PersonId) -> Result<(), StoreError> {
         for forget in [
             "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
             "DELETE FROM api_keys WHERE provider = $1 AND subject = $2",
+            "DELETE FROM terminals WHERE provider = $1 AND subject = $2",
         ] {
             self.within(sqlx::query(forget).bind(&id.provider).bind(&id.subject).execute(&self.pool)).await?;
         }
@@ -313,6 +322,7 @@ impl Store {
         for forget in [
             "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
             "DELETE FROM api_keys WHERE provider = $1 AND subject = $2",
+            "DELETE FROM terminals WHERE provider = $1 AND subject = $2",
             "UPDATE people SET name = '(released) ' || provider || ' ' || subject, user_groups = '[]', claims = '{}',
                  sealed = '', renewing_until = 0, unconfirmed_since = 0, suspended_why = 'released'
              WHERE provider = $1 AND subject = $2",
@@ -325,7 +335,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Who is due to be asked about: they have an API key or a session, and something of theirs was used since the provider
+    /// Who is due to be asked about: they have an API key, a terminal or a session, and something of theirs was used since the provider
     /// last vouched for them, or that was longer than `unused` ago. At most a hundred.
     pub async fn people_to_renew(
         &self,
@@ -340,7 +350,9 @@ impl Store {
                           AND s.used_at > $3 AND (s.used_at >= p.renewed_at OR p.renewed_at <= $2))
                   OR EXISTS (SELECT 1 FROM api_keys k WHERE k.provider = p.provider AND k.subject = p.subject
                              AND (k.expires_at IS NULL OR k.expires_at > $1)
-                             AND (COALESCE(k.used_at, k.created_at) >= p.renewed_at OR p.renewed_at <= $2)))
+                             AND (COALESCE(k.used_at, k.created_at) >= p.renewed_at OR p.renewed_at <= $2))
+                  OR EXISTS (SELECT 1 FROM terminals t WHERE t.provider = p.provider AND t.subject = p.subject
+                             AND (t.used_at >= p.renewed_at OR p.renewed_at <= $2)))
              ORDER BY p.renew_after LIMIT 100",
         );
         let rows = query.bind(now()).bind(before(unused)).bind(before(idle)).bind(provider).fetch_all(&self.pool);
@@ -427,7 +439,7 @@ impl Store {
         Ok(())
     }
 
-    /// Remembers that the provider does not vouch for somebody any more: their sessions end, and their keys wait until they
+    /// Remembers that the provider does not vouch for somebody any more: their sessions and terminals end, and their keys wait until they
     /// sign in again. Not if they just have; whether they hadn't.
     pub async fn suspend(&self, due: &Due) -> Result<bool, StoreError> {
         let id = &due.user.id;
@@ -438,8 +450,12 @@ impl Store {
         let query = query.bind(now()).bind(&id.provider).bind(&id.subject).bind(due.seen_at);
         let is_suspended = self.within(query.execute(&self.pool)).await?.rows_affected() == 1;
         if is_suspended {
-            let query = sqlx::query("DELETE FROM sessions WHERE provider = $1 AND subject = $2");
-            self.within(query.bind(&id.provider).bind(&id.subject).execute(&self.pool)).await?;
+            for end in [
+                "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
+                "DELETE FROM terminals WHERE provider = $1 AND subject = $2",
+            ] {
+                self.within(sqlx::query(end).bind(&id.provider).bind(&id.subject).execute(&self.pool)).await?;
+            }
         }
         Ok(is_suspended)
     }
@@ -454,11 +470,12 @@ impl Store {
         Ok(rows.iter().map(|row| row.try_get("name")).collect::<Result<_, _>>()?)
     }
 
-    /// Forgets the refresh tokens of who has neither a session nor an API key: nothing follows from them any more.
+    /// Forgets the refresh tokens of who has no session, API key or terminal: nothing follows from them any more.
     pub async fn forget_unused_refresh_tokens(&self) -> Result<(), StoreError> {
         let query = sqlx::query(
             "UPDATE people SET sealed = '' WHERE sealed <> '' AND renewing_until = 0 AND seen_at < $2
              AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.provider = people.provider AND s.subject = people.subject)
+             AND NOT EXISTS (SELECT 1 FROM terminals t WHERE t.provider = people.provider AND t.subject = people.subject)
              AND NOT EXISTS (SELECT 1 FROM api_keys k WHERE k.provider = people.provider AND k.subject = people.subject
                              AND (k.expires_at IS NULL OR k.expires_at > $1))",
         );

@@ -337,18 +337,27 @@ async fn set_members(
     Ok(())
 }
 
+/// Ends sessions and terminals; API keys wait.
 async fn end_sessions(
     transaction: &mut Transaction<'_, sqlx::Any>,
     provider: &str,
     link: ScimLink,
     by: &str,
 ) -> Result<(), sqlx::Error> {
-    let query = match link {
-        ScimLink::ExternalId => "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
-        ScimLink::UserName => {
+    let statements = match link {
+        ScimLink::ExternalId => [
+            "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
+            "DELETE FROM terminals WHERE provider = $1 AND subject = $2",
+        ],
+        ScimLink::UserName => [
             "DELETE FROM sessions WHERE provider = $1
-             AND subject IN (SELECT subject FROM people WHERE provider = $1 AND LOWER(name) = $2)"
-        }
+             AND subject IN (SELECT subject FROM people WHERE provider = $1 AND LOWER(name) = $2)",
+            "DELETE FROM terminals WHERE provider = $1
+             AND subject IN (SELECT subject FROM people WHERE provider = $1 AND LOWER(name) = $2)",
+        ],
     };
-    sqlx::query(query).bind(provider).bind(by).execute(&mut **transaction).await.map(drop)
+    for statement in statements {
+        sqlx::query(statement).bind(provider).bind(by).execute(&mut **transaction).await?;
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 mod access;
 mod compare;
 mod deletion;
+mod device;
 mod frame;
 mod image;
 mod keys;
@@ -29,6 +30,7 @@ pub use self::{
     frame::{message, refusal},
     welcome::SignInFailure,
 };
+use super::device::CONFIRM_PATH;
 use crate::app::App;
 
 /// The pages.
@@ -42,6 +44,7 @@ pub fn router() -> Router<Arc<App>> {
         .route("/compare/{*name}", get(compare::show))
         .route("/delete/{*target}", get(deletion::confirm).post(deletion::delete))
         .route("/access", get(access::show))
+        .route(CONFIRM_PATH, get(device::show).post(device::decide))
         .route("/keys", get(keys::show).post(keys::create))
         .route("/keys/revoke", post(keys::revoke))
         .route("/people", get(people::list))
@@ -50,6 +53,7 @@ pub fn router() -> Router<Arc<App>> {
         .route("/people/end", post(people::end))
         .route("/sessions", get(sessions::show))
         .route("/sessions/end", post(sessions::end))
+        .route("/terminals/end", post(sessions::end_terminal))
         .route("/static/berth.css", get(async || file("text/css; charset=utf-8", include_str!("berth.css"))))
         .route("/static/berth.js", get(async || file("text/javascript; charset=utf-8", include_str!("berth.js"))))
         .route("/static/mark.svg", get(async || file("image/svg+xml", include_str!("mark.svg"))))

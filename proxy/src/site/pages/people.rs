@@ -1,4 +1,4 @@
-//! Everybody who has signed in, their sessions and keys, and the refresh tokens of jobs: for whom `adminPolicy` names.
+//! Everybody who has signed in, their sessions, terminals and keys, and the refresh tokens of jobs: for whom `adminPolicy` names.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{
     frame::{Page, Place, heading},
-    sessions::browser,
+    sessions::{browser, terminal_row},
     viewer::{Viewer, database_failed, nothing_here},
     words::{ago, in_query, plain, until},
 };
@@ -21,7 +21,7 @@ use crate::{
     app::App,
     observe::Event,
     request::RequestInfo,
-    store::{ApiKey, Person, PersonId, RefreshToken, Session, Standing, StoreError, SuspensionCause},
+    store::{ApiKey, Person, PersonId, RefreshToken, Session, Standing, StoreError, SuspensionCause, Terminal},
 };
 
 /// How many people, and how many refresh tokens, one page has.
@@ -76,14 +76,14 @@ pub async fn list(
     Page::at(Place::People, "People", body).show(&viewer)
 }
 
-fn row(Person { standing, sessions, keys }: &Person) -> Markup {
+fn row(Person { standing, sessions, terminals, keys }: &Person) -> Markup {
     let many = |n: i64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     html! {
         div class="what" {
             p { a class="name" href=(address(&standing.id)) { (plain(&standing.name)) } " " (state(standing)) }
             p class="soft" { "via " (plain(&standing.id.provider)) " · signed in " (ago(standing.seen_at)) }
         }
-        span class="soft" { (many(*sessions, "session")) " · " (many(*keys, "key")) }
+        span class="soft" { (many(*sessions, "session")) " · " @if *terminals > 0 { (many(*terminals, "terminal")) " · " } (many(*keys, "key")) }
     }
 }
 
@@ -118,16 +118,19 @@ pub async fn one(
             return Ok(None);
         };
         let sessions = app.identities.sessions.of(&id).await?;
-        Ok::<_, StoreError>(Some((standing, sessions, app.identities.keys.of(&id).await?)))
+        let terminals = app.identities.terminals.of(&id).await?;
+        Ok::<_, StoreError>(Some((standing, sessions, terminals, app.identities.keys.of(&id).await?)))
     };
     match read.await {
-        Ok(Some((standing, sessions, keys))) => person(&standing, &sessions, &keys).show(&viewer),
+        Ok(Some((standing, sessions, terminals, keys))) => {
+            person(&standing, &sessions, &terminals, &keys).show(&viewer)
+        }
         Ok(None) => nothing_here(&viewer, "person"),
         Err(error) => database_failed(&error, &request),
     }
 }
 
-fn person(standing: &Standing, sessions: &[Session], keys: &[ApiKey]) -> Page {
+fn person(standing: &Standing, sessions: &[Session], terminals: &[Terminal], keys: &[ApiKey]) -> Page {
     let name = plain(&standing.name);
     let body = html! {
         nav class="crumbs" aria-label="Where this is" { a href="/people" { "People" } " /" }
@@ -142,6 +145,12 @@ fn person(standing: &Standing, sessions: &[Session], keys: &[ApiKey]) -> Page {
                 }
                 (end_form("session", &session.id_hash, &standing.id, "End"))
             } } }
+        }
+        @if !terminals.is_empty() {
+            section class="card rows" {
+                h2 class="folder" { "Terminals" }
+                ul { @for terminal in terminals { li { (terminal_row(terminal)) (end_form("terminal", &terminal.id, &standing.id, "End")) } } }
+            }
         }
         section class="card rows" {
             h2 class="folder" { "API keys" }
@@ -235,6 +244,7 @@ pub async fn end(
     let id = PersonId { provider, subject };
     let ended = match kind.as_str() {
         "session" => app.identities.sessions.end_of(&id, &object).await,
+        "terminal" => app.identities.terminals.end_of(&id, &object).await,
         "api_key" => app.identities.keys.revoke(&id, &object).await,
         "refresh_token" => app.identities.refresh_tokens.revoke_by_id(&object).await,
         _ => return nothing_here(&viewer, "kind of thing"),

@@ -1,4 +1,4 @@
-//! Where one is signed in.
+//! Where one is signed in: browsers, and terminals.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Redirect, Response},
 };
-use maud::html;
+use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
@@ -17,7 +17,12 @@ use super::{
     words::{ago, plain},
 };
 use crate::{
-    app::App, identity::AuthMethod, observe::Event, request::RequestInfo, site::browser_session::Owner, store::Session,
+    app::App,
+    identity::AuthMethod,
+    observe::Event,
+    request::RequestInfo,
+    site::browser_session::Owner,
+    store::{Session, Terminal},
 };
 
 /// `GET /sessions`
@@ -33,6 +38,10 @@ pub async fn show(
     let Owner { identity, id } = &owner;
     let sessions = match app.identities.sessions.of(id).await {
         Ok(sessions) => sessions,
+        Err(error) => return database_failed(&error, &request),
+    };
+    let terminals = match app.identities.terminals.of(id).await {
+        Ok(terminals) => terminals,
         Err(error) => return database_failed(&error, &request),
     };
     let this = |session: &Session| identity.method == AuthMethod::Session(session.id_hash.clone());
@@ -56,8 +65,36 @@ pub async fn show(
                 }
             }
         } }
+        section class="card rows" {
+            h2 class="folder" { "Terminals" }
+            @if terminals.is_empty() {
+                p class="empty soft" { "None. To push without a stored password, run " code { "docker-credential-berth login " (viewer.host) } " in one." }
+            }
+            ul { @for terminal in &terminals { li {
+                (terminal_row(terminal))
+                form method="post" action="/terminals/end" {
+                    input type="hidden" name="id" value=(terminal.id);
+                    button class="danger small" aria-label={ "End the terminal on " (plain(&terminal.name)) } { "End" }
+                }
+            } } }
+        }
     };
     Page::at(Place::Sessions, "Sessions", body).show(&viewer)
+}
+
+/// A terminal, its extent, and when and where it was used.
+pub fn terminal_row(terminal: &Terminal) -> Markup {
+    html! {
+        div class="what" {
+            p {
+                strong { "Terminal on " (plain(&terminal.name)) }
+                @if !terminal.scopes.is_empty() { " " span class="chip" { (plain(&terminal.scopes.join(" · "))) } }
+            }
+            p class="soft" {
+                "from " (terminal.used_from) " · signed in " (ago(terminal.created_at)) " · last used " (ago(terminal.used_at))
+            }
+        }
+    }
 }
 
 /// `Firefox on Linux`, as far as a browser says what it is (RFC 9110, section 10.1.5).
@@ -115,6 +152,34 @@ pub async fn end(
                     "a session was ended from another one"
                 );
                 app.audit.record(&request.origin(), &Event::SessionEnded);
+            }
+            Redirect::to("/sessions").into_response()
+        }
+        Err(error) => database_failed(&error, &request),
+    }
+}
+
+/// `POST /terminals/end`
+pub async fn end_terminal(
+    State(app): State<Arc<App>>,
+    Extension(request): Extension<RequestInfo>,
+    headers: HeaderMap,
+    Form(form): Form<EndSession>,
+) -> Response {
+    let (_, owner) = match Viewer::sender(&app, &request, &headers).await {
+        Ok(known) => known,
+        Err(response) => return response,
+    };
+    match app.identities.terminals.end_of(&owner.id, &form.id).await {
+        Ok(there) => {
+            if there {
+                tracing::info!(
+                    request = request.id,
+                    user = owner.identity.user,
+                    terminal = form.id,
+                    "a terminal was ended"
+                );
+                app.audit.record(&request.origin(), &Event::TerminalEnded { terminal: &form.id });
             }
             Redirect::to("/sessions").into_response()
         }

@@ -154,7 +154,7 @@ fn unconfirmed_notice(app: &App, since: i64, id: &PersonId) -> Markup {
 }
 
 /// A page for when it can't be found out who somebody is.
-fn unrecognized(refusal: &Refusal, request: &RequestInfo) -> Response {
+pub fn unrecognized(refusal: &Refusal, request: &RequestInfo) -> Response {
     let Refusal::Throttled(wait) = refusal else { return database_failed(refusal, request) };
     let page = frame::refusal(StatusCode::TOO_MANY_REQUESTS, "Wait a moment", &refusal.to_string(), &request.id);
     let mut response = page.into_response();
