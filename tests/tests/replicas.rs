@@ -13,8 +13,13 @@ use berth_tests::{
     process::{Process, free_port, wait_for},
     system::{Setup, System, answers, serve_with},
 };
-use reqwest::{StatusCode, header};
-use serde_json::json;
+use reqwest::{Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::{
+    scim::{Pusher, TOKEN, sub_of, user},
+    terminal::Machine,
+};
 
 /// A system on PostgreSQL, and a second proxy of it.
 struct Replicas {
@@ -27,11 +32,17 @@ struct Replicas {
 
 impl Replicas {
     async fn start() -> Option<Self> {
+        Self::start_with(json!({})).await
+    }
+
+    /// The same with more keys of the provider.
+    async fn start_with(more: Value) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let postgres = Postgres::start(&folder.path().join("postgres")).await?;
         postgres.sql("postgres", "CREATE DATABASE berth");
         let sidecar = json!({"database": postgres.url("berth"), "secretFile": folder.path().join("secret")});
-        let provider = json!({"scopes": ["openid", "profile", "email", "offline_access"]});
+        let mut provider = json!({"scopes": ["openid", "profile", "email", "offline_access"]});
+        provider.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let files = folder.path().join("system");
         std::fs::create_dir(&files).unwrap();
         let system = System::start_in(&files, free_port(), Setup { sidecar, provider, ..Setup::default() }).await;
@@ -205,4 +216,117 @@ async fn without_the_database_who_is_known_goes_on_and_it_heals_by_itself() {
     })
     .await;
     replicas.system.signed_in("bob").await;
+}
+
+/// How often who is deactivated is brought back and deactivated again.
+const DEACTIVATIONS: usize = 3;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_deactivated_is_out_at_every_replica_within_seconds() {
+    let tokens = tempfile::tempdir().unwrap();
+    let file = tokens.path().join("scim-token");
+    std::fs::write(&file, TOKEN).unwrap();
+    let Some(replicas) = Replicas::start_with(json!({"scim": {"tokenFile": file}})).await else { return };
+    let system = &replicas.system;
+    let pusher = Pusher::new(&system.url, TOKEN);
+    let id = pusher.push_user("alice", &sub_of("alice")).await;
+    let (key, _) = system.signed_in("alice").await.make_key("a").await;
+    let mut times = Vec::new();
+    for _ in 0..DEACTIVATIONS {
+        let alice = system.signed_in("alice").await;
+        let terminal = Machine::new();
+        terminal.sign_in(system.authority(), &alice, &[]).await;
+        let (_, secret) = terminal.get(system.authority());
+        // At the other replica, where they are known a moment before.
+        let by_key = replicas.second(&key);
+        let minted = by_key.with_token(&[]).await;
+        let all = [by_key, minted, replicas.second(&secret)];
+        for api in &all {
+            assert_eq!(api.get("/v2/").await.status(), StatusCode::OK);
+        }
+        assert!(replicas.second_page(&alice).await.contains("Signed in as alice"));
+        pusher.set_active(&id, "alice", &sub_of("alice"), false).await;
+        let deactivated = Instant::now();
+        // At the one that was told, at once.
+        assert_eq!(Api::basic(&system.url, "alice", &key).get("/v2/").await.status(), StatusCode::UNAUTHORIZED);
+        for api in &all {
+            wait_for("the end", async || (api.get("/v2/").await.status() == StatusCode::UNAUTHORIZED).then_some(()))
+                .await;
+        }
+        wait_for("the end of the session", async || {
+            (!replicas.second_page(&alice).await.contains("Signed in as alice")).then_some(())
+        })
+        .await;
+        times.push(deactivated.elapsed());
+        pusher.set_active(&id, "alice", &sub_of("alice"), true).await;
+        wait_for("the key", async || (all[0].get("/v2/").await.status() == StatusCode::OK).then_some(())).await;
+    }
+    times.sort();
+    println!(
+        "from deactivation to the last refusal: median {:?}, worst {:?}",
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
+    assert!(times[times.len() - 1] < Duration::from_secs(7), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_goes_away_in_the_middle_of_a_synchronization_leaves_nothing_half_done() {
+    let tokens = tempfile::tempdir().unwrap();
+    let file = tokens.path().join("scim-token");
+    std::fs::write(&file, TOKEN).unwrap();
+    let Some(mut replicas) = Replicas::start_with(json!({"scim": {"tokenFile": file}})).await else { return };
+    let pusher = Pusher::new(&replicas.system.url, TOKEN);
+    let group = pusher.push_group("everybody").await;
+    // As authentik does it: a user, and then that they are in the group.
+    let push = async |n: usize| {
+        let made = pusher.send(Method::POST, "/Users", user(&format!("user{n}"), &format!("sub{n}"), true)).await;
+        let id = match made.status() {
+            StatusCode::CREATED => made.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned(),
+            StatusCode::CONFLICT => {
+                let found = pusher.get(&format!("/Users?filter=userName%20eq%20%22user{n}%22")).await;
+                found["Resources"][0]["id"].as_str().unwrap().to_owned()
+            }
+            status => return Err((None, status)),
+        };
+        let patch = json!({"schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"],
+            "Operations": [{"op": "add", "path": "members", "value": [{"value": id}]}]});
+        let joined = pusher.send(Method::PATCH, &format!("/Groups/{group}"), patch).await.status();
+        if joined == StatusCode::OK { Ok(id) } else { Err((Some(id), joined)) }
+    };
+    let (mut joined, mut made, mut failed) = (Vec::new(), Vec::new(), 0);
+    for n in 0..60 {
+        if n == 20 {
+            replicas.postgres.stop();
+        }
+        match push(n).await {
+            Ok(id) => joined.push(id),
+            Err((id, status)) => {
+                assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+                made.extend(id);
+                failed += 1;
+            }
+        }
+        if failed == 3 {
+            break;
+        }
+    }
+    assert!(joined.len() >= 20 && failed == 3, "{}, {failed}", joined.len());
+    replicas.postgres.restart().await;
+    answers(&format!("{}/readyz", replicas.system.url)).await;
+    let members = async || {
+        let group = pusher.get(&format!("/Groups/{group}")).await;
+        let members = group["members"].as_array().cloned().unwrap_or_default();
+        members.iter().map(|member| member["value"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // What was acknowledged is there, and who was not is nowhere by half.
+    let there = members().await;
+    assert!(joined.iter().all(|id| there.contains(id)));
+    for id in &made {
+        assert_eq!(pusher.get(&format!("/Users/{id}")).await["active"], json!(true));
+    }
+    for n in 0..60 {
+        push(n).await.unwrap();
+    }
+    assert_eq!((members().await.len(), pusher.get("/Users?count=0").await["totalResults"].clone()), (60, json!(60)));
 }

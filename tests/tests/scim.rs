@@ -12,56 +12,58 @@ use berth_tests::{
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
-const TOKEN: &str = "the-token-that-the-identity-provider-pushes-with";
+use crate::terminal::Machine;
+
+pub const TOKEN: &str = "the-token-that-the-identity-provider-pushes-with";
 
 /// Somebody who pushes.
-struct Pusher {
+pub struct Pusher {
     http: reqwest::Client,
     base: String,
     token: String,
 }
 
 impl Pusher {
-    fn new(system: &System, token: &str) -> Self {
-        Self { http: reqwest::Client::new(), base: format!("{}/scim/v2", system.url), token: token.to_owned() }
+    pub fn new(url: &str, token: &str) -> Self {
+        Self { http: reqwest::Client::new(), base: format!("{url}/scim/v2"), token: token.to_owned() }
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
     }
 
-    async fn send(&self, method: Method, path: &str, body: Value) -> Response {
+    pub async fn send(&self, method: Method, path: &str, body: Value) -> Response {
         let request = self.request(method, path).header("content-type", "application/scim+json");
         request.body(body.to_string()).send().await.unwrap()
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub async fn get(&self, path: &str) -> Value {
         let answer = self.request(Method::GET, path).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
         answer.json().await.unwrap()
     }
 
     /// As authentik writes a user; gives its id here.
-    async fn push_user(&self, name: &str, sub: &str) -> String {
+    pub async fn push_user(&self, name: &str, sub: &str) -> String {
         let answer = self.send(Method::POST, "/Users", user(name, sub, true)).await;
         let (status, body) = (answer.status(), answer.json::<Value>().await.unwrap());
         assert_eq!(status, StatusCode::CREATED, "{body}");
         body["id"].as_str().unwrap().to_owned()
     }
 
-    async fn set_active(&self, id: &str, name: &str, sub: &str, active: bool) {
+    pub async fn set_active(&self, id: &str, name: &str, sub: &str, active: bool) {
         let answer = self.send(Method::PUT, &format!("/Users/{id}"), user(name, sub, active)).await;
         assert_eq!(answer.status(), StatusCode::OK);
     }
 
-    async fn push_group(&self, name: &str) -> String {
+    pub async fn push_group(&self, name: &str) -> String {
         let group = json!({"schemas": ["urn:ietf:params:scim:schemas:core:2.0:Group"], "displayName": name, "externalId": format!("g-{name}")});
         let answer = self.send(Method::POST, "/Groups", group).await;
         assert_eq!(answer.status(), StatusCode::CREATED);
         answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
     }
 
-    async fn patch_members(&self, group: &str, op: &str, user: &str) {
+    pub async fn patch_members(&self, group: &str, op: &str, user: &str) {
         let patch = json!({"schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"],
             "Operations": [{"op": op, "path": "members", "value": [{"value": user}]}]});
         let answer = self.send(Method::PATCH, &format!("/Groups/{group}"), patch).await;
@@ -69,7 +71,7 @@ impl Pusher {
     }
 }
 
-fn user(name: &str, sub: &str, active: bool) -> Value {
+pub fn user(name: &str, sub: &str, active: bool) -> Value {
     json!({"schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"], "externalId": sub, "userName": name, "displayName": name,
         "name": {"formatted": name, "familyName": " ", "givenName": name}, "photos": null, "locale": "en",
         "active": active, "emails": [{"value": format!("{name}@example.com"), "type": "other", "primary": true}]})
@@ -86,12 +88,12 @@ async fn pushed_to(scim: Value) -> (System, Pusher) {
     scim["tokenFile"] = json!(file);
     let system = System::start(Setup { access_control, provider: json!({"scim": scim}), ..Setup::default() }).await;
     drop(folder.keep());
-    let pusher = Pusher::new(&system, TOKEN);
+    let pusher = Pusher::new(&system.url, TOKEN);
     (system, pusher)
 }
 
 /// The `sub` of somebody at the stand-in.
-fn sub_of(user: &str) -> String {
+pub fn sub_of(user: &str) -> String {
     berth_tests::images::digest(user.as_bytes()).trim_start_matches("sha256:").to_owned()
 }
 
@@ -108,7 +110,18 @@ async fn who_is_deactivated_is_out_with_all_they_have_and_back_when_they_are_bac
     let minted = by_key.with_token(&["repository:shared/x:pull"]).await;
     let of_provider = berth_tests::stand_in::access_token(&system.issuer, berth_tests::system::CLIENT_ID, "bob").await;
     let of_provider = Api::new(&system.url, Credential::Bearer(of_provider));
-    let all = [("/v2/", &by_key), ("/v2/shared/x/tags/list", &minted), ("/v2/", &of_provider)];
+    let terminal = Machine::new();
+    terminal.sign_in(system.authority(), &bob, &[]).await;
+    let (_, secret) = terminal.get(system.authority());
+    let by_terminal = Api::basic(&system.url, "bob", &secret);
+    let minted_there = by_terminal.with_token(&["repository:shared/x:pull"]).await;
+    let all = [
+        ("/v2/", &by_key),
+        ("/v2/shared/x/tags/list", &minted),
+        ("/v2/", &of_provider),
+        ("/v2/", &by_terminal),
+        ("/v2/shared/x/tags/list", &minted_there),
+    ];
     // authentik's sequence: what can you do, who is there, then each one.
     let told = pusher.get("/ServiceProviderConfig").await;
     assert_eq!((&told["patch"]["supported"], &told["filter"]["supported"]), (&json!(true), &json!(true)));
@@ -125,8 +138,11 @@ async fn who_is_deactivated_is_out_with_all_they_have_and_back_when_they_are_bac
     for (target, api) in all {
         let answer = api.get(target).await;
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{target}");
-        assert!(answer.text().await.unwrap().contains("deactivated"), "{target}");
+        let why = answer.text().await.unwrap();
+        assert!(why.contains("deactivated") || why.contains("was revoked"), "{target}: {why}");
     }
+    terminal.age(system.authority());
+    assert!(!terminal.ask("get", system.authority()).success);
     assert!(bob.get("/keys").await.text().await.unwrap().contains("SIGN IN WITH"));
     let refused = bob.sign_in("bob", "bob").await;
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
@@ -137,6 +153,10 @@ async fn who_is_deactivated_is_out_with_all_they_have_and_back_when_they_are_bac
     assert!(bob.get("/keys").await.text().await.unwrap().contains("SIGN IN WITH"), "the session has ended for good");
     let bob = system.signed_in("bob").await;
     assert!(bob.get("/keys").await.text().await.unwrap().contains("laptop"));
+    // A terminal has ended for good, too.
+    for (target, one) in [("/v2/", &by_terminal), ("/v2/shared/x/tags/list", &minted_there)] {
+        assert_eq!(status(one, target).await, StatusCode::UNAUTHORIZED);
+    }
     // Deleted is as out as deactivated, until they are pushed again.
     let deleted = pusher.request(Method::DELETE, &format!("/Users/{id}")).send().await.unwrap();
     assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
@@ -146,6 +166,21 @@ async fn who_is_deactivated_is_out_with_all_they_have_and_back_when_they_are_bac
     pusher.push_user("bob", &sub_of("bob")).await;
     assert_eq!(status(&by_key, "/v2/").await, StatusCode::OK);
     system.proxy.prints("pushed by SCIM").await;
+}
+
+/// authentik is asked about an app password once in five minutes, and who was deactivated doesn't wait for that.
+#[tokio::test]
+async fn a_service_account_s_remembered_app_password_ends_with_its_deactivation() {
+    let (system, pusher) = pushed_to(json!({})).await;
+    let robot = Api::basic(&system.url, "ci-robot", berth_tests::stand_in::CI_PASSWORD);
+    let minted = robot.with_token(&["repository:ci/x:pull"]).await;
+    let id = pusher.push_user("ci-robot", &sub_of("ci-robot")).await;
+    for active in [true, false, true] {
+        pusher.set_active(&id, "ci-robot", &sub_of("ci-robot"), active).await;
+        for (target, api) in [("/v2/", &robot), ("/v2/ci/x/tags/list", &minted)] {
+            assert_eq!(status(api, target).await == StatusCode::UNAUTHORIZED, !active, "{target}: {active}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -231,7 +266,7 @@ async fn only_the_token_pushes_and_nothing_hostile_comes_through() {
     let (key, _) = alice.make_key("k").await;
     let targets = ["/ServiceProviderConfig", "/Schemas", "/ResourceTypes", "/Users", "/Groups", "/Users/x", "/Nothing"];
     for token in ["", "x", &key, &TOKEN[1..], &format!("{TOKEN}x")] {
-        let other = Pusher::new(&system, token);
+        let other = Pusher::new(&system.url, token);
         for target in targets {
             let answer = other.request(Method::GET, target).send().await.unwrap();
             let status = answer.status();
@@ -282,7 +317,7 @@ async fn only_the_token_pushes_and_nothing_hostile_comes_through() {
     let config: Value = serde_json::from_slice(&fs::read(system.config()).unwrap()).unwrap();
     let file = config["http"]["auth"]["openid"]["providers"]["oidc"]["scim"]["tokenFile"].as_str().unwrap().to_owned();
     fs::write(file, "another-token-of-twenty-characters").unwrap();
-    let other = Pusher::new(&system, "another-token-of-twenty-characters");
+    let other = Pusher::new(&system.url, "another-token-of-twenty-characters");
     wait_for("the new token", async || {
         let answer = other.request(Method::GET, "/Users").send().await.ok()?;
         (answer.status() == StatusCode::OK).then_some(())

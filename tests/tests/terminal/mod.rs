@@ -74,7 +74,7 @@ impl Machine {
     }
 
     /// As if the last secret had ended.
-    fn age(&self, registry: &str) {
+    pub fn age(&self, registry: &str) {
         let mut all: Value = serde_json::from_slice(&std::fs::read(self.logins()).unwrap()).unwrap();
         all[registry]["file"]["goodUntil"] = json!(1);
         std::fs::write(self.logins(), all.to_string()).unwrap();
