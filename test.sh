@@ -41,6 +41,9 @@ need htpasswd apache2-utils
 need jq jq
 need curl curl
 need systemd-analyze systemd
+need dbus-daemon dbus-daemon
+need gnome-keyring-daemon gnome-keyring
+need ctr containerd
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "missing:$missing. On Debian: sudo apt-get install$missing" >&2

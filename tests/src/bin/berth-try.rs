@@ -5,7 +5,7 @@ use std::{error::Error, fmt::Write, fs, path::Path};
 use berth_tests::{
     process::free_port,
     stand_in::{ACCOUNTS, CI_PASSWORD, access_token},
-    system::{CLIENT_ID, Setup, System, demonstration_rules},
+    system::{CLIENT_ID, Setup, System, binary, demonstration_rules},
 };
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -66,6 +66,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (url, authority) = (&system.url, system.authority());
     let (robot, password) = (robot.name, CI_PASSWORD);
     let people = format!("{}/people", system.provider_origin());
+    let helper = binary("docker-credential-berth");
+    let helpers = helper.parent().ok_or("the credential helper is in no folder")?.display();
     println!(
         "
 Berth is running, with a stand-in for authentik.
@@ -79,6 +81,13 @@ Push something, as alice:
   docker login -u alice -p {key} {authority}
   printf 'FROM scratch\\nCOPY README.md /\\n' | docker build -q -t {authority}/shared/hello:1 -f - .
   docker push {authority}/shared/hello:1
+
+Or without a password: sign this terminal in with a code that you confirm in the browser (logout undoes it all):
+
+  PATH={helpers}:$PATH
+  docker-credential-berth login --configure {authority}
+  docker push {authority}/shared/hello:1
+  docker-credential-berth logout {authority}
 
 A CI job may push to ci/… as the service account, with its app password:
 

@@ -5,7 +5,7 @@ mod jobs;
 
 use std::{
     io::{BufRead, BufReader, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -13,8 +13,9 @@ use berth_tests::{
     api::{Api, Credential},
     images::Image,
     person::Person,
+    process::{Process, wait_for},
     system::{Setup, System, binary, demonstration_rules},
-    tools::{Outcome, must},
+    tools::{self, Outcome, must},
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -22,11 +23,43 @@ use serde_json::{Value, json};
 /// Somebody's machine: a home folder, and the helper among its programs.
 pub struct Machine {
     pub home: tempfile::TempDir,
+    /// Where its programs talk to each other, and its keyring answers.
+    bus: Option<Keyring>,
+}
+
+/// A session bus with a keyring that is unlocked.
+struct Keyring {
+    address: String,
+    _processes: [Process; 2],
+}
+
+impl Keyring {
+    /// Nothing, if they aren't installed.
+    async fn start(home: &Path) -> Option<Self> {
+        let (bus, keyring) = (tools::find("dbus-daemon")?, tools::find("gnome-keyring-daemon")?);
+        let address = format!("unix:path={}", home.join("bus").display());
+        let mut bus = Command::new(bus);
+        let bus =
+            Process::start(bus.args(["--session", "--nofork", "--address", &address]), &home.join("bus.log")).unwrap();
+        wait_for("the bus", async || home.join("bus").exists().then_some(())).await;
+        let mut command = Command::new("sh");
+        let script = "printf password | exec \"$0\" --foreground --unlock --components=secrets";
+        command.args(["-c", script]).arg(keyring).env("HOME", home).env("DBUS_SESSION_BUS_ADDRESS", &address);
+        let keyring = Process::start(&mut command, &home.join("keyring.log")).unwrap();
+        Some(Self { address, _processes: [keyring, bus] })
+    }
 }
 
 impl Machine {
     pub fn new() -> Self {
-        Self { home: tempfile::tempdir().unwrap() }
+        Self { home: tempfile::tempdir().unwrap(), bus: None }
+    }
+
+    /// One with a keyring; nothing, if there is none to be had.
+    async fn with_keyring() -> Option<Self> {
+        let home = tempfile::tempdir().unwrap();
+        let bus = Some(Keyring::start(home.path()).await?);
+        Some(Self { home, bus })
     }
 
     /// A command with this home, and without what the tests' own environment has.
@@ -37,6 +70,9 @@ impl Machine {
         }
         for name in ["DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY", "ACTIONS_ID_TOKEN_REQUEST_URL"] {
             command.env_remove(name);
+        }
+        if let Some(bus) = &self.bus {
+            command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
         }
         let helpers = binary("docker-credential-berth").parent().unwrap().to_owned();
         let paths = std::env::var_os("PATH").unwrap_or_default();
@@ -274,4 +310,31 @@ async fn a_terminal_goes_no_further_than_it_asked_and_ends_at_a_button_and_at_it
     let config = std::fs::read_to_string(machine.home.path().join(".docker/config.json")).unwrap();
     assert!(!config.contains(host), "{config}");
     assert_eq!(machine.ask("list", "").printed, "{}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_there_is_a_keyring_no_file_has_a_secret() {
+    let Some(machine) = Machine::with_keyring().await else { return };
+    let system = demonstration().await;
+    let (host, bob) = (system.authority(), system.signed_in("bob").await);
+    // The keyring comes to the bus when it does.
+    let stored = json!({"ServerURL": "registry.company", "Username": "bob", "Secret": "a-password"}).to_string();
+    wait_for("the keyring", async || {
+        let kept = machine.ask("store", &stored).success && machine.kept("registry.company").is_null();
+        kept.then_some(())
+    })
+    .await;
+    assert_eq!(machine.get("registry.company"), ("bob".to_owned(), "a-password".to_owned()));
+    let waiting = machine.begin(host, &[]);
+    decide(&bob, host, &waiting.code, "allow").await;
+    assert_eq!(waiting.end(true), "");
+    let (_, secret) = machine.get(host);
+    assert_eq!(Api::basic(&system.url, "bob", &secret).get("/v2/").await.status(), StatusCode::OK);
+    let file = std::fs::read_to_string(machine.logins()).unwrap();
+    assert!(
+        file.contains(host) && !file.contains("btr_") && !file.contains("bls_") && !file.contains("password"),
+        "{file}"
+    );
+    must(machine.helper().args(["logout", host]));
+    assert_eq!(machine.ask("get", host).printed, "credentials not found in native keychain");
 }
