@@ -5,9 +5,11 @@
 //! its key, with what was expected and how to mend it.
 
 mod duration;
+mod pattern;
 pub mod reference;
 mod section;
 mod upstream;
 
+pub use pattern::Pattern;
 pub use section::{File, Note, Problems, Record, Section};
 pub use upstream::Upstream;

@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use rustls::crypto::aws_lc_rs;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use ureq::{
     Agent,
     tls::{RootCerts, TlsConfig, TlsProvider},
 };
+
+use crate::host::Host;
 
 /// How long one question takes at most.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,9 +71,14 @@ pub struct Secret {
     #[serde(rename = "access_token")]
     pub secret: String,
     pub username: String,
+    #[serde(deserialize_with = "an_hour_at_most")]
     pub expires_in: u64,
     #[serde(default)]
     pub refresh_token: Option<String>,
+}
+
+fn an_hour_at_most<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(u64::deserialize(deserializer)?.min(60 * 60))
 }
 
 /// A registry at an address.
@@ -81,13 +88,15 @@ pub struct Client {
     pub url: String,
 }
 
-fn agent() -> Agent {
+fn agent(is_loopback: bool) -> Agent {
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
         .root_certs(RootCerts::PlatformVerifier)
         .build();
     let config = Agent::config_builder().tls_config(tls).http_status_as_error(false).max_redirects(0);
+    // A proxy's loopback is another machine's.
+    let config = if is_loopback { config.proxy(None) } else { config };
     config
         .timeout_global(Some(TIMEOUT))
         .user_agent(concat!("berth-credential/", env!("CARGO_PKG_VERSION")))
@@ -100,7 +109,7 @@ fn agent() -> Agent {
 /// # Errors
 /// What went wrong, without the token.
 pub fn get_json<T: DeserializeOwned>(url: &str, bearer: &str) -> Result<T, String> {
-    let answer = agent().get(url).header("Authorization", &format!("Bearer {bearer}")).call();
+    let answer = agent(false).get(url).header("Authorization", &format!("Bearer {bearer}")).call();
     let mut answer = answer.map_err(|e| e.to_string())?;
     if !answer.status().is_success() {
         return Err(format!("it answered {}", answer.status()));
@@ -114,7 +123,8 @@ pub fn get_json<T: DeserializeOwned>(url: &str, bearer: &str) -> Result<T, Strin
 impl Client {
     /// The registry at this address.
     pub fn new(url: &str) -> Self {
-        Self { agent: agent(), url: url.to_owned() }
+        let is_loopback = url.parse().is_ok_and(|host: Host| host.is_loopback());
+        Self { agent: agent(is_loopback), url: url.to_owned() }
     }
 
     /// The first of these addresses at which a registry answers.
@@ -170,9 +180,15 @@ impl Client {
         self.post(TOKEN_PATH, &[("grant_type", grant), ("client_id", CLIENT_ID), ("device_code", device_code)])
     }
 
-    /// A secret for a refresh token, with the next one.
-    pub fn renew(&self, refresh_token: &str) -> Result<Secret, ClientError> {
-        let form = [("grant_type", "refresh_token"), ("client_id", CLIENT_ID), ("refresh_token", refresh_token)];
+    /// A secret for a refresh token, with the next one. If the answer is lost, the question may be repeated with the same
+    /// `retry`.
+    pub fn renew(&self, refresh_token: &str, retry: &str) -> Result<Secret, ClientError> {
+        let form = [
+            ("grant_type", "refresh_token"),
+            ("client_id", CLIENT_ID),
+            ("refresh_token", refresh_token),
+            ("retry", retry),
+        ];
         self.post(TOKEN_PATH, &form)
     }
 

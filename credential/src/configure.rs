@@ -45,7 +45,10 @@ fn write(path: &Path, config: &Map<String, Value>) -> Result<(), String> {
     let mut text = serde_json::to_vec_pretty(config).map_err(|e| failed(path, &e))?;
     text.push(b'\n');
     let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
-    folder.and_then(|()| replace(path, &text)).map_err(|e| failed(path, &e))
+    let mode = fs::metadata(path).map(|known| known.permissions());
+    folder.and_then(|()| replace(path, &text)).map_err(|e| failed(path, &e))?;
+    // Who could read it before can read it now.
+    mode.map_or(Ok(()), |mode| fs::set_permissions(path, mode)).map_err(|e| failed(path, &e))
 }
 
 fn helper(config: &Map<String, Value>, host: &Host) -> Option<String> {
@@ -57,6 +60,23 @@ pub fn is_asked(host: &Host) -> bool {
     let config = files().first().and_then(|path| read(path).ok()).unwrap_or_default();
     let asks_for_all = config.get("credsStore").and_then(Value::as_str) == Some(NAME);
     helper(&config, host).map_or(asks_for_all, |name| name == NAME)
+}
+
+/// Nothing, or why clients can't be made to ask us: nothing is changed by halves.
+///
+/// # Errors
+/// Which file is the matter, and why.
+pub fn check(host: &Host) -> Result<(), String> {
+    for path in files() {
+        let config = read(&path)?;
+        if config.get(HELPERS).is_some_and(|helpers| !helpers.is_object()) {
+            return Err(failed(&path, &"its credHelpers is no object"));
+        }
+        if let Some(other) = helper(&config, host).filter(|name| name != NAME) {
+            return Err(failed(&path, &format!("it asks docker-credential-{other} for {host}; take that out first")));
+        }
+    }
+    Ok(())
 }
 
 /// Makes clients ask us for this registry; gives the files that were changed.

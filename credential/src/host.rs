@@ -18,8 +18,9 @@ impl FromStr for Host {
     fn from_str(text: &str) -> Result<Self, NoHost> {
         let bad = || NoHost(text.chars().take(100).collect());
         let trimmed = text.trim();
-        let rest = trimmed.strip_prefix("https://").or_else(|| trimmed.strip_prefix("http://")).unwrap_or(trimmed);
-        let authority = rest.split('/').next().unwrap_or_default().to_ascii_lowercase();
+        let lower = trimmed.to_ascii_lowercase();
+        let rest = lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://")).unwrap_or(&lower);
+        let authority = rest.split('/').next().unwrap_or_default().to_owned();
         let (name, port) = match authority.rsplit_once(':') {
             Some((name, port)) if !port.contains(']') => (name, Some(port)),
             _ => (authority.as_str(), None),
@@ -28,7 +29,9 @@ impl FromStr for Host {
             Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
             None => {
                 let is_label = |label: &str| {
-                    !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                    !label.is_empty()
+                        && !label.starts_with('-')
+                        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
                 };
                 name.len() <= 253 && name.split('.').all(is_label)
             }
@@ -74,7 +77,7 @@ mod tests {
             ("registry.company", "registry.company"),
             ("https://registry.company/v2/", "registry.company"),
             ("registry.company/team/app", "registry.company"),
-            ("Registry.Company:5000\n", "registry.company:5000"),
+            ("HTTPS://Registry.Company:5000\n", "registry.company:5000"),
             ("http://[::1]:5000", "[::1]:5000"),
             ("[::1]", "[::1]"),
         ] {

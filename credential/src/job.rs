@@ -36,7 +36,10 @@ pub fn token_for(host: &Host) -> Result<Option<String>, String> {
     }
     // GitHub, and a Forgejo that does as GitHub does, are asked for it.
     match (set("ACTIONS_ID_TOKEN_REQUEST_URL"), set("ACTIONS_ID_TOKEN_REQUEST_TOKEN")) {
-        (Some(url), Some(bearer)) => of_actions(&url, &bearer, host).map(Some),
+        (Some(url), Some(bearer)) => {
+            let token = of_actions(&url, &bearer, host)?;
+            Ok(is_for(&token, host, "the CI service's answer").then_some(token))
+        }
         _ => Ok(None),
     }
 }
@@ -61,7 +64,7 @@ fn of_actions(url: &str, bearer: &str, host: &Host) -> Result<String, String> {
 }
 
 /// Whether a token was made for this registry. What it says of itself is enough to decide whom it is shown to.
-fn is_for(token: &str, host: &Host, place: &str) -> bool {
+pub fn is_for(token: &str, host: &Host, place: &str) -> bool {
     let audiences = audiences(token);
     let name = host.to_string();
     let is_for = audiences.iter().any(|audience| {

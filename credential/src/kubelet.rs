@@ -10,12 +10,9 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{client::Client, host::Host};
+use crate::{client::Client, host::Host, job};
 
 const API_VERSION: &str = "credentialprovider.kubelet.k8s.io/v1";
-
-/// For how long the kubelet keeps what it got: half as long as a secret lives, so that a pull has the other half.
-const CACHE_DURATION: &str = "30m0s";
 
 /// The most that is read from the kubelet.
 const MAX_INPUT_BYTES: u64 = 1024 * 1024;
@@ -56,14 +53,20 @@ fn response(input: &str) -> Result<Value, String> {
     let (host, repository) = parts(&request.image)?;
     let token = request.service_account_token.filter(|token| !token.is_empty());
     let (auth, cache) = match token {
-        None => (json!({}), "0s"),
+        None => (json!({}), "0s".to_owned()),
+        Some(token) if !job::is_for(&token, &host, "the request") => {
+            return Err(format!(
+                "the pod's token is not for {host}; set serviceAccountTokenAudience to that, and matchImages to no other"
+            ));
+        }
         Some(token) => {
             let client = Client::at_first(&host.addresses()).map_err(|e| e.to_string())?;
             let secret = client.exchange(&token, &format!("repository:{repository}:pull"));
             let secret = secret.map_err(|e| format!("{host} gives nothing for the pod's token: {e}"))?;
             let auth =
                 json!({format!("{host}/{repository}"): {"username": secret.username, "password": secret.secret}});
-            (auth, CACHE_DURATION)
+            // For half as long as it lives, so that a pull has the other half.
+            (auth, format!("{}s", secret.expires_in / 2))
         }
     };
     Ok(json!({

@@ -7,8 +7,8 @@ use crate::{
     client::{Client, ClientError, DeviceCode, Secret},
     configure,
     host::Host,
-    logins::{Login, Logins, now},
-    protocol::{end, warn_of_file},
+    logins::{Login, Logins, Turn, now},
+    protocol::{end, plain, warn_of_file},
 };
 
 /// How much longer is waited after `slow_down` (RFC 8628, section 3.5).
@@ -20,10 +20,16 @@ const SLOWER: Duration = Duration::from_secs(5);
 /// A sentence for people.
 pub fn login(arguments: &LoginArguments) -> Result<(), String> {
     let host = &arguments.registry;
+    // Nothing is begun whose end could not be kept.
+    drop(Logins::open()?);
+    if arguments.configure {
+        configure::check(host)?;
+    }
     let client = Client::at_first(&host.addresses()).map_err(|e| e.to_string())?;
     let name = arguments.name.clone().unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned());
-    let read_only = arguments.read_only.then_some("read");
-    let scopes: Vec<&str> = read_only.into_iter().chain(arguments.repository.iter().map(String::as_str)).collect();
+    let read_only = arguments.read_only.then(|| "read".to_owned());
+    let patterns = arguments.repository.iter().map(|pattern| scope(pattern)).collect::<Result<Vec<_>, _>>()?;
+    let scopes: Vec<String> = read_only.into_iter().chain(patterns).collect();
     let code = client.begin(&name, &scopes.join(" ")).map_err(|e| e.to_string())?;
     let page = code.verification_uri_complete.as_deref().unwrap_or(&code.verification_uri);
     println!("Confirm this code:  {}", plain(&code.user_code));
@@ -35,13 +41,16 @@ pub fn login(arguments: &LoginArguments) -> Result<(), String> {
     let Secret { secret, username: user, expires_in, refresh_token } = wait(&client, &code)?;
     let refresh_token = refresh_token.ok_or("the registry gave no refresh token")?;
     let url = client.url.clone();
-    let mut logins = Logins::open()?;
-    end(&logins, host);
+    let _turn = Turn::wait(host)?;
+    end(host)?;
     let shown = plain(&user);
-    let login = Login::Terminal { url, refresh_token, user, secret, good_until: now() + expires_in };
+    let good_until = now() + expires_in;
+    let login = Login::Terminal { url, refresh_token, retry: None, user, secret, good_until };
+    let mut logins = Logins::open()?;
     if !logins.keep(host, login)? {
         warn_of_file(&logins);
     }
+    drop(logins);
     println!("Signed in to {host} as {shown}.");
     if arguments.configure {
         for path in configure::add(host)? {
@@ -80,9 +89,15 @@ fn has_screen() -> bool {
     cfg!(any(windows, target_os = "macos")) || set("DISPLAY") || set("WAYLAND_DISPLAY")
 }
 
-/// What a registry says, without what would move a cursor.
-fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
+/// The scope for a pattern of repositories. One that is called as an action is written so that it isn't taken for that.
+fn scope(pattern: &str) -> Result<String, String> {
+    if pattern.is_empty() || pattern.contains(char::is_whitespace) {
+        return Err(format!("--repository {pattern:?} is no pattern of repositories; give one such as team/**"));
+    }
+    Ok(match pattern {
+        "read" | "push" | "delete" => format!("{{{pattern}}}"),
+        pattern => pattern.to_owned(),
+    })
 }
 
 /// Signs this terminal out, here and at the registry.
@@ -90,10 +105,11 @@ fn plain(text: &str) -> String {
 /// # Errors
 /// A sentence for people.
 pub fn logout(host: &Host) -> Result<(), String> {
-    let mut logins = Logins::open()?;
-    end(&logins, host);
-    let there = logins.forget(host)?;
-    for path in configure::remove(host)? {
+    let _turn = Turn::wait(host)?;
+    end(host)?;
+    let there = Logins::open()?.forget(host)?;
+    let undone = if there { configure::remove(host)? } else { Vec::new() };
+    for path in undone {
         println!("{} does not ask docker-credential-berth for {host} any more.", path.display());
     }
     println!("{}", if there { format!("Signed out of {host}.") } else { format!("You were not signed in to {host}.") });

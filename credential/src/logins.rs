@@ -1,7 +1,8 @@
 //! What is kept of registries: in the system's keyring where there is one, or else in a file that only its owner reads.
 //!
-//! The file lists every login, since not every keyring can; one that is in the keyring has no secret in it. Whoever changes
-//! something holds a lock, so that of several clients that ask at once one renews and the others read what it got.
+//! The file lists every login, since not every keyring can; one that is in the keyring has no secret in it. Whoever reads or
+//! changes it holds a lock, for as long as that takes and no longer; whoever renews a login holds another one, of that
+//! registry, so that of several clients that ask at once one renews and the others read what it got.
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{host::Host, system_keyring};
 
@@ -26,6 +28,9 @@ pub enum Login {
         url: String,
         /// What the next secret is asked for with; it is another one then.
         refresh_token: String,
+        /// With what that may be asked again, once it was, if the answer doesn't come.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry: Option<String>,
         /// The name that goes with the secret.
         user: String,
         /// The last one.
@@ -64,11 +69,47 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// All logins, locked while this is held.
+/// All logins, locked while this is held: briefly, and never while somebody is asked over the network.
 pub struct Logins {
     folder: PathBuf,
-    places: BTreeMap<Host, Place>,
+    /// By host; what another version of this program has written stays as it is.
+    places: BTreeMap<String, Value>,
     _lock: File,
+}
+
+/// The lock of one registry, held until this is dropped.
+pub struct Turn {
+    _lock: File,
+}
+
+impl Turn {
+    /// Waits until nobody else renews or ends the login to a registry.
+    ///
+    /// # Errors
+    /// A sentence with the path.
+    pub fn wait(host: &Host) -> Result<Self, String> {
+        let folder = folder()?;
+        make(&folder)?;
+        // A host has no character that a file's name may not have, but for that of a port and an address.
+        let name = host.to_string().replace([':', '[', ']'], "_");
+        Ok(Self { _lock: lock(&folder.join(format!("{name}.lock")))? })
+    }
+}
+
+fn failed(what: &Path, e: &dyn std::fmt::Display) -> String {
+    format!("{} can't be used: {e}", what.display())
+}
+
+fn make(folder: &Path) -> Result<(), String> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder).map_err(|e| failed(folder, &e))
+}
+
+fn lock(path: &Path) -> Result<File, String> {
+    let lock = private(OpenOptions::new().create(true).truncate(false).write(true)).open(path);
+    lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|e| failed(path, &e))
 }
 
 fn folder() -> Result<PathBuf, String> {
@@ -94,22 +135,19 @@ impl Logins {
     }
 
     fn open_in(folder: &Path) -> Result<Self, String> {
-        let failed = |what: &Path, e: &dyn std::fmt::Display| format!("{} can't be used: {e}", what.display());
-        let mut builder = fs::DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(folder).map_err(|e| failed(folder, &e))?;
-        let lock_path = folder.join("logins.lock");
-        let lock = private(OpenOptions::new().create(true).truncate(false).write(true)).open(&lock_path);
-        let lock = lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|e| failed(&lock_path, &e))?;
+        make(folder)?;
+        let lock = lock(&folder.join("logins.lock"))?;
         let path = folder.join("logins.json");
-        let places: BTreeMap<String, Place> = match fs::read(&path) {
+        let places = match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|e| failed(&path, &e))?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(e) => return Err(failed(&path, &e)),
         };
-        let places = places.into_iter().filter_map(|(host, place)| Some((host.parse().ok()?, place))).collect();
         Ok(Self { folder: folder.to_owned(), places, _lock: lock })
+    }
+
+    fn place(&self, host: &str) -> Option<Place> {
+        serde_json::from_value(self.places.get(host)?.clone()).ok()
     }
 
     /// Where they are, for people.
@@ -118,11 +156,12 @@ impl Logins {
     }
 
     /// Every registry, and who one is there.
-    pub fn all(&self) -> impl Iterator<Item = (&Host, &str)> {
-        self.places.iter().map(|(host, place)| match place {
-            Place::Keyring { user } => (host, user.as_str()),
-            Place::File(login) => (host, login.user()),
-        })
+    pub fn all(&self) -> BTreeMap<&str, String> {
+        let users = self.places.keys().filter_map(|host| match self.place(host)? {
+            Place::Keyring { user } => Some((host.as_str(), user)),
+            Place::File(login) => Some((host.as_str(), login.user().to_owned())),
+        });
+        users.collect()
     }
 
     /// What is kept of a registry.
@@ -130,9 +169,9 @@ impl Logins {
     /// # Errors
     /// If the keyring has it and gives nothing.
     pub fn find(&self, host: &Host) -> Result<Option<Login>, String> {
-        match self.places.get(host) {
+        match self.place(&host.to_string()) {
             None => Ok(None),
-            Some(Place::File(login)) => Ok(Some(login.clone())),
+            Some(Place::File(login)) => Ok(Some(login)),
             Some(Place::Keyring { .. }) => {
                 let failed = |e: &dyn std::fmt::Display| format!("the keyring does not give the login to {host}: {e}");
                 let secret = system_keyring::get(host).map_err(|e| failed(&e))?;
@@ -151,7 +190,7 @@ impl Logins {
             true => Place::Keyring { user: login.user().to_owned() },
             false => Place::File(login),
         };
-        self.places.insert(host.clone(), place);
+        self.put(host, &place)?;
         self.write()?;
         Ok(in_keyring)
     }
@@ -161,21 +200,28 @@ impl Logins {
     /// # Errors
     /// If that can't be written.
     pub fn forget(&mut self, host: &Host) -> Result<bool, String> {
-        let Some(place) = self.places.remove(host) else { return Ok(false) };
-        if let Place::Keyring { .. } = place {
+        let place = self.place(&host.to_string());
+        if self.places.remove(&host.to_string()).is_none() {
+            return Ok(false);
+        }
+        if let Some(Place::Keyring { .. }) = place {
             system_keyring::delete(host);
         }
         self.write()?;
         Ok(true)
     }
 
+    fn put(&mut self, host: &Host, place: &Place) -> Result<(), String> {
+        let value = serde_json::to_value(place).map_err(|e| e.to_string())?;
+        self.places.insert(host.to_string(), value);
+        Ok(())
+    }
+
     /// Whole or not at all: a refresh token that is lost is a login that is lost.
     fn write(&self) -> Result<(), String> {
         let path = self.path();
         let failed = |e: io::Error| format!("{} can't be written: {e}", path.display());
-        let places: BTreeMap<String, &Place> =
-            self.places.iter().map(|(host, place)| (host.to_string(), place)).collect();
-        let text = serde_json::to_vec_pretty(&places).map_err(|e| failed(e.into()))?;
+        let text = serde_json::to_vec_pretty(&self.places).map_err(|e| failed(e.into()))?;
         replace(&path, &text).map_err(failed)
     }
 }
@@ -207,12 +253,12 @@ mod tests {
         let host: Host = "registry.company".parse().expect("a host");
         let login = Login::Password { user: "alice".to_owned(), secret: "s".to_owned() };
         let mut logins = Logins::open_in(folder.path()).expect("opened");
-        logins.places.insert(host.clone(), Place::File(login.clone()));
+        logins.put(&host, &Place::File(login.clone())).expect("JSON");
         logins.write().expect("written");
         drop(logins);
         let mut logins = Logins::open_in(folder.path()).expect("opened");
         assert_eq!(logins.find(&host).expect("read"), Some(login));
-        assert_eq!(logins.all().collect::<Vec<_>>(), [(&host, "alice")]);
+        assert_eq!(logins.all(), BTreeMap::from([("registry.company", "alice".to_owned())]));
         #[cfg(unix)]
         {
             let mode =

@@ -94,7 +94,7 @@ fn told(outcome: Result<(), String>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("{message}");
+            eprintln!("{}", protocol::plain(&message));
             ExitCode::FAILURE
         }
     }

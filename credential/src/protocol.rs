@@ -3,23 +3,18 @@
 //! <https://github.com/docker/docker-credential-helpers#development>
 
 use std::{
-    collections::BTreeMap,
     io::{self, Read},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
+use aws_lc_rs::rand;
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::TERM_SIGNALS;
 
 use crate::{
     client::{Client, ClientError, Secret},
     host::Host,
     job,
-    logins::{Login, Logins, now},
+    logins::{Login, Logins, Turn, now},
 };
 
 /// By this text, and no other, clients know that nothing is known, and go on without credentials.
@@ -30,6 +25,9 @@ const SECRET_PREFIX: &str = "bls_";
 
 /// A secret that is good for less long is not given out, in seconds: a client pushes with it for as long as that takes.
 const MIN_LEFT: u64 = 30 * 60;
+
+/// How much is told of what a registry says.
+const MAX_TOLD_CHARS: usize = 2000;
 
 /// The most that is read from a client.
 const MAX_INPUT_BYTES: u64 = 1024 * 1024;
@@ -56,7 +54,7 @@ pub fn answer(action: impl FnOnce(&str) -> Result<String, String>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(message) => {
-            println!("{message}");
+            println!("{}", plain(&message));
             ExitCode::FAILURE
         }
     }
@@ -86,43 +84,60 @@ fn of_job(host: &Host, token: &str) -> Result<(String, String), String> {
 
 /// What is known of a registry here; of a terminal that was signed in, the last secret, or another one.
 fn of_login(host: &Host) -> Result<(String, String), String> {
-    let mut logins = Logins::open()?;
-    let Some(login) = logins.find(host)? else { return Err(NOT_FOUND.to_owned()) };
-    let (url, refresh_token, user, secret, good_until) = match login {
+    let _turn = Turn::wait(host)?;
+    let Some(login) = Logins::open()?.find(host)? else { return Err(NOT_FOUND.to_owned()) };
+    let (url, refresh_token, retry, user, secret, good_until) = match login {
         Login::Password { user, secret } => return Ok((user, secret)),
-        Login::Terminal { url, refresh_token, user, secret, good_until } => {
-            (url, refresh_token, user, secret, good_until)
+        Login::Terminal { url, refresh_token, retry, user, secret, good_until } => {
+            (url, refresh_token, retry, user, secret, good_until)
         }
     };
     let left = good_until.saturating_sub(now());
     if left >= MIN_LEFT {
         return Ok((user, secret));
     }
-    // Whoever is interrupted between the answer and its keeping would be signed out: that is waited for.
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in TERM_SIGNALS {
-        signal_hook::flag::register(*signal, Arc::clone(&interrupted)).map_err(|e| e.to_string())?;
+    let last = |error: String| if left > 60 { Ok((user.clone(), secret.clone())) } else { Err(error) };
+    // What the question may be repeated with is kept before it is asked: so nothing is lost with an answer that doesn't come,
+    // and nothing is asked whose answer could not be kept.
+    let retry = match retry {
+        Some(retry) => retry,
+        None => random()?,
+    };
+    let asking = Login::Terminal {
+        url: url.clone(),
+        refresh_token: refresh_token.clone(),
+        retry: Some(retry.clone()),
+        user: user.clone(),
+        secret: secret.clone(),
+        good_until,
+    };
+    if let Err(error) = Logins::open()?.keep(host, asking) {
+        return last(format!("docker-credential-berth: {error}"));
     }
-    let renewed = match Client::new(&url).renew(&refresh_token) {
+    let renewed = match Client::new(&url).renew(&refresh_token, &retry) {
         Ok(renewed) => renewed,
         Err(ClientError::Refused { error, description }) if error == "invalid_grant" => {
-            logins.forget(host)?;
+            Logins::open()?.forget(host)?;
             return Err(format!(
                 "docker-credential-berth: {description}. To sign this terminal in again: docker-credential-berth login {host}"
             ));
         }
         // It may be back before the last secret ends.
-        Err(_) if left > 60 => return Ok((user, secret)),
-        Err(error) => return Err(format!("docker-credential-berth: {error}")),
+        Err(error) => return last(format!("docker-credential-berth: {error}")),
     };
     let Secret { secret, username: user, expires_in, refresh_token } = renewed;
     let refresh_token = refresh_token.ok_or("docker-credential-berth: the registry gave no refresh token")?;
     let (name, text) = (user.clone(), secret.clone());
-    logins.keep(host, Login::Terminal { url, refresh_token, user, secret, good_until: now() + expires_in })?;
-    if interrupted.load(Ordering::Relaxed) {
-        return Err("docker-credential-berth: interrupted".to_owned());
-    }
+    let good_until = now() + expires_in;
+    Logins::open()?.keep(host, Login::Terminal { url, refresh_token, retry: None, user, secret, good_until })?;
     Ok((name, text))
+}
+
+/// 128 random bits, in hexadecimal.
+fn random() -> Result<String, String> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).map_err(|_| "docker-credential-berth: the system has no random numbers".to_owned())?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Keeps what `docker login` was given.
@@ -133,10 +148,10 @@ pub fn store(input: &str) -> Result<String, String> {
         return Ok(String::new());
     }
     let host: Host = given.server.parse().map_err(|e| format!("docker-credential-berth: {e}"))?;
+    let _turn = Turn::wait(&host)?;
+    end(&host)?;
     let mut logins = Logins::open()?;
-    end(&logins, &host);
-    let login = Login::Password { user: given.user, secret: given.secret };
-    if !logins.keep(&host, login)? {
+    if !logins.keep(&host, Login::Password { user: given.user, secret: given.secret })? {
         warn_of_file(&logins);
     }
     Ok(String::new())
@@ -145,20 +160,33 @@ pub fn store(input: &str) -> Result<String, String> {
 /// Forgets a registry.
 pub fn erase(input: &str) -> Result<String, String> {
     if let Ok(host) = input.parse::<Host>() {
-        let mut logins = Logins::open()?;
-        end(&logins, &host);
-        logins.forget(&host)?;
+        let _turn = Turn::wait(&host)?;
+        end(&host)?;
+        Logins::open()?.forget(&host)?;
     }
     Ok(String::new())
 }
 
-/// Ends a terminal at its registry, too; if that is away, it ends unused after thirty days.
-pub fn end(logins: &Logins, host: &Host) {
-    if let Ok(Some(Login::Terminal { url, refresh_token, .. })) = logins.find(host)
+/// Ends a terminal at its registry; if that is away, it ends unused after thirty days. For who has the registry's turn.
+///
+/// # Errors
+/// If what is kept can't be read.
+pub fn end(host: &Host) -> Result<(), String> {
+    let login = Logins::open()?.find(host)?;
+    if let Some(Login::Terminal { url, refresh_token, .. }) = login
         && let Err(error) = Client::new(&url).revoke(&refresh_token)
     {
         eprintln!("docker-credential-berth: the terminal could not be ended at the registry, only here: {error}");
     }
+    Ok(())
+}
+
+/// What a registry says, without what would move a cursor or turn the text around.
+pub fn plain(text: &str) -> String {
+    let is_harmless = |c: &char| {
+        !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+    };
+    text.chars().filter(is_harmless).take(MAX_TOLD_CHARS).collect()
 }
 
 /// Says where a login is, if that isn't a keyring.
@@ -172,6 +200,5 @@ pub fn warn_of_file(logins: &Logins) {
 /// Every registry that is known, and who one is there.
 pub fn list() -> Result<String, String> {
     let logins = Logins::open()?;
-    let all: BTreeMap<String, &str> = logins.all().map(|(host, user)| (host.to_string(), user)).collect();
-    serde_json::to_string(&all).map_err(|e| e.to_string())
+    serde_json::to_string(&logins.all()).map_err(|e| e.to_string())
 }

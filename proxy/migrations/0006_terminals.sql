@@ -20,7 +20,8 @@ CREATE INDEX device_codes_by_network ON device_codes (network);
 -- Terminals that are signed in.
 CREATE TABLE terminals (
     id           TEXT   NOT NULL PRIMARY KEY,
-    token_hash   TEXT   NOT NULL, -- SHA-256 of the refresh token, which is another one after each use
+    generation   BIGINT NOT NULL, -- of its refresh token, which is another one after each use
+    retry_hash   TEXT   NOT NULL, -- SHA-256 of what the last use may be repeated with
     provider     TEXT   NOT NULL,
     subject      TEXT   NOT NULL,
     name         TEXT   NOT NULL,

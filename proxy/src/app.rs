@@ -139,7 +139,7 @@ impl App {
         let identities = Identities {
             keys: Keys::new(store.clone(), Arc::clone(&usage)),
             sessions: Sessions::new(store.clone(), Arc::clone(&usage), Arc::clone(&sealer), idle, absolute),
-            terminals: Terminals::new(store.clone()),
+            terminals: Terminals::new(store.clone(), &root),
             login_secrets: LoginSecrets::new(&root, config.external_url.join(""), service.clone()),
             tokens: Tokens::new(&root, config.external_url.join(""), service, config.state.token_lifetime),
             refresh_tokens: RefreshTokens::new(store.clone(), lifetime),

@@ -26,7 +26,6 @@ mod lists;
 mod network;
 mod observe;
 mod oidc;
-mod pattern;
 mod policy;
 mod questions;
 mod readiness;

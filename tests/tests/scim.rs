@@ -12,7 +12,7 @@ use berth_tests::{
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::terminal::Machine;
+use crate::terminal::{Machine, begin, decide, token};
 
 pub const TOKEN: &str = "the-token-that-the-identity-provider-pushes-with";
 
@@ -134,6 +134,9 @@ async fn who_is_deactivated_is_out_with_all_they_have_and_back_when_they_are_bac
     for (target, api) in all {
         assert_ne!(status(api, target).await, StatusCode::UNAUTHORIZED);
     }
+    // One that was let in, and hasn't heard of it, is out with the others.
+    let unheard = begin(&system.url).await;
+    decide(&bob, system.authority(), unheard["user_code"].as_str().unwrap(), "allow").await;
     pusher.set_active(&id, "bob", &sub_of("bob"), false).await;
     for (target, api) in all {
         let answer = api.get(target).await;
@@ -151,6 +154,10 @@ async fn who_is_deactivated_is_out_with_all_they_have_and_back_when_they_are_bac
     pusher.set_active(&id, "bob", &sub_of("bob"), true).await;
     assert_eq!(status(&by_key, "/v2/").await, StatusCode::OK);
     assert!(bob.get("/keys").await.text().await.unwrap().contains("SIGN IN WITH"), "the session has ended for good");
+    let grant = "urn:ietf:params:oauth:grant-type:device_code";
+    let form = [("grant_type", grant), ("device_code", unheard["device_code"].as_str().unwrap())];
+    let (status_of_poll, told) = token(&system.url, &form).await;
+    assert_eq!((status_of_poll, &told["error"]), (StatusCode::BAD_REQUEST, &json!("expired_token")));
     let bob = system.signed_in("bob").await;
     assert!(bob.get("/keys").await.text().await.unwrap().contains("laptop"));
     // A terminal has ended for good, too.

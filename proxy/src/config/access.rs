@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use berth_config::Section;
+use berth_config::{Pattern, Section};
 
 use crate::{
     action::{Action, Actions},
@@ -10,7 +10,6 @@ use crate::{
         Expression,
         check::{Mistakes, check_condition},
     },
-    pattern::Pattern,
     policy::{Condition, MetricsPolicy, Policy, RepositoryRules, Rules, condition},
 };
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{
-    action::{Action, Actions},
-    pattern::Pattern,
-};
+use berth_config::Pattern;
+use berth_oci::Repository;
+
+use crate::action::{Action, Actions};
 
 /// The `scopes` of an API key: `read`, `push` and `delete` say what it may do, anything else is a pattern of the
 /// repositories that it may do it in. Without one of the three, or without a pattern, there is no such limit.
@@ -43,6 +43,19 @@ impl KeyScopes {
         Ok(Some(Arc::new(Self { texts: scopes.to_vec(), actions: actions.into_iter().collect(), patterns })))
     }
 
+    /// The scope for one repository and no other. One that is called as an action is written as a pattern that has only that.
+    pub fn only_in(repository: &Repository) -> String {
+        Self::pattern(repository.as_str())
+    }
+
+    /// The scope for the repositories of a pattern, which is never taken for an action.
+    pub fn pattern(text: &str) -> String {
+        match text {
+            "read" | "push" | "delete" => format!("{{{text}}}"),
+            pattern => pattern.to_owned(),
+        }
+    }
+
     /// As they were written.
     pub fn texts(&self) -> &[String] {
         &self.texts
@@ -72,5 +85,8 @@ mod tests {
         assert!(allow(&["team/**"], Action::Delete, "team/a") && !allow(&["team/**"], Action::Read, "other"));
         assert!(allow(&["read", "a", "b"], Action::Read, "b") && !allow(&["read", "a", "b"], Action::Create, "b"));
         assert!(KeyScopes::parse(&["[".to_owned()]).is_err());
+        let push = KeyScopes::pattern("push");
+        assert!(allow(&["read", &push], Action::Read, "push") && !allow(&["read", &push], Action::Create, "push"));
+        assert!(!allow(&["read", &push], Action::Read, "other"));
     }
 }

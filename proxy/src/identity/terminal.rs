@@ -1,18 +1,21 @@
 //! Terminals that somebody has signed in (RFC 8628). Each holds a refresh token, which is another one after each use, and gets
 //! a [`login_secret`](super::login_secret) for it.
 //!
-//! Whoever shows a refresh token that was used before is not the terminal, or the terminal isn't the only one that has it:
-//! then it ends (RFC 9700, section 2.2.2).
+//! A refresh token says which terminal's it is and how many there were before it, under a keyed hash. So one that was used
+//! before is known: whoever shows it is not the terminal, or the terminal isn't the only one that has it, and then it ends
+//! (RFC 9700, section 2.2.2). An answer may be lost, though: a terminal that sends something random with its question may
+//! repeat that question with it, and gets the same answer.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
 use super::{AuthMethod, Identity, Refusal, Rejection, api_key_scopes::KeyScopes, credential_cache::CredentialCache};
 use crate::{
     network::Network,
-    secrets,
+    secrets::{self, Mac, RootKey},
     store::{Asking, MostAsking, NewDeviceCode, PersonId, Poll, Store, StoreError, Terminal},
 };
 
@@ -86,6 +89,7 @@ pub enum Answer {
 /// The terminals, with those in use in memory.
 pub struct Terminals {
     store: Store,
+    mac: Mac,
     by_id: CredentialCache<Known>,
 }
 
@@ -105,14 +109,8 @@ impl TryFrom<Terminal> for Known {
     }
 }
 
-fn refresh_token(id: &str) -> String {
-    format!("{PREFIX}{id}.{}", secrets::random_text())
-}
-
-/// The public name in a refresh token.
-fn id_in(text: &str) -> Option<&str> {
-    let (id, secret) = text.strip_prefix(PREFIX)?.split_once('.')?;
-    (id.len() == 32 && secret.len() == secrets::TEXT_LEN).then_some(id)
+fn network(client: Option<IpAddr>) -> String {
+    client.map(|client| Network::of(client).to_string()).unwrap_or_default()
 }
 
 fn address(client: Option<IpAddr>) -> String {
@@ -121,8 +119,31 @@ fn address(client: Option<IpAddr>) -> String {
 
 impl Terminals {
     /// The terminals in `store`.
-    pub fn new(store: Store) -> Self {
-        Self { store, by_id: CredentialCache::new() }
+    pub fn new(store: Store, root: &RootKey) -> Self {
+        Self { store, mac: Mac::new(root, "refresh tokens of terminals"), by_id: CredentialCache::new() }
+    }
+
+    /// `btr_`, and in base64 the terminal's id, the generation, and the keyed hash of both.
+    fn refresh_token(&self, id: &str, generation: i64) -> String {
+        let mut bytes = Uuid::try_parse(id).unwrap_or_default().into_bytes().to_vec();
+        bytes.extend_from_slice(&generation.to_be_bytes());
+        bytes.extend_from_slice(&self.mac.of(&[id, &generation.to_string()]));
+        format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The terminal and the generation of a refresh token that we have made.
+    fn genuine(&self, text: &str) -> Option<(String, i64)> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text.strip_prefix(PREFIX)?).ok()?;
+        let (id, rest) = bytes.split_first_chunk::<16>()?;
+        let (generation, mac) = rest.split_first_chunk::<8>()?;
+        let (id, generation) = (Uuid::from_bytes(*id).simple().to_string(), i64::from_be_bytes(*generation));
+        verify_slices_are_equal(mac, &self.mac.of(&[&id, &generation.to_string()])).ok()?;
+        Some((id, generation))
+    }
+
+    /// Whether another terminal may begin to ask from there.
+    pub async fn may_begin(&self, client: Option<IpAddr>) -> Result<bool, StoreError> {
+        self.store.may_ask(&network(client), &MOST_ASKING).await
     }
 
     /// A terminal begins to ask; nothing, if too many do already.
@@ -133,14 +154,13 @@ impl Terminals {
         client: Option<IpAddr>,
     ) -> Result<Option<DeviceCode>, StoreError> {
         let code = DeviceCode { device: secrets::random_text(), user: secrets::random_letters(CODE_LETTERS, CODE_LEN) };
-        let network = client.map(|client| Network::of(client).to_string()).unwrap_or_default();
         let new = NewDeviceCode {
             device_hash: &secrets::hash(&code.device),
             user_hash: &secrets::hash(&code.user),
             name,
             scopes,
             client: &address(client),
-            network: &network,
+            network: &network(client),
             lifetime: CODE_LIFETIME_SECONDS,
             poll_interval: POLL_INTERVAL_SECONDS,
         };
@@ -170,47 +190,56 @@ impl Terminals {
     /// What a terminal hears that asks.
     pub async fn poll(&self, device: &str, client: Option<IpAddr>) -> Result<Answer, StoreError> {
         let id = Uuid::new_v4().simple().to_string();
-        let text = refresh_token(&id);
-        let (device_hash, token_hash) = (secrets::hash(device), secrets::hash(&text));
-        Ok(match self.store.poll_device(&device_hash, &id, &token_hash, &address(client)).await? {
+        let most = i64::try_from(MAX_TERMINALS).unwrap_or(i64::MAX);
+        Ok(match self.store.poll_device(&secrets::hash(device), &id, &address(client), most).await? {
             Poll::Expired => Answer::Expired,
             Poll::TooSoon => Answer::TooSoon,
             Poll::Pending => Answer::Pending,
             Poll::Denied => Answer::Denied,
-            Poll::SignedIn(terminal) => Answer::SignedIn(terminal, text),
+            Poll::SignedIn(terminal) => {
+                let token = self.refresh_token(&terminal.id, terminal.generation);
+                Answer::SignedIn(terminal, token)
+            }
         })
     }
 
-    /// Whose refresh token this is. One that was used before ends the terminal.
+    /// Whose refresh token this is, or was.
     pub async fn find(&self, text: &str) -> Result<Arc<Identity>, Refusal> {
-        let terminal = self.load(text).await?;
-        Ok(Known::try_from(terminal)?.identity)
+        let (id, _) = self.genuine(text).ok_or(Rejection::UnknownRefreshToken)?;
+        Ok(Known::try_from(self.load(&id).await?)?.identity)
     }
 
-    /// Gives the terminal another refresh token for this one; its id, and that.
+    /// Gives the terminal its next refresh token for this one; its id, and that. With `retry`, the same question may be asked
+    /// again until the next token is used.
     ///
     /// # Errors
-    /// As [`Terminals::find`]: of two who show the same at once, the second has shown one that was used before.
-    pub async fn rotate(&self, text: &str, client: Option<IpAddr>) -> Result<(String, String), Refusal> {
-        let terminal = self.load(text).await?;
-        let next = refresh_token(&terminal.id);
-        if !self.store.rotate_terminal(&terminal, &secrets::hash(&next), &address(client)).await? {
-            self.end(&terminal.id).await?;
-            return Err(Rejection::ReplayedRefreshToken.into());
+    /// [`Rejection::ReplayedRefreshToken`] for one that was used before: then the terminal ends.
+    pub async fn rotate(
+        &self,
+        text: &str,
+        retry: Option<&str>,
+        client: Option<IpAddr>,
+    ) -> Result<(String, String), Refusal> {
+        let (id, generation) = self.genuine(text).ok_or(Rejection::UnknownRefreshToken)?;
+        let retry_hash = retry.map(secrets::hash).unwrap_or_default();
+        if self.store.rotate_terminal(&id, generation, &retry_hash, &address(client)).await? {
+            let next = self.refresh_token(&id, generation + 1);
+            return Ok((id, next));
         }
-        Ok((terminal.id, next))
+        let terminal = self.load(&id).await?;
+        let is_same = verify_slices_are_equal(terminal.retry_hash.as_bytes(), retry_hash.as_bytes()).is_ok();
+        if retry.is_some() && terminal.generation == generation + 1 && is_same {
+            let next = self.refresh_token(&id, terminal.generation);
+            return Ok((id, next));
+        }
+        self.end(&id).await?;
+        Err(Rejection::ReplayedRefreshToken.into())
     }
 
-    /// The terminal of a refresh token. It is asked for seldom, and so of the database.
-    async fn load(&self, text: &str) -> Result<Terminal, Refusal> {
-        let id = id_in(text).ok_or(Rejection::UnknownRefreshToken)?;
+    /// A terminal that is in use. It is asked for seldom, and so of the database.
+    async fn load(&self, id: &str) -> Result<Terminal, Refusal> {
         let found = self.store.terminal(id).await?.filter(is_in_use);
-        let terminal = found.ok_or(Rejection::UnknownRefreshToken)?;
-        if verify_slices_are_equal(terminal.token_hash.as_bytes(), secrets::hash(text).as_bytes()).is_err() {
-            self.end(id).await?;
-            return Err(Rejection::ReplayedRefreshToken.into());
-        }
-        Ok(terminal)
+        found.ok_or_else(|| Rejection::UnknownRefreshToken.into())
     }
 
     /// The owner of the terminal of this id.
@@ -235,8 +264,8 @@ impl Terminals {
 
     /// Ends the terminal of a refresh token, also of one that was used before; gives its id, if there was one.
     pub async fn end_by_token(&self, text: &str) -> Result<Option<String>, StoreError> {
-        let Some(id) = id_in(text) else { return Ok(None) };
-        Ok(self.end(id).await?.then(|| id.to_owned()))
+        let Some((id, _)) = self.genuine(text) else { return Ok(None) };
+        Ok(self.end(&id).await?.then_some(id))
     }
 
     async fn end(&self, id: &str) -> Result<bool, StoreError> {
@@ -276,6 +305,11 @@ mod tests {
         }
     }
 
+    fn terminals_in(store: Store) -> Terminals {
+        let folder = tempfile::tempdir().expect("a folder");
+        Terminals::new(store, &RootKey::load_or_create(&folder.path().join("k")).expect("a key"))
+    }
+
     async fn signed_in(terminals: &Terminals, by: &PersonId) -> String {
         let code = terminals.begin("laptop", &["read".to_owned()], None).await.expect("stored").expect("a code");
         assert!(matches!(terminals.poll(&code.device, None).await.expect("asked"), Answer::Pending));
@@ -294,17 +328,35 @@ mod tests {
         let id = PersonId { provider: "oidc".to_owned(), subject: "1".to_owned() };
         let alice = User { id: id.clone(), name: "alice".to_owned(), groups: Vec::new(), claims: Map::new() };
         store.sign_in(&alice, None).await.expect("signed in");
-        let terminals = Terminals::new(store);
+        let terminals = terminals_in(store);
         let first = signed_in(&terminals, &id).await;
         assert_eq!(terminals.find(&first).await.expect("good").user, "alice");
-        let (id_of_it, second) = terminals.rotate(&first, None).await.expect("another one");
-        let (_, third) = terminals.rotate(&second, None).await.expect("another one");
-        assert!(matches!(rejection(terminals.rotate(&first, None).await), Rejection::ReplayedRefreshToken));
-        assert!(matches!(rejection(terminals.find(&third).await), Rejection::UnknownRefreshToken));
-        assert!(matches!(rejection(terminals.find_by_id(&id_of_it).await), Rejection::OrphanToken));
+        let (of, second) = terminals.rotate(&first, None, None).await.expect("another one");
+        // An answer that was lost is given again to whoever can repeat the question, until the next one is used.
+        let (_, third) = terminals.rotate(&second, Some("random"), None).await.expect("another one");
+        let (_, again) = terminals.rotate(&second, Some("random"), None).await.expect("the same one");
+        assert_eq!(again, third);
+        let (_, fourth) = terminals.rotate(&third, Some("other"), None).await.expect("another one");
+        // What we haven't made ends nothing.
+        let mut forged = fourth.clone().into_bytes();
+        forged[40] = if forged[40] == b'A' { b'B' } else { b'A' };
+        let forged = String::from_utf8(forged).expect("text");
+        assert!(matches!(rejection(terminals.rotate(&forged, None, None).await), Rejection::UnknownRefreshToken));
+        assert_eq!(terminals.end_by_token(&forged).await.expect("asked"), None);
+        let replay = terminals.rotate(&second, Some("random"), None).await;
+        assert!(matches!(rejection(replay), Rejection::ReplayedRefreshToken));
+        assert!(matches!(rejection(terminals.find(&fourth).await), Rejection::UnknownRefreshToken));
+        assert!(matches!(rejection(terminals.find_by_id(&of).await), Rejection::OrphanToken));
+        // Without that, or with another, whoever comes second has copied it.
+        for (with, retry) in [(None, None), (Some("a"), None), (Some("a"), Some("b"))] {
+            let token = signed_in(&terminals, &id).await;
+            terminals.rotate(&token, with, None).await.expect("another one");
+            let replay = terminals.rotate(&token, retry, None).await;
+            assert!(matches!(rejection(replay), Rejection::ReplayedRefreshToken));
+        }
         // Another terminal of the same person goes on.
         let other = signed_in(&terminals, &id).await;
-        let (other, _) = terminals.rotate(&other, None).await.expect("another one");
+        let (other, _) = terminals.rotate(&other, None, None).await.expect("another one");
         let bob = PersonId { subject: "2".to_owned(), ..id.clone() };
         assert!(!terminals.end_of(&bob, &other).await.expect("asked"));
         assert!(terminals.end_of(&id, &other).await.expect("ended"));
@@ -315,7 +367,7 @@ mod tests {
     async fn a_code_is_decided_about_once_and_only_so_many_ask() {
         let (_folder, store) = for_test().await;
         let id = PersonId { provider: "oidc".to_owned(), subject: "1".to_owned() };
-        let terminals = Terminals::new(store);
+        let terminals = terminals_in(store);
         let code = terminals.begin("laptop", &[], None).await.expect("stored").expect("a code");
         assert_eq!(terminals.asking(&code.user).await.expect("found").name, "laptop");
         terminals.decide(&code.user, &id, false).await.expect("decided");

@@ -13,6 +13,7 @@ use std::{
     fmt,
 };
 
+use berth_config::Pattern;
 use berth_oci::{Digest, Operation, Reference, Repository};
 use http::Method;
 
@@ -21,7 +22,6 @@ pub use self::condition::{Circumstances, Condition};
 use crate::{
     action::{Action, Actions},
     identity::Identity,
-    pattern::Pattern,
 };
 
 /// Actions for some users and groups.

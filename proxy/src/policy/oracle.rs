@@ -7,7 +7,9 @@ use globset::GlobBuilder;
 use proptest::prelude::*;
 
 use super::{Circumstances, MetricsPolicy, Policy, Question, RepositoryRules, Rules};
-use crate::{action::Action, identity::Identity, pattern::Pattern};
+use berth_config::Pattern;
+
+use crate::{action::Action, identity::Identity};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const GROUPS: [&str; 3] = ["dev", "ops", "all"];

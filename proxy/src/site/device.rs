@@ -42,6 +42,9 @@ pub const CONFIRM_PATH: &str = "/device";
 /// The grant with which a terminal asks whether it was let in (RFC 8628, section 3.4).
 pub const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
+/// How long the scopes of a terminal may be.
+const MAX_SCOPE_BYTES: usize = 1024;
+
 fn database_failed(error: &StoreError) -> Response {
     tracing::error!(%error, "the database failed");
     let description = "the registry's database can't be reached now; its log says why";
@@ -57,20 +60,33 @@ pub async fn begin(State(app): State<Arc<App>>, Extension(request): Extension<Re
         let description = "the field client_id is missing; any name of the program will do";
         return oauth_error(StatusCode::BAD_REQUEST, "invalid_request", description);
     }
-    let scopes: Vec<String> = field("scope").unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect();
+    let too_many = || {
+        let description = "too many terminals wait to be confirmed; try again in some minutes";
+        let mut response = oauth_error(StatusCode::TOO_MANY_REQUESTS, "slow_down", description);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+        response
+    };
+    // Before anything is read of it: patterns cost more than the rest.
+    match app.identities.terminals.may_begin(request.client).await {
+        Ok(true) => {}
+        Ok(false) => return too_many(),
+        Err(error) => return database_failed(&error),
+    }
+    let scope = field("scope").unwrap_or_default();
+    let scopes: Vec<String> = scope.split_ascii_whitespace().map(str::to_owned).collect();
+    if scope.len() > MAX_SCOPE_BYTES {
+        let description = format!("scope has at most {MAX_SCOPE_BYTES} bytes");
+        return oauth_error(StatusCode::BAD_REQUEST, "invalid_scope", &description);
+    }
     if let Err(error) = must_be_scopes(&scopes) {
         return oauth_error(StatusCode::BAD_REQUEST, "invalid_scope", &error.to_string());
     }
-    let name: String = field("name").unwrap_or_default().trim().chars().take(MAX_NAME_CHARS).collect();
+    let name = field("name").unwrap_or_default();
+    let name: String = name.trim().chars().filter(|c| !c.is_control()).take(MAX_NAME_CHARS).collect();
     let name = if name.is_empty() { "without a name" } else { &name };
     let code = match app.identities.terminals.begin(name, &scopes, request.client).await {
         Ok(Some(code)) => code,
-        Ok(None) => {
-            let description = "too many terminals wait to be confirmed; try again in some minutes";
-            let mut response = oauth_error(StatusCode::TOO_MANY_REQUESTS, "slow_down", description);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
-            return response;
-        }
+        Ok(None) => return too_many(),
         Err(error) => return database_failed(&error),
     };
     let user_code = set_code(&code.user);
@@ -111,19 +127,20 @@ pub async fn redeem(app: &App, request: &RequestInfo, device_code: &str) -> Resp
     response
 }
 
-/// A terminal asks for another secret, and gets another refresh token with it.
-pub async fn renew(app: &App, request: &RequestInfo, refresh_token: &str) -> Response {
+/// A terminal asks for another secret, and gets another refresh token with it. With `retry`, something random of its own, it
+/// may repeat the question if the answer doesn't come.
+pub async fn renew(app: &App, request: &RequestInfo, refresh_token: &str, retry: Option<&str>) -> Response {
     let renewed = async {
         // Whoever isn't vouched for, or not now, doesn't use it up.
         let identity = vouched_for(app, request, refresh_token).await?;
-        let (id, next) = app.identities.terminals.rotate(refresh_token, request.client).await?;
+        let (id, next) = app.identities.terminals.rotate(refresh_token, retry, request.client).await?;
         Ok((identity, Source::Terminal(id), next))
     };
     match renewed.await {
         Ok((identity, source, next)) => login_secret::answer(app, request, &identity, source, Some(&next)),
         Err(refusal) => {
             if let Refusal::Rejected(Rejection::ReplayedRefreshToken) = refusal {
-                tracing::warn!(request = request.id, client = ?request.client, "{refusal}");
+                tracing::warn!(request = request.id, user = request.user(), client = ?request.client, "{refusal}");
                 app.audit.record(&request.origin(), &Event::TerminalReplayed);
             }
             login_secret::refused(app, request, &refusal)

@@ -81,7 +81,8 @@ pub async fn by_form(
         Some(DEVICE_GRANT) => return device::redeem(&app, &request, &text("device_code")).await,
         Some(EXCHANGE_GRANT) => return login_secret::exchange(&app, &request, field).await,
         Some("refresh_token") if terminal::is_refresh_token(&text("refresh_token")) => {
-            return device::renew(&app, &request, &text("refresh_token")).await;
+            let retry = field("retry").filter(|retry| !retry.is_empty());
+            return device::renew(&app, &request, &text("refresh_token"), retry.as_deref()).await;
         }
         _ => {}
     }

@@ -279,6 +279,7 @@ impl Store {
             "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
             "DELETE FROM api_keys WHERE provider = $1 AND subject = $2",
             "DELETE FROM terminals WHERE provider = $1 AND subject = $2",
+            "DELETE FROM device_codes WHERE provider = $1 AND subject = $2",
         ] {
             self.within(sqlx::query(forget).bind(&id.provider).bind(&id.subject).execute(&self.pool)).await?;
         }
@@ -323,6 +324,7 @@ impl Store {
             "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
             "DELETE FROM api_keys WHERE provider = $1 AND subject = $2",
             "DELETE FROM terminals WHERE provider = $1 AND subject = $2",
+            "DELETE FROM device_codes WHERE provider = $1 AND subject = $2",
             "UPDATE people SET name = '(released) ' || provider || ' ' || subject, user_groups = '[]', claims = '{}',
                  sealed = '', renewing_until = 0, unconfirmed_since = 0, suspended_why = 'released'
              WHERE provider = $1 AND subject = $2",
@@ -453,6 +455,7 @@ impl Store {
             for end in [
                 "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
                 "DELETE FROM terminals WHERE provider = $1 AND subject = $2",
+                "DELETE FROM device_codes WHERE provider = $1 AND subject = $2",
             ] {
                 self.within(sqlx::query(end).bind(&id.provider).bind(&id.subject).execute(&self.pool)).await?;
             }

@@ -337,7 +337,7 @@ async fn set_members(
     Ok(())
 }
 
-/// Ends sessions and terminals; API keys wait.
+/// Ends sessions and terminals, also those that were let in and have not heard of it; API keys wait.
 async fn end_sessions(
     transaction: &mut Transaction<'_, sqlx::Any>,
     provider: &str,
@@ -348,11 +348,14 @@ async fn end_sessions(
         ScimLink::ExternalId => [
             "DELETE FROM sessions WHERE provider = $1 AND subject = $2",
             "DELETE FROM terminals WHERE provider = $1 AND subject = $2",
+            "DELETE FROM device_codes WHERE provider = $1 AND subject = $2",
         ],
         ScimLink::UserName => [
             "DELETE FROM sessions WHERE provider = $1
              AND subject IN (SELECT subject FROM people WHERE provider = $1 AND LOWER(name) = $2)",
             "DELETE FROM terminals WHERE provider = $1
+             AND subject IN (SELECT subject FROM people WHERE provider = $1 AND LOWER(name) = $2)",
+            "DELETE FROM device_codes WHERE provider = $1
              AND subject IN (SELECT subject FROM people WHERE provider = $1 AND LOWER(name) = $2)",
         ],
     };

@@ -67,8 +67,10 @@ pub enum Poll {
 pub struct Terminal {
     /// Its public name.
     pub id: String,
-    /// The hash of its refresh token.
-    pub token_hash: String,
+    /// Of its refresh token, which is another one after each use.
+    pub generation: i64,
+    /// The hash of what the last use may be repeated with; empty if with nothing.
+    pub retry_hash: String,
     /// Whose it is, with the claims of now.
     pub user: User,
     /// What it calls itself.
@@ -91,7 +93,8 @@ impl Terminal {
     fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             id: row.try_get("id")?,
-            token_hash: row.try_get("token_hash")?,
+            generation: row.try_get("generation")?,
+            retry_hash: row.try_get("retry_hash")?,
             user: User::from_row(row)?,
             // Of the terminal; its owner's is beside it.
             name: row.try_get("terminal")?,
@@ -106,7 +109,7 @@ impl Terminal {
 macro_rules! select_terminal {
     ($condition:literal) => {
         concat!(
-            "SELECT t.id, t.token_hash, t.name AS terminal, t.scopes, t.created_at, t.used_at, t.used_from,
+            "SELECT t.id, t.generation, t.retry_hash, t.name AS terminal, t.scopes, t.created_at, t.used_at, t.used_from,
                     p.provider, p.subject, p.name, p.user_groups, p.claims
              FROM terminals t JOIN people p ON p.provider = t.provider AND p.subject = t.subject WHERE ",
             $condition
@@ -115,6 +118,17 @@ macro_rules! select_terminal {
 }
 
 impl Store {
+    /// Whether another terminal may ask.
+    pub async fn may_ask(&self, network: &str, most: &MostAsking) -> Result<bool, StoreError> {
+        let query = sqlx::query(
+            "SELECT (SELECT COUNT(*) FROM device_codes WHERE network = $1 AND expires_at > $2) AS here,
+                    (SELECT COUNT(*) FROM device_codes WHERE expires_at > $2) AS everywhere",
+        );
+        let row = self.within(query.bind(network).bind(now()).fetch_one(&self.pool)).await?;
+        let count = |name: &str| row.try_get::<i64, _>(name);
+        Ok(count("here")? < most.per_network && count("everywhere")? < most.all)
+    }
+
     /// Remembers a terminal that asks, unless there are too many; whether it did.
     pub async fn create_device_code(&self, code: &NewDeviceCode<'_>, most: &MostAsking) -> Result<bool, StoreError> {
         let query = sqlx::query(
@@ -170,25 +184,13 @@ impl Store {
         Ok(self.within(query.execute(&self.pool)).await?.rows_affected() == 1)
     }
 
-    /// What became of a terminal that asks. One that was let in is signed in from now on as `id`, with this refresh token,
-    /// and asks no more.
-    pub async fn poll_device(
-        &self,
-        device_hash: &str,
-        id: &str,
-        token_hash: &str,
-        client: &str,
-    ) -> Result<Poll, StoreError> {
-        self.within(self.poll_device_now(device_hash, id, token_hash, client)).await
+    /// What became of a terminal that asks. One that was let in is signed in from now on as `id`, unless its owner has `most`
+    /// already, and asks no more.
+    pub async fn poll_device(&self, device_hash: &str, id: &str, client: &str, most: i64) -> Result<Poll, StoreError> {
+        self.within(self.poll_device_now(device_hash, id, client, most)).await
     }
 
-    async fn poll_device_now(
-        &self,
-        device_hash: &str,
-        id: &str,
-        token_hash: &str,
-        client: &str,
-    ) -> Result<Poll, sqlx::Error> {
+    async fn poll_device_now(&self, device_hash: &str, id: &str, client: &str, most: i64) -> Result<Poll, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         // Nobody else decides about it, or redeems it, from here on.
         let touched = sqlx::query(
@@ -204,15 +206,21 @@ impl Store {
         let outcome = match decision.as_str() {
             "allowed" => {
                 let query = sqlx::query(
-                    "INSERT INTO terminals (id, token_hash, provider, subject, name, scopes, created_at, used_at, used_from)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)",
+                    "INSERT INTO terminals (id, generation, retry_hash, provider, subject, name, scopes, created_at, used_at,
+                                            used_from)
+                     SELECT $1, 0, '', $2, $3, $4, $5, CAST($6 AS BIGINT), CAST($6 AS BIGINT), $7
+                     WHERE (SELECT COUNT(*) FROM terminals WHERE provider = $2 AND subject = $3) < CAST($8 AS BIGINT)",
                 );
                 let text = |name: &str| row.try_get::<String, _>(name);
-                let query = query.bind(id).bind(token_hash).bind(text("provider")?).bind(text("subject")?);
-                let query = query.bind(text("name")?).bind(text("scopes")?).bind(now()).bind(client);
+                let query = query.bind(id).bind(text("provider")?).bind(text("subject")?);
+                let query = query.bind(text("name")?).bind(text("scopes")?).bind(now()).bind(client).bind(most);
                 query.execute(&mut *transaction).await?;
-                let made = sqlx::query(select_terminal!("t.id = $1")).bind(id).fetch_one(&mut *transaction).await?;
-                Poll::SignedIn(Box::new(Terminal::from_row(&made)?))
+                let made =
+                    sqlx::query(select_terminal!("t.id = $1")).bind(id).fetch_optional(&mut *transaction).await?;
+                match made {
+                    Some(made) => Poll::SignedIn(Box::new(Terminal::from_row(&made)?)),
+                    None => Poll::Denied, // There are too many.
+                }
             }
             "denied" => Poll::Denied,
             _ if row.try_get::<i64, _>("too_soon")? == 1 => Poll::TooSoon,
@@ -240,17 +248,19 @@ impl Store {
         Ok(rows.iter().map(Terminal::from_row).collect::<Result<_, _>>()?)
     }
 
-    /// Gives a terminal another refresh token for the one that it has; whether it had that.
+    /// A terminal's refresh token was used: the next one is of the next generation. Whether nobody else has used it.
     pub async fn rotate_terminal(
         &self,
-        terminal: &Terminal,
-        next_hash: &str,
+        id: &str,
+        generation: i64,
+        retry_hash: &str,
         client: &str,
     ) -> Result<bool, StoreError> {
         let query = sqlx::query(
-            "UPDATE terminals SET token_hash = $1, used_at = $2, used_from = $3 WHERE id = $4 AND token_hash = $5",
+            "UPDATE terminals SET generation = generation + 1, retry_hash = $1, used_at = $2, used_from = $3
+             WHERE id = $4 AND generation = $5",
         );
-        let query = query.bind(next_hash).bind(now()).bind(client).bind(&terminal.id).bind(&terminal.token_hash);
+        let query = query.bind(retry_hash).bind(now()).bind(client).bind(id).bind(generation);
         Ok(self.within(query.execute(&self.pool)).await?.rows_affected() == 1)
     }
 

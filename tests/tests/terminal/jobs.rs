@@ -9,7 +9,7 @@ use axum::{
     routing::get,
 };
 use berth_tests::{
-    api::Api,
+    api::{Api, Credential},
     images::Image,
     process::{Process, free_port, wait_for},
     stand_in::signed,
@@ -109,6 +109,28 @@ async fn a_job_s_own_identity_is_found_wherever_its_platform_puts_it_and_shown_t
     let strangers = platform.token("registry.example").await;
     let other = asked(machine.helper().arg("get").env("BERTH_ID_TOKEN", &strangers), host);
     assert_eq!((other.success, other.printed.as_str()), (false, "credentials not found in native keychain"));
+    // A token of ours, which goes less far, makes no secret that goes further.
+    let exchange = async |token: &str, scope: &str| {
+        let form = [
+            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+            ("subject_token", token),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+            ("scope", scope),
+        ];
+        let asked = reqwest::Client::new().post(format!("{}/zot/auth/token", platform.system.url)).form(&form);
+        let answer = asked.send().await.unwrap();
+        (answer.status(), answer.json::<Value>().await.unwrap())
+    };
+    let narrow = Api::basic(&platform.system.url, "job", &token).with_token(&["repository:team/app:pull"]).await;
+    let Credential::Bearer(narrow) = narrow.credential() else { panic!("no token") };
+    assert_eq!(exchange(narrow, "").await.0, StatusCode::BAD_REQUEST);
+    // A repository that is called as an action is a repository.
+    for name in ["push", "read", "delete"] {
+        let (_, given) = exchange(&token, &format!("repository:{name}:pull")).await;
+        let secret = Api::basic(&platform.system.url, "job", given["access_token"].as_str().unwrap());
+        assert_eq!(secret.start_upload_status("team/app").await, StatusCode::FORBIDDEN, "{given}");
+        assert_eq!(secret.get("/v2/team/app/tags/list").await.status(), StatusCode::FORBIDDEN, "{given}");
+    }
     // What a rule refuses is told with the claim that missed.
     let wrong = signed(&platform.issuer, json!({"aud": host, "sub": "job", "repository": "team/app"})).await;
     let refused = asked(machine.helper().arg("get").env("BERTH_ID_TOKEN", &wrong), host);
@@ -173,6 +195,11 @@ async fn a_kubelet_gets_a_secret_of_the_pod_for_one_repository_and_containerd_pu
     let nobody: Value = serde_json::from_str(&ask(&image, None).printed).unwrap();
     assert_eq!(nobody["auth"], json!({}));
     assert!(!ask(&image, Some("a.b.c")).success);
+    // An image may be anybody's, and the pod's token is shown to nobody but the registry that it is for.
+    let (stranger, asked_for) = actions(String::new()).await;
+    let elsewhere = stranger.trim_start_matches("http://").split('/').next().unwrap().to_owned();
+    let refused = ask(&format!("{elsewhere}/team/app:1"), Some(&token));
+    assert!(!refused.success && asked_for.lock().unwrap().is_empty());
     pulls_with_containerd(&platform, &image, user, secret).await;
 }
 

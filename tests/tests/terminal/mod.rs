@@ -166,14 +166,23 @@ impl Waiting {
     }
 }
 
-async fn decide(person: &Person, registry: &str, code: &str, decision: &str) -> (StatusCode, String) {
+/// Decides about a code, as the page's form does.
+pub async fn decide(person: &Person, registry: &str, code: &str, decision: &str) -> (StatusCode, String) {
     let form = [("user_code", code), ("decision", decision)];
     let request = person.http.post(format!("http://{registry}/device")).header("sec-fetch-site", "same-origin");
     let answer = request.form(&form).send().await.unwrap();
     (answer.status(), answer.text().await.unwrap())
 }
 
-async fn token(url: &str, form: &[(&str, &str)]) -> (StatusCode, Value) {
+/// A terminal begins to ask.
+pub async fn begin(url: &str) -> Value {
+    let form = [("client_id", "tests"), ("name", "laptop-7")];
+    let asked = reqwest::Client::new().post(format!("{url}/zot/auth/device")).form(&form);
+    asked.send().await.unwrap().json().await.unwrap()
+}
+
+/// Asks the token service.
+pub async fn token(url: &str, form: &[(&str, &str)]) -> (StatusCode, Value) {
     let answer = reqwest::Client::new().post(format!("{url}/zot/auth/token")).form(form).send().await.unwrap();
     (answer.status(), answer.json().await.unwrap())
 }
@@ -234,6 +243,14 @@ async fn a_terminal_is_let_in_by_a_person_and_gets_secrets_until_its_token_is_us
     let (_, another) = machine.get(host);
     let second = machine.kept(host)["refreshToken"].as_str().unwrap().to_owned();
     assert!(another.starts_with("bls_") && first != second);
+    // An answer that didn't come is asked for again, by whoever has asked the first time.
+    let ask_again = [("grant_type", "refresh_token"), ("refresh_token", second.as_str()), ("retry", "random")];
+    let third = token(&system.url, &ask_again).await.1["refresh_token"].clone();
+    assert_eq!(
+        (token(&system.url, &ask_again).await.1["refresh_token"].clone(), third.is_string()),
+        (third.clone(), true)
+    );
+    let second = third.as_str().unwrap().to_owned();
     // A refresh token opens nothing itself.
     for wrong in [Api::basic(&system.url, "bob", &second), Api::new(&system.url, Credential::Bearer(second.clone()))] {
         assert_eq!(wrong.get("/v2/").await.status(), StatusCode::UNAUTHORIZED);

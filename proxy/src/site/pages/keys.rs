@@ -19,7 +19,7 @@ use super::{
 use crate::{
     action::Action,
     app::App,
-    identity::api_key::WantedKey,
+    identity::{api_key::WantedKey, api_key_scopes::KeyScopes},
     request::RequestInfo,
     site::{
         api_keys::{MAX_LABEL_CHARS, key_created, key_revoked, must_be_scopes, too_many_keys, user_agent},
@@ -154,11 +154,12 @@ impl From<Vec<(String, String)>> for MakeKey {
         let first = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value);
         let patterns =
             fields.iter().filter(|(key, _)| key == "in").flat_map(|(_, value)| value.split_ascii_whitespace());
-        let scopes = std::iter::once(first("may")).chain(patterns).filter(|scope| !scope.is_empty());
+        let scopes = std::iter::once(first("may").to_owned()).chain(patterns.map(KeyScopes::pattern));
+        let scopes = scopes.filter(|scope| !scope.is_empty());
         Self {
             label: first("label").chars().take(MAX_LABEL_CHARS).collect(),
             days: first("days").parse().ok().filter(|days| (0..=3650).contains(days)),
-            scopes: scopes.map(str::to_owned).collect(),
+            scopes: scopes.collect(),
         }
     }
 }

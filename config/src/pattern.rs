@@ -6,7 +6,8 @@ use globset::{GlobBuilder, GlobMatcher};
 #[derive(Clone, Debug)]
 pub struct Pattern {
     text: String,
-    matcher: GlobMatcher,
+    /// Nothing, for one that is a name.
+    matcher: Option<GlobMatcher>,
     /// `a/**` matches `a` too.
     parent: Option<GlobMatcher>,
 }
@@ -22,7 +23,10 @@ impl Pattern {
             glob.map(|glob| glob.compile_matcher()).map_err(|e| e.kind().to_string())
         };
         let parent = text.strip_suffix("/**").map(glob).transpose()?;
-        Ok(Self { text: text.to_owned(), matcher: glob(text)?, parent })
+        // Most are names, and comparing them costs nothing.
+        let is_name = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
+        let matcher = (!is_name).then(|| glob(text)).transpose()?;
+        Ok(Self { text: text.to_owned(), matcher, parent })
     }
 
     /// As it was written.
@@ -32,6 +36,7 @@ impl Pattern {
 
     /// Whether it matches a repository.
     pub fn matches(&self, repository: &str) -> bool {
-        self.matcher.is_match(repository) || self.parent.as_ref().is_some_and(|parent| parent.is_match(repository))
+        self.matcher.as_ref().map_or(self.text == repository, |matcher| matcher.is_match(repository))
+            || self.parent.as_ref().is_some_and(|parent| parent.is_match(repository))
     }
 }
