@@ -20,7 +20,7 @@ pub use manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, MediaTyp
 pub use operation::{MAX_TAGS_PER_PUSH, Operation, Page, RouteError, UploadId, UploadSession};
 pub use overview::{
     ContentOverview, HolderList, LastPush, MAX_SEARCH_BYTES, Pulls, Push, RepositoryList, RepositoryOverview, Search,
-    TagOrder, TagOverview, TagOverviewList, TagSelection, Totals, decode_user, encode_user,
+    TagOrder, TagOverview, TagOverviewList, TagRetention, TagSelection, Totals, decode_user, encode_user,
 };
 pub use reference::{Reference, ReferenceError, Tag, TagError};
 pub use repository::{Repository, RepositoryError};

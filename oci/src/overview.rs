@@ -184,6 +184,21 @@ pub struct TagOverview {
     /// When what it points at was pulled, and how often, under whatever name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulls: Option<Pulls>,
+    /// Whether it is kept, and why, where rules say that of tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<TagRetention>,
+}
+
+/// Whether a tag is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagRetention {
+    /// If it isn't, it goes with the next collection.
+    pub kept: bool,
+    /// The rule that decides, as it stands in the configuration.
+    pub rule: String,
+    /// Until when, if the rule says so by itself.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub until: Option<OffsetDateTime>,
 }
 
 /// What is known of a manifest.

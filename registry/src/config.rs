@@ -8,7 +8,12 @@ use std::{
 use berth_config::{File, Note, Problems, Section, Upstream};
 use berth_observe::{Collector, Log};
 
-use crate::storage::{Kind, Service};
+use crate::{
+    content::retention::Rules,
+    storage::{Kind, Service},
+};
+
+mod retention;
 
 /// The registry's settings.
 pub struct Config {
@@ -18,6 +23,8 @@ pub struct Config {
     pub place: Place,
     /// How long what no manifest names is kept, and how often it is looked for; `None` if never.
     pub garbage: Option<Garbage>,
+    /// What is kept, and what nobody may move.
+    pub rules: Rules,
     /// What to log, and where to.
     pub log: Log,
     /// Where traces are sent to, if they are.
@@ -115,19 +122,21 @@ impl Config {
                 format!("is missing; the registry listens on {upstream}, where the proxy looks for it"),
             );
         }
-        let (place, garbage) = read_storage(storage, sub_paths);
-        let config = Self { upstream, place, garbage, log: Log::read(&root), traces };
+        let (place, garbage, rules) = read_storage(storage, sub_paths);
+        let config = Self { upstream, place, garbage, rules, log: Log::read(&root), traces };
         Ok((config, file.finish()?))
     }
 
     /// The keys whose values in `new` need a restart, for the registry that runs with these.
     pub fn needs_restart_for(&self, new: &Self) -> Vec<&'static str> {
-        let Self { upstream, place, garbage, log, traces } = self;
+        let Self { upstream, place, garbage, rules, log, traces } = self;
         let differs = [
             ("sidecar.upstream", *upstream != new.upstream),
             ("storage", *place != new.place),
             ("storage.gc", garbage.is_some() != new.garbage.is_some()),
             ("storage.gcDelay", self.is_shared() && self.delay() != new.delay()),
+            // Patterns have no other likeness than their texts.
+            ("storage.retention", format!("{rules:?}") != format!("{:?}", new.rules)),
             ("log", !log.is_like(&new.log)),
             ("sidecar.traces", *traces != new.traces),
         ];
@@ -145,7 +154,7 @@ impl Config {
     }
 }
 
-fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Garbage>) {
+fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Garbage>, Rules) {
     let root = storage.text("rootDirectory").unwrap_or("/var/lib/berth/registry");
     if storage.flag("dedupe") == Some(false) {
         storage.warn("dedupe", "is always on: a blob is stored once, and belongs to the repositories that hold it");
@@ -189,10 +198,13 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
         storage.ignore(key, "Berth collects garbage beside its other work, and lists repositories without a database");
     }
     storage.ignore("redirectBlobURL", "blobs are always served by the registry itself");
-    storage.ignore("retention", "nothing is removed by age or count");
+    let rules = retention::read(&storage);
+    if rules.retention.is_some() && !on {
+        storage.problem("retention", "is a part of collecting garbage, which is off; set gc to true");
+    }
     storage.close();
     let place = service.map_or_else(|| Place::Directory(PathBuf::from(root)), Place::Objects);
-    (place, on.then_some(Garbage { delay, interval }))
+    (place, on.then_some(Garbage { delay, interval }), rules)
 }
 
 /// A push names what it has sent within this, or its layers may be gone.
@@ -289,7 +301,8 @@ mod tests {
         let mut read = std::collections::BTreeSet::new();
         for name in ["local", "s3", "gcs", "azure"] {
             let keys = r#""accesskey": "k", "secretkey": "s", "credentials": {}"#;
-            let text = format!(r#"{{"storage": {{"storageDriver": {{"name": "{name}", {keys}}}}}}}"#);
+            let rules = r#""retention": {"policies": [{"keepTags": [{}], "keepUntagged": {}}]}, "immutableTags": [{}]"#;
+            let text = format!(r#"{{"storage": {{"storageDriver": {{"name": "{name}", {keys}}}, {rules}}}}}"#);
             std::fs::write(&path, text).expect("a file");
             let file = File::read(&path).expect("JSON");
             let record = file.record();

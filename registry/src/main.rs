@@ -75,6 +75,14 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Print what the rules of storage.retention would remove now, also while a registry runs; that removes it of itself.
+    Retention {
+        /// The configuration file, zot's config.json.
+        config: PathBuf,
+        /// Required: a running registry removes, this never does.
+        #[arg(long, required = true)]
+        dry_run: bool,
+    },
     /// Read every blob, and report those whose bytes are damaged; exit with 1 if there are any.
     Scrub {
         /// The configuration file, zot's config.json.
@@ -131,6 +139,7 @@ fn main() -> ExitCode {
         Command::Serve { config } => serve(config),
         Command::Verify { config, ignore_sub_paths, offline } => verify(config, ignore_sub_paths, offline),
         Command::Gc { config, dry_run } => gc(config, dry_run),
+        Command::Retention { config, .. } => retention(config),
         Command::Scrub { config } => scrub(config),
         Command::Import { config, folder: Some(folder), repository, copy, .. } => {
             import(config, folder, repository, copy)
@@ -159,7 +168,8 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     tracing::debug!(limit = descriptors, "descriptors");
     let traces = tokio::task::block_in_place(|| Traces::start(config.traces.as_ref(), "berth-registry"))?;
     let metrics = Metrics::new().map_err(|e| format!("nothing can be counted: {e}"))?;
-    let content = Arc::new(Content::new(open(&config)?, config.garbage.is_some()));
+    let content = Content::new(open(&config)?, config.garbage.is_some()).with_rules(config.rules.clone());
+    let content = Arc::new(content);
     let Garbage { delay, interval } = config.garbage.unwrap_or_default();
     let (schedule, changes) = watch::channel((delay, interval));
     content.upgrade().await.map_err(|e| config.place.problem(&e))?;
@@ -282,6 +292,29 @@ async fn gc(path: PathBuf, dry_run: bool) -> Result<(), String> {
     let collected = content.collect(config.delay(), mode).await.map_err(|e| e.to_string())?;
     content.save_statistics().await;
     println!("{did}: {collected}");
+    Ok(())
+}
+
+#[tokio::main]
+async fn retention(path: PathBuf) -> Result<(), String> {
+    let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
+    if config.rules.retention.is_none() {
+        return Err("storage.retention: is missing, so nothing is ever removed".to_owned());
+    }
+    let content = Content::new(open_to_read(&config)?, false).with_rules(config.rules.clone());
+    let (mut things, mut bytes) = (0, 0);
+    let judged = content.each_retention_plan(|repository, plan| {
+        for expired in &plan.expired {
+            let what = expired.tag.as_deref().map_or_else(|| format!("@{}", expired.digest), |tag| format!(":{tag}"));
+            println!("{repository}{what}  {}", expired.rule);
+        }
+        things += plan.expired.len();
+        bytes += plan.bytes;
+    });
+    judged.await.map_err(|e| e.to_string())?;
+    println!(
+        "{things} tags and manifests would go; their {bytes} bytes, as far as no other repository holds them, are garbage then"
+    );
     Ok(())
 }
 

@@ -31,6 +31,7 @@ mod power_loss;
 mod registry;
 mod reload;
 mod replicas;
+mod retention;
 mod scim;
 mod sign_in;
 mod sign_out;

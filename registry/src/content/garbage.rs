@@ -345,6 +345,10 @@ impl Content {
             if !self.knows_what_was_told(delay) {
                 continue;
             }
+            // What it lets go is garbage from now on, and collected when it is old enough.
+            if let Err(error) = self.retain(Some(delay)).await {
+                tracing::error!(%error, "what expires can't be found out");
+            }
             let began = Instant::now();
             let outcome = self.collect(delay, Mode::Online).await;
             if self.is_stopping() {

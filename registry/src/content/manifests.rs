@@ -144,10 +144,17 @@ impl Content {
         }
         // With a condition the repository is ours alone from the look to the last write, so that a push is refused
         // whole; without, pushes go on side by side.
+        let immutable: Vec<&Tag> =
+            tags.iter().filter(|tag| self.rules.is_immutable(repository, tag.as_str())).collect();
         let (_shared, _alone) = match condition {
-            Condition::None => (Some(self.repositories.shared(repository).await), None),
-            Condition::Absent | Condition::Present => (None, Some(self.repositories.alone(repository).await)),
+            Condition::None if immutable.is_empty() => (Some(self.repositories.shared(repository).await), None),
+            _ => (None, Some(self.repositories.alone(repository).await)),
         };
+        for tag in &immutable {
+            if self.tag(repository, tag).await?.is_some_and(|is| is != digest) {
+                self.must_be_mutable(repository, tag)?;
+            }
+        }
         self.must_be(condition, repository, &digest, tags).await?;
         let told = Instant::now();
         let marks = entries(repository, &digest, &manifest, tags);
@@ -185,9 +192,14 @@ impl Content {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let target = format!("{digest}\n{now} {}", sent.by).into_bytes();
         for tag in tags {
+            let is_immutable = immutable.contains(&tag);
+            if is_immutable && self.tag(repository, tag).await?.as_ref() == Some(&digest) {
+                continue; // It is what it is, and as old.
+            }
+            let of_tag = if is_immutable { Condition::Absent } else { of_tags };
             let key = keys::tag(repository, tag);
             self.revive(&key).await?;
-            let written = self.write(key, target.clone(), of_tags).await;
+            let written = self.write(key, target.clone(), of_tag).await;
             match &written {
                 Ok(()) => self.tag_changed(repository, tag, Change::Set),
                 Err(_) => self.tags_changed(repository),

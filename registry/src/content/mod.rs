@@ -14,6 +14,7 @@ mod names;
 mod overviews;
 mod recent;
 mod removal;
+pub mod retention;
 mod statistics;
 mod tag_lists;
 
@@ -37,6 +38,7 @@ use self::{
     names::Names,
     overviews::Overviews,
     recent::Recent,
+    retention::Rules,
     statistics::Statistics,
     tag_lists::{Change, TagLists},
 };
@@ -60,6 +62,7 @@ pub struct Content {
     overviews: Overviews,
     names: Names,
     statistics: Statistics,
+    rules: Rules,
     readiness: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
     /// No more garbage is collected.
     stopping: watch::Sender<bool>,
@@ -86,10 +89,21 @@ impl Content {
             storage,
             tag_lists: TagLists::new(),
             statistics: Statistics::default(),
+            rules: Rules::default(),
             readiness: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
             renewal: SHORTEST_SHARED_DELAY / 2,
         }
+    }
+
+    /// The same with rules for what is kept.
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// A client was told that a repository holds a manifest, and may name it in an index.
+    pub fn told(&self, repository: &Repository, digest: &Digest) {
+        self.recent.told(repository, digest);
     }
 
     /// What was pulled of a repository is counted.

@@ -6,7 +6,7 @@
 use berth_oci::{Digest, Error, ErrorCode, Manifest, Reference, Repository, Tag};
 use http::StatusCode;
 
-use super::{Content, blobs::blob_unknown, storage_error, tag_lists::Change};
+use super::{Content, blobs::blob_unknown, manifests::Stored, storage_error, tag_lists::Change};
 use crate::storage::{Condition, keys};
 
 /// How many tags are taken away while the repository is locked.
@@ -43,6 +43,7 @@ impl Content {
     }
 
     async fn delete_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        self.must_be_mutable(repository, tag)?;
         let _alone = self.repositories.alone(repository).await;
         let Some(digest) = self.tag(repository, tag).await? else {
             let message = format!("{repository} does not have the tag {tag}");
@@ -62,6 +63,7 @@ impl Content {
         let reference = Reference::Digest(digest.clone());
         let stored = self.find_manifest(repository, &reference).await?;
         self.must_be_unnamed(repository, digest).await?;
+        self.must_have_no_immutable_tags(repository, digest).await?;
         // Tags go before, a piece at a time; those that come meanwhile go with the manifest.
         self.remove_all_tags(repository, digest).await?;
         // Where others push as well, the lock keeps nobody away, and what is asked takes long.
@@ -72,6 +74,17 @@ impl Content {
         self.must_be_unnamed(repository, digest).await?;
         let (late, _) = self.tags_of(repository, digest, None).await?;
         self.remove_tags(repository, digest, &late).await?;
+        self.remove_manifest(repository, digest, &stored).await
+    }
+
+    /// Takes away a manifest that no tag points at and nothing names. For who has the repository alone, where that keeps
+    /// others away.
+    pub(super) async fn remove_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        stored: &Stored,
+    ) -> Result<(), Error> {
         // If its bytes are missing, what it names can't be known; it can be deleted all the same.
         let bytes = self.storage.read(&keys::blob(digest)).await.map_err(storage_error)?.unwrap_or_default();
         self.storage.remove(&keys::manifest(repository, digest)).await.map_err(storage_error)?;
@@ -81,7 +94,7 @@ impl Content {
             let tagged = self.tags_of(repository, digest, None).await.map(|(tags, _)| !tags.is_empty());
             if wanted.is_err() || !matches!(tagged, Ok(false)) {
                 // Another registry has tagged or named it since we looked, and may have seen it there: then it stays.
-                let media_type = stored.media_type.into_bytes();
+                let media_type = stored.media_type.clone().into_bytes();
                 self.write(keys::manifest(repository, digest), media_type, Condition::None).await?;
                 return wanted.and(tagged.map(drop));
             }
@@ -91,6 +104,28 @@ impl Content {
         }
         self.prune(repository).await;
         Ok(())
+    }
+
+    /// Nothing, or the error that the manifest has a tag that nobody may delete: then none of them goes.
+    async fn must_have_no_immutable_tags(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        if self.rules.immutable.is_empty() {
+            return Ok(());
+        }
+        let mut last = None;
+        loop {
+            let (tags, next) = self.tags_of(repository, digest, last).await?;
+            for tag in &tags {
+                // An entry may be older than what the tag points at now.
+                let is_one = self.rules.is_immutable(repository, tag.as_str());
+                if is_one && self.tag(repository, tag).await?.as_ref() == Some(digest) {
+                    self.must_be_mutable(repository, tag)?;
+                }
+            }
+            match next {
+                Some(next) => last = Some(next),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Takes away all tags of a manifest, a piece at a time.
@@ -111,7 +146,19 @@ impl Content {
     }
 
     /// Takes away those of the tags that still point at a manifest.
-    async fn remove_tags(&self, repository: &Repository, digest: &Digest, tags: &[Tag]) -> Result<(), Error> {
+    pub(super) async fn remove_tags(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        tags: &[Tag],
+    ) -> Result<(), Error> {
+        for tag in tags {
+            if self.rules.is_immutable(repository, tag.as_str())
+                && self.tag(repository, tag).await?.as_ref() == Some(digest)
+            {
+                self.must_be_mutable(repository, tag)?;
+            }
+        }
         let names = tags.iter().map(|tag| keys::tag(repository, tag)).collect();
         let removed = self.storage.remove_if(names, &digest.to_string()).await;
         match &removed {

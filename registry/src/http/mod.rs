@@ -149,6 +149,7 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
         }
         Op::HeadManifest { repository, reference } => {
             let stored = content.find_manifest(&repository, &reference).await?;
+            content.told(&repository, &stored.digest);
             let len = content.manifest_len(&stored).await?;
             manifest_response(headers, &reference, &stored, len)
         }

@@ -105,8 +105,14 @@ pub trait Storage: Send + Sync {
     /// How many uploads aren't finished.
     async fn count_uploads(&self) -> io::Result<u64>;
 
+    /// The names in a folder, in no order, with how long ago each was written; in a bucket, of all that is below it.
+    async fn ages_in(&self, folder: &str) -> io::Result<Vec<(String, Duration)>>;
+
     /// The names in a folder of what was written at least `age` ago, in no order; in a bucket, of all that is below it.
-    async fn older_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>>;
+    async fn older_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>> {
+        let all = self.ages_in(folder).await?;
+        Ok(all.into_iter().filter(|(_, its_age)| *its_age >= age).map(|(name, _)| name).collect())
+    }
 
     /// What was [taken away](Self::remove_if) of a folder at least `age` ago, and still has a name there.
     async fn tombstones_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>>;

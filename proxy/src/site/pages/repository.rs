@@ -10,7 +10,7 @@ use axum::{
 };
 use berth_oci::{
     MAX_SEARCH_BYTES, Page as ListPage, Reference, Repository, Search, Tag, TagOrder, TagOverview, TagOverviewList,
-    TagSelection,
+    TagRetention, TagSelection,
 };
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use super::{
     image::Artifact,
     target::{commands, crumbs},
     viewer::{Viewer, nothing_here, registry_failed},
-    words::{ago, count, digest, in_query, plain, pushed, size},
+    words::{ago, count, digest, in_query, plain, pushed, size, until_day},
 };
 use crate::{app::App, registry::RegistryError, request::RequestInfo};
 
@@ -130,12 +130,14 @@ fn artifact(tag: &TagOverview) -> Artifact {
 
 fn table(viewer: &Viewer, repository: &Repository, tags: &[TagOverview]) -> Markup {
     let was_pulled = tags.iter().any(|tag| tag.pulls.is_some());
+    let is_judged = tags.iter().any(|tag| tag.retention.is_some());
     html! {
         section class="card rows" {
             table {
                 thead { tr {
                     th scope="col" { "Tag" } th scope="col" class="number" { "Size" } th scope="col" { "Platforms" } th scope="col" { "Pushed" }
                     @if was_pulled { th scope="col" { "Last pulled" } }
+                    @if is_judged { th scope="col" { "Kept" } }
                     th scope="col" { "Digest" }
                 } }
                 tbody {
@@ -155,10 +157,28 @@ fn table(viewer: &Viewer, repository: &Repository, tags: &[TagOverview]) -> Mark
                                 Some(pulls) => span title={ (count(pulls.count)) " times" } { (ago(pulls.at.unix_timestamp())) },
                                 None => "–",
                             } } }
+                            @if is_judged { td class="soft kept" { @if let Some(retention) = &tag.retention { (kept(retention)) } } }
                             td class="digest" { (digest(&tag.digest.to_string())) }
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Why a tag stays, or that it goes; with the rule on hover.
+fn kept(retention: &TagRetention) -> Markup {
+    let TagRetention { kept, rule, until } = retention;
+    html! {
+        span title=(plain(rule)) {
+            @match (kept, until) {
+                (false, _) => span class="chip warn" { "goes soon" },
+                (true, Some(at)) => { "until " (until_day(at.unix_timestamp())) },
+                (true, None) if rule.ends_with("mostRecentlyPushedCount") => "among the newest",
+                (true, None) if rule.ends_with("mostRecentlyPulledCount") => "among the last pulled",
+                (true, None) if rule.ends_with("immutableTags") => "for ever",
+                (true, None) => "by a rule",
             }
         }
     }

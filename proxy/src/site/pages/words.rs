@@ -58,6 +58,13 @@ fn relative(elapsed: i64, at: OffsetDateTime) -> String {
     }
 }
 
+/// `3 Dec 2026`, with the exact time on hover.
+pub fn until_day(seconds: i64) -> Markup {
+    let Some(at) = OffsetDateTime::from_unix_timestamp(seconds).ok() else { return html! { "some day" } };
+    let machine = at.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z")).unwrap_or_default();
+    html! { time datetime=(machine) title=(machine) { (day(at)) } }
+}
+
 /// `in 3 days`, or the day itself.
 pub fn until(seconds: i64) -> Markup {
     let Some(at) = OffsetDateTime::from_unix_timestamp(seconds).ok() else { return html! { "some day" } };

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use berth_oci::{
     Digest, Error, ErrorCode, HolderList, Page, Repository, RepositoryList, RepositoryOverview, Search,
-    TagOverviewList, TagSelection,
+    TagOverviewList, TagRetention, TagSelection,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
+use time::OffsetDateTime;
 
 use super::{super::Content, CHECK_CONCURRENCY, read, storage_error};
 use crate::storage::keys;
@@ -57,7 +58,16 @@ impl Content {
             let (matching, tags, next) = known.select(&selection, n);
             TagOverviewList { name, totals: known.totals(), matching, tags, next }
         });
-        selected.await.map_err(|panic| storage_error(std::io::Error::other(panic)))
+        let mut list = selected.await.map_err(|panic| storage_error(std::io::Error::other(panic)))?;
+        let mut verdicts = self.verdicts(repository).await.map_err(storage_error)?;
+        for tag in &mut list.tags {
+            tag.retention = verdicts.remove(&tag.tag).map(|verdict| TagRetention {
+                kept: verdict.is_kept,
+                rule: verdict.rule,
+                until: verdict.until.and_then(|at| OffsetDateTime::from_unix_timestamp(i64::try_from(at).ok()?).ok()),
+            });
+        }
+        Ok(list)
     }
 
     /// Repositories that hold a blob which `repository` holds; itself among them.

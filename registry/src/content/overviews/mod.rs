@@ -101,7 +101,8 @@ struct Noted {
     unsaved: HashMap<Repository, (Instant, Known)>,
 }
 
-type Known = Arc<RwLock<Overview>>;
+/// What is known of one repository, while somebody looks.
+pub(super) type Known = Arc<RwLock<Overview>>;
 
 /// Changes that are being looked at. Who gives up puts them back.
 struct Taken<'a> {
@@ -229,7 +230,7 @@ impl Overviews {
 
 impl Content {
     /// What is known of a repository that exists; nothing, if it is too large.
-    async fn overview(&self, repository: &Repository) -> io::Result<Option<Known>> {
+    pub(super) async fn overview(&self, repository: &Repository) -> io::Result<Option<Known>> {
         let overviews = &self.overviews;
         let _reading = self.reading.alone(repository).await;
         let kept = overviews.kept(repository);
@@ -303,7 +304,10 @@ impl Content {
         let began = now();
         let known = match kept {
             Some(known) => known,
-            None => Arc::new(RwLock::new(self.written(repository).await?.unwrap_or_default())),
+            None => {
+                let written = self.written(repository).await?;
+                Arc::new(RwLock::new(written.unwrap_or_else(|| Overview::counted_since(began))))
+            }
         };
         // A clock that was set back tells nothing of what is old.
         let compared_at = Some(read(&known).compared_at).filter(|at| *at <= began).unwrap_or_default();
@@ -384,7 +388,8 @@ impl Content {
             && let Ok(others) = serde_json::from_slice::<Snapshot>(&bytes)
         {
             // What other registries have counted.
-            known.write().unwrap_or_else(PoisonError::into_inner).add_pulls_to(others.pulls());
+            let mut known = known.write().unwrap_or_else(PoisonError::into_inner);
+            known.add_pulls_to(others.pulls(), others.counted_since());
         }
         let known = Arc::clone(known);
         let (overview, totals) = tokio::task::spawn_blocking(move || {
@@ -412,6 +417,10 @@ impl Content {
 
     /// Writes down what is known and has changed; all of it, or what is due.
     pub async fn save_overviews(&self, all: bool) {
+        if all {
+            // Pulls that nobody has asked about are known nowhere else.
+            self.look_at_changes().await;
+        }
         let due: Vec<Repository> = {
             let noted = self.overviews.noted();
             let weight: usize = noted.unsaved.values().map(|(_, known)| read(known).weight()).sum();

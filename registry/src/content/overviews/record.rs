@@ -77,6 +77,9 @@ struct Described {
 pub struct Overview {
     /// When it was last compared with what is stored, in seconds since 1970.
     pub compared_at: u64,
+    /// Since when pulls are counted: who knows whether it was pulled what was there before, and it shall not be taken for
+    /// never pulled.
+    counted_since: u64,
     tags: BTreeMap<Arc<str>, Tagged>,
     manifests: HashMap<Hashed, Described>,
     /// What each blob weighs.
@@ -128,6 +131,30 @@ fn time(seconds: u64) -> Option<OffsetDateTime> {
 }
 
 impl Overview {
+    /// Nothing is known yet, nor whether anything was pulled before.
+    pub fn counted_since(at: u64) -> Self {
+        Self { counted_since: at, ..Self::default() }
+    }
+
+    /// When a manifest was pulled the last time, as far as that is known: what is older than the counting counts as pulled
+    /// when that began.
+    fn last_pull(&self, hash: &Hashed, pushed_at: u64) -> u64 {
+        let pulled_at = self.manifests.get(hash).map_or(0, |known| known.pulled_at);
+        if pushed_at < self.counted_since { pulled_at.max(self.counted_since) } else { pulled_at }
+    }
+
+    /// Every tag with its manifest, when it was set (0 if that isn't known), and when that was pulled.
+    pub fn tags_with_times(&self) -> impl Iterator<Item = (&str, Digest, u64, u64)> {
+        self.tags
+            .iter()
+            .filter_map(|(tag, is)| Some((&**tag, unpacked(&is.hash)?, is.at, self.last_pull(&is.hash, is.at))))
+    }
+
+    /// When manifests were pulled.
+    pub fn pull_times(&self) -> impl Iterator<Item = (Digest, u64)> {
+        self.manifests.keys().filter_map(|hash| Some((unpacked(hash)?, self.last_pull(hash, 0))))
+    }
+
     /// About how many bytes it takes.
     pub fn weight(&self) -> usize {
         let orders = [&self.by_time, &self.by_version].map(|order| order.get().map_or(0, Vec::len) * 16);
@@ -227,7 +254,10 @@ impl Overview {
     }
 
     /// It is about to be written down where others have written: their counts, and what was counted here since.
-    pub fn add_pulls_to(&mut self, others: impl Iterator<Item = (Digest, u64, u64)>) {
+    pub fn add_pulls_to(&mut self, others: impl Iterator<Item = (Digest, u64, u64)>, since: u64) {
+        if since > 0 {
+            self.counted_since = self.counted_since.min(since);
+        }
         for (digest, count, at) in others {
             if let Some(known) = self.manifests.get_mut(&*digest.hash()) {
                 known.pulls = count.saturating_add(self.new_pulls.get(&*digest.hash()).copied().unwrap_or_default());
@@ -333,6 +363,7 @@ impl Overview {
             pushed: self.push_of(tagged),
             content: content.map(|(kind, size)| ContentOverview { size, ..kind.clone() }),
             pulls: known.and_then(|known| Some(Pulls { count: known.pulls, at: time(known.pulled_at)? })),
+            retention: None,
         })
     }
 }
@@ -357,6 +388,9 @@ fn contains(tag: &str, wanted: &str) -> bool {
 pub struct Snapshot {
     version: u32,
     compared_at: u64,
+    /// What was written before this was known begins to count when it is read.
+    #[serde(default)]
+    counted_since: u64,
     names: Vec<String>,
     kinds: Vec<ContentOverview>,
     /// Tag, digest, time, name.
@@ -380,6 +414,7 @@ impl From<&Overview> for Snapshot {
         Self {
             version: SNAPSHOT_VERSION,
             compared_at: overview.compared_at,
+            counted_since: overview.counted_since,
             names: overview.names.all.clone(),
             kinds: overview.kinds.all.clone(),
             tags: tags.filter_map(|(tag, is)| Some((tag.to_string(), unpacked(&is.hash)?, is.at, is.by))).collect(),
@@ -395,7 +430,8 @@ impl Snapshot {
         if self.version != SNAPSHOT_VERSION {
             return None;
         }
-        let mut overview = Overview { compared_at: self.compared_at, ..Overview::default() };
+        let since = if self.counted_since > 0 { self.counted_since } else { super::now() };
+        let mut overview = Overview { compared_at: self.compared_at, ..Overview::counted_since(since) };
         // Those that nothing is said of any more are left out.
         for (tag, digest, at, by) in self.tags {
             let by = self.names.get(usize::try_from(by).ok()?).cloned().unwrap_or_default();
@@ -409,6 +445,11 @@ impl Snapshot {
         }
         overview.blobs = self.blobs.iter().map(|(digest, len)| (packed(digest), *len)).collect();
         Some(overview)
+    }
+
+    /// Since when pulls are counted there.
+    pub fn counted_since(&self) -> u64 {
+        self.counted_since
     }
 
     /// How often each manifest was pulled, as [`News`] has it.

@@ -370,8 +370,9 @@ impl Storage for Directory {
         .await
     }
 
-    async fn older_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>> {
-        self.at_path(folder, move |inner, folder| inner.older(folder, age)).await
+    async fn ages_in(&self, folder: &str) -> io::Result<Vec<(String, Duration)>> {
+        self.at_path(folder, |_, folder| Ok(ages(folder)?.into_iter().map(|(name, _, age)| (name, age)).collect()))
+            .await
     }
 
     async fn tombstones_in(&self, _folder: &str, _age: Duration) -> io::Result<Vec<String>> {

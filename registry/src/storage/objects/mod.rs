@@ -414,13 +414,11 @@ impl Storage for Objects {
         Ok(self.folders(keys::UPLOADS).await?.len() as u64)
     }
 
-    async fn older_in(&self, folder: &str, age: Duration) -> io::Result<Vec<String>> {
+    async fn ages_in(&self, folder: &str) -> io::Result<Vec<(String, Duration)>> {
         let mut names = Vec::new();
         let mut objects = self.below(folder, None)?;
         while let Some(object) = objects.try_next().await? {
-            if age_of(&object) >= age {
-                names.extend(last_part(&object.location));
-            }
+            names.extend(last_part(&object.location).map(|name| (name, age_of(&object))));
         }
         Ok(names)
     }

@@ -1,0 +1,430 @@
+//! Retention: tags, and manifests that no tag points at, go by the rules of the file (zot's `storage.retention`). Without rules
+//! nothing ever goes.
+//!
+//! [`rules`] says what goes. Here it is found out what there is, what hangs together, and what went on meanwhile: whatever has
+//! changed since it was judged stays until the next time.
+
+pub mod rules;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use berth_oci::{Digest, Reference, Repository, Tag};
+
+use self::rules::{Facts, ImmutableTags, Policy, Retention, Verdict, judge, judge_tags};
+use super::Content;
+use crate::storage::keys;
+
+/// How many repositories are listed at once.
+const REPOSITORIES_AT_ONCE: usize = 1000;
+
+/// How many rounds it takes at most until nothing more goes of a repository: each index lets go of what it names.
+const MAX_ROUNDS: usize = 8;
+
+/// What is kept, and what nobody may move.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// `storage.retention`
+    pub retention: Option<Retention>,
+    /// `storage.immutableTags`
+    pub immutable: Vec<ImmutableTags>,
+}
+
+impl Rules {
+    /// Whether nobody may move or delete a tag.
+    pub fn is_immutable(&self, repository: &Repository, tag: &str) -> bool {
+        self.immutable.iter().any(|one| one.has(repository, tag))
+    }
+}
+
+/// Something that goes, or would go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// The tag; nothing, if it is a manifest without one.
+    pub tag: Option<String>,
+    /// The manifest.
+    pub digest: Digest,
+    /// The rule that decided.
+    pub rule: String,
+}
+
+/// What goes of one repository.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// What goes.
+    pub expired: Vec<Expired>,
+    /// How many bytes only that needs, here; other repositories may hold some of them.
+    pub bytes: u64,
+    /// When each of the tags was set that go: one that was set since stays.
+    set_at: HashMap<String, Option<u64>>,
+}
+
+/// A tag, what it points at, and what is known of it.
+struct Tagged {
+    name: String,
+    digest: Digest,
+    pushed_at: Option<u64>,
+    pulled_at: u64,
+}
+
+/// A manifest that is held.
+#[derive(Default)]
+struct Held {
+    age: Duration,
+    pulled_at: u64,
+    parts: Vec<Digest>,
+    subject: Option<Digest>,
+    blobs: Vec<(Digest, u64)>,
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The image to which cosign, before its version 3, attaches something under this tag.
+fn attached_to(tag: &str) -> Option<Digest> {
+    let (subject, kind) = tag.rsplit_once('.').unwrap_or((tag, ""));
+    matches!(kind, "" | "sig" | "att" | "sbom").then(|| subject.replacen('-', ":", 1).parse().ok()).flatten()
+}
+
+impl Content {
+    /// Takes away what goes by the rules, in all repositories; each removal is told in the log. What a push was told within
+    /// `told` stays; nothing, while no registry runs.
+    ///
+    /// # Errors
+    /// If the repositories can't be listed.
+    pub async fn retain(&self, told: Option<Duration>) -> io::Result<()> {
+        let Some(retention) = &self.rules.retention else { return Ok(()) };
+        let mut last = None;
+        while let Some(repositories) = self.some_repositories(&mut last).await? {
+            for repository in repositories {
+                if self.is_stopping() {
+                    return Ok(());
+                }
+                if let Err(error) = self.retain_in(&repository, retention, told).await {
+                    tracing::error!(%repository, %error, "what this repository keeps can't be found out; nothing of it goes");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives what would go of each repository, and takes nothing away.
+    ///
+    /// # Errors
+    /// If something can't be read.
+    pub async fn each_retention_plan(&self, mut give: impl FnMut(&Repository, Plan)) -> io::Result<()> {
+        let mut last = None;
+        while let Some(repositories) = self.some_repositories(&mut last).await? {
+            for repository in repositories {
+                if let Some(plan) = self.plan_retention(&repository, None).await? {
+                    give(&repository, plan);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Repositories after `last`, which goes on with them; nothing, if there are no more.
+    async fn some_repositories(&self, last: &mut Option<String>) -> io::Result<Option<Vec<Repository>>> {
+        let names = self.storage.repositories(&[keys::MANIFESTS], last.as_deref(), REPOSITORIES_AT_ONCE).await?;
+        let Some(end) = names.last().cloned() else { return Ok(None) };
+        *last = Some(end);
+        Ok(Some(names.iter().filter_map(|name| name.parse().ok()).collect()))
+    }
+
+    async fn retain_in(
+        &self,
+        repository: &Repository,
+        retention: &Retention,
+        told: Option<Duration>,
+    ) -> io::Result<()> {
+        for _ in 0..MAX_ROUNDS {
+            let Some(plan) = self.plan_retention(repository, told).await? else { return Ok(()) };
+            let mut removed = 0;
+            for one in &plan.expired {
+                if self.is_stopping() {
+                    return Ok(());
+                }
+                {
+                    let gone = !retention.dry_run && self.expire(repository, one, &plan, told).await?;
+                    removed += usize::from(gone);
+                    if gone || retention.dry_run {
+                        let Expired { tag, digest, rule } = one;
+                        let what = if retention.dry_run { "this would expire" } else { "expired" };
+                        tracing::info!(%repository, tag, %digest, rule, "{what}");
+                    }
+                }
+            }
+            if removed == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What goes of a repository now; nothing, if no policy has it.
+    ///
+    /// # Errors
+    /// If something of it can't be read: then nothing of it goes.
+    pub async fn plan_retention(&self, repository: &Repository, told: Option<Duration>) -> io::Result<Option<Plan>> {
+        let Some(retention) = &self.rules.retention else { return Ok(None) };
+        let Some(policy) = retention.policy_of(repository) else { return Ok(None) };
+        let Some((tags, pulls)) = self.tags_with_pulls(repository).await? else {
+            tracing::warn!(%repository, "this repository is too large to be counted, so nothing of it goes");
+            return Ok(None);
+        };
+        let held = self.held_manifests(repository, &pulls).await?;
+        let mut plan = Plan::default();
+        let verdicts = self.judge(repository, policy, &tags);
+        // What is attached to an image stays as long as that: it is looked at when that is known.
+        let (mut tagged, mut attached, mut going) = (HashSet::new(), Vec::new(), Vec::new());
+        for (tag, verdict) in tags.iter().zip(verdicts) {
+            match attached_to(&tag.name).filter(|subject| held.contains_key(subject)) {
+                _ if verdict.is_kept => drop(tagged.insert(&tag.digest)),
+                Some(subject) => attached.push((tag, subject, verdict)),
+                None => going.push((tag, verdict)),
+            }
+        }
+        let may_be_told = |digest: &Digest| self.may_be_told(repository, digest, told);
+        let untagged = untagged_that_stay(policy, retention.delay, &tags, &held, may_be_told);
+        let kept = keep_together(&held, tagged, untagged, policy, retention.delay, &mut attached);
+        going.extend(attached.into_iter().map(|(tag, _, verdict)| (tag, verdict)));
+        for (tag, verdict) in going {
+            plan.set_at.insert(tag.name.clone(), tag.pushed_at);
+            let (tag, digest) = (Some(tag.name.clone()), tag.digest.clone());
+            plan.expired.push(Expired { tag, digest, rule: verdict.rule });
+        }
+        // What a tag still points at, or points at until this is done, isn't without one.
+        let pointed_at: HashSet<&Digest> = tags.iter().map(|tag| &tag.digest).collect();
+        let gone = held.iter().filter(|(digest, _)| !kept.contains(*digest));
+        for (digest, manifest) in gone.clone().filter(|(digest, _)| !pointed_at.contains(*digest)) {
+            let key = if manifest.subject.is_some() { "deleteReferrers" } else { "deleteUntagged" };
+            plan.expired.push(Expired { tag: None, digest: digest.clone(), rule: format!("{}.{key}", policy.path) });
+        }
+        let still: HashSet<&Digest> = held
+            .iter()
+            .filter(|(digest, _)| kept.contains(*digest))
+            .flat_map(|(_, one)| &one.blobs)
+            .map(|(b, _)| b)
+            .collect();
+        let freed: HashMap<&Digest, u64> = gone
+            .flat_map(|(_, one)| &one.blobs)
+            .filter(|(blob, _)| !still.contains(blob))
+            .map(|(b, n)| (b, *n))
+            .collect();
+        plan.bytes = freed.values().sum();
+        Ok(Some(plan))
+    }
+
+    /// What becomes of tags: none of those goes that nobody may move.
+    fn judge(&self, repository: &Repository, policy: &Policy, tags: &[Tagged]) -> Vec<Verdict> {
+        let facts: Vec<Facts<'_>> = tags.iter().map(Tagged::facts).collect();
+        let mut verdicts = judge_tags(policy, &facts, now());
+        for (tag, verdict) in tags.iter().zip(&mut verdicts) {
+            if self.rules.is_immutable(repository, &tag.name) {
+                *verdict = Verdict { is_kept: true, rule: "storage.immutableTags".to_owned(), until: None };
+            }
+        }
+        verdicts
+    }
+
+    /// All tags of a repository, and when manifests were pulled; nothing, if there are too many.
+    async fn tags_with_pulls(
+        &self,
+        repository: &Repository,
+    ) -> io::Result<Option<(Vec<Tagged>, HashMap<Digest, u64>)>> {
+        let Some(known) = self.overview(repository).await? else { return Ok(None) };
+        let known = known.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tag = |(name, digest, pushed_at, pulled_at): (&str, Digest, u64, u64)| Tagged {
+            name: name.to_owned(),
+            digest,
+            pushed_at: (pushed_at > 0).then_some(pushed_at),
+            pulled_at,
+        };
+        Ok(Some((known.tags_with_times().map(tag).collect(), known.pull_times().collect())))
+    }
+
+    /// Every manifest of a repository.
+    async fn held_manifests(
+        &self,
+        repository: &Repository,
+        pulls: &HashMap<Digest, u64>,
+    ) -> io::Result<HashMap<Digest, Held>> {
+        let mut held = HashMap::new();
+        for (digest, age) in self.digests_with_ages(&keys::manifests(repository)).await? {
+            let Some((manifest, _)) = self.read_manifest(repository, &digest).await? else { continue };
+            let one = Held {
+                age,
+                pulled_at: pulls.get(&digest).copied().unwrap_or_default(),
+                parts: manifest.manifests.iter().map(|part| part.digest.clone()).collect(),
+                blobs: manifest.blobs.iter().map(|blob| (blob.digest.clone(), blob.size)).collect(),
+                subject: manifest.subject,
+            };
+            held.insert(digest, one);
+        }
+        Ok(held)
+    }
+
+    /// Whether a push may have been told that a manifest is there, and name it in an index.
+    fn may_be_told(&self, repository: &Repository, digest: &Digest, told: Option<Duration>) -> bool {
+        !self.storage.is_shared() && told.is_some_and(|within| self.recent.was_told(repository, digest, within))
+    }
+
+    /// Takes away a tag, or a manifest without one, unless something has changed since it was judged; whether it did.
+    async fn expire(
+        &self,
+        repository: &Repository,
+        one: &Expired,
+        plan: &Plan,
+        told: Option<Duration>,
+    ) -> io::Result<bool> {
+        let _alone = self.repositories.alone(repository).await;
+        let refused = |error: berth_oci::Error| io::Error::other(error.to_string());
+        match &one.tag {
+            Some(name) => {
+                let Ok(tag) = name.parse::<Tag>() else { return Ok(false) };
+                let found = self.read_tag(repository, &tag).await?;
+                let set_at = plan.set_at.get(name).copied().flatten();
+                let is_same = found
+                    .is_some_and(|(digest, pushed)| digest == one.digest && pushed.map(|pushed| pushed.at) == set_at);
+                if is_same {
+                    self.remove_tags(repository, &one.digest, &[tag]).await.map_err(refused)?;
+                }
+                Ok(is_same)
+            }
+            None => {
+                let (tags, _) = self.tags_of(repository, &one.digest, None).await.map_err(refused)?;
+                let may_be_told = self.may_be_told(repository, &one.digest, told);
+                // A part of an index goes after that.
+                if !tags.is_empty() || may_be_told || self.must_be_unnamed(repository, &one.digest).await.is_err() {
+                    return Ok(false);
+                }
+                let reference = Reference::Digest(one.digest.clone());
+                match self.find_manifest(repository, &reference).await {
+                    Ok(stored) => {
+                        self.remove_manifest(repository, &one.digest, &stored).await.map(|()| true).map_err(refused)
+                    }
+                    Err(_) => Ok(false),
+                }
+            }
+        }
+    }
+
+    /// What keeps a tag, or that it goes; nothing, where tags aren't judged.
+    pub(super) async fn verdicts(&self, repository: &Repository) -> io::Result<HashMap<String, Verdict>> {
+        let Some(policy) = self.rules.retention.as_ref().and_then(|retention| retention.policy_of(repository)) else {
+            return Ok(HashMap::new());
+        };
+        let Some((tags, _)) = self.tags_with_pulls(repository).await? else { return Ok(HashMap::new()) };
+        if policy.keep_tags.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let verdicts = self.judge(repository, policy, &tags);
+        Ok(tags.into_iter().map(|tag| tag.name).zip(verdicts).collect())
+    }
+
+    /// Nothing, or the error that nobody may move or delete one of these tags.
+    pub(super) fn must_be_mutable(&self, repository: &Repository, tag: &Tag) -> Result<(), berth_oci::Error> {
+        if !self.rules.is_immutable(repository, tag.as_str()) {
+            return Ok(());
+        }
+        let message =
+            format!("the tag {tag} of {repository} is immutable (storage.immutableTags): it stays what it is");
+        Err(berth_oci::Error::new(http::StatusCode::FORBIDDEN, berth_oci::ErrorCode::Denied, message))
+    }
+}
+
+impl Tagged {
+    fn facts(&self) -> Facts<'_> {
+        Facts { name: &self.name, pushed_at: self.pushed_at, pulled_at: self.pulled_at }
+    }
+}
+
+/// The manifests without a tag that stay for themselves: by a rule, since they are young, or since a push was told of them.
+fn untagged_that_stay<'a>(
+    policy: &Policy,
+    delay: Duration,
+    tags: &[Tagged],
+    held: &'a HashMap<Digest, Held>,
+    may_be_told: impl Fn(&Digest) -> bool,
+) -> HashSet<&'a Digest> {
+    let own = held.iter().filter(|(_, one)| one.subject.is_none());
+    if !policy.delete_untagged {
+        return own.map(|(digest, _)| digest).collect();
+    }
+    let tagged: HashSet<&Digest> = tags.iter().map(|tag| &tag.digest).collect();
+    let without: Vec<(&Digest, &Held)> = own.filter(|(digest, _)| !tagged.contains(digest)).collect();
+    let names: Vec<String> = without.iter().map(|(digest, _)| digest.to_string()).collect();
+    let facts = without.iter().zip(&names).map(|((_, one), name)| {
+        let pushed_at = Some(now().saturating_sub(one.age.as_secs()));
+        Facts { name, pushed_at, pulled_at: one.pulled_at }
+    });
+    let facts: Vec<Facts<'_>> = facts.collect();
+    let path = format!("{}.keepUntagged", policy.path);
+    let verdicts = policy.keep_untagged.as_ref().map(|limits| judge(&path, limits, &facts, now()));
+    let stays = |(i, (digest, one)): (usize, &(&'a Digest, &Held))| {
+        let by_rule = verdicts.as_ref().is_some_and(|verdicts| verdicts[i].is_kept);
+        (by_rule || one.age < delay || may_be_told(digest)).then_some(*digest)
+    };
+    without.iter().enumerate().filter_map(stays).collect()
+}
+
+/// Everything that stays: what a tag keeps or a rule, what an index names that stays, and what is attached to what stays.
+/// Attached tags whose image stays are taken out of `attached`.
+fn keep_together<'a>(
+    held: &'a HashMap<Digest, Held>,
+    tagged: HashSet<&'a Digest>,
+    untagged: HashSet<&'a Digest>,
+    policy: &Policy,
+    delay: Duration,
+    attached: &mut Vec<(&'a Tagged, Digest, Verdict)>,
+) -> HashSet<Digest> {
+    let mut kept: HashSet<Digest> = HashSet::new();
+    let mut open: Vec<Digest> = tagged.into_iter().chain(untagged).cloned().collect();
+    let mut attachments: HashMap<&Digest, Vec<&Digest>> = HashMap::new();
+    for (digest, one) in held {
+        let Some(subject) = &one.subject else { continue };
+        attachments.entry(subject).or_default().push(digest);
+        let is_orphan = !held.contains_key(subject);
+        if one.age < delay || (is_orphan && !policy.delete_referrers) {
+            open.push(digest.clone());
+        }
+    }
+    loop {
+        while let Some(digest) = open.pop() {
+            if !kept.insert(digest.clone()) {
+                continue;
+            }
+            open.extend(attachments.get(&digest).into_iter().flatten().map(|one| (*one).clone()));
+            open.extend(held.get(&digest).into_iter().flat_map(|one| one.parts.iter().cloned()));
+        }
+        attached.retain(|(tag, subject, _)| {
+            let stays = kept.contains(subject);
+            if stays {
+                open.push(tag.digest.clone());
+            }
+            !stays
+        });
+        if open.is_empty() {
+            return kept;
+        }
+    }
+}
+
+impl Content {
+    /// The digests in a folder that has one folder an algorithm, and how long ago each was written.
+    async fn digests_with_ages(&self, folder: &str) -> io::Result<Vec<(Digest, Duration)>> {
+        let mut digests = Vec::new();
+        for algorithm in berth_oci::Algorithm::ALL {
+            let names = self.storage.ages_in(&format!("{folder}/{algorithm}")).await?;
+            let parsed =
+                names.into_iter().filter_map(|(name, age)| Some((format!("{algorithm}:{name}").parse().ok()?, age)));
+            digests.extend(parsed);
+        }
+        Ok(digests)
+    }
+}
