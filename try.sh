@@ -24,7 +24,7 @@ if [ -n "$missing" ]; then
 fi
 
 # As fast to build as can be, and good enough to look at.
-cargo build --profile try --locked --no-default-features --bin berth-proxy --bin berth-registry --bin berth-stand-in --bin berth-try \
+cargo build --profile quick --locked --no-default-features --bin berth-proxy --bin berth-registry --bin berth-stand-in --bin berth-try \
     --bin docker-credential-berth
 # cargo may have been told to build elsewhere.
-exec "${CARGO_TARGET_DIR:-target}/try/berth-try"
+exec "${CARGO_TARGET_DIR:-target}/quick/berth-try"

@@ -8,7 +8,7 @@ use std::{
 };
 
 use berth_tests::{
-    api::Api,
+    api::{Api, Credential},
     images::Image,
     process::{Process, free_port, wait_for},
     system::{Setup, System, binary, serve_with},
@@ -424,4 +424,43 @@ fn the_units_are_what_systemd_takes() {
 fn the_reference_is_what_the_programs_know() {
     let printed = must(Command::new(binary("berth-proxy")).arg("reference"));
     assert!(printed == document("reference.md"), "print it anew: berth-proxy reference > docs/reference.md");
+}
+
+/// `./try.sh`, but for the building: what it prints and writes is enough to try everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trying_it_out_says_what_to_type_and_gives_another_shell_all_that_it_needs() {
+    let script = include_str!("../../try.sh");
+    // What it writes goes to target/try, which it empties first: its own programs must lie elsewhere.
+    let profile = script.split("--profile ").nth(1).unwrap().split_whitespace().next().unwrap();
+    assert!(profile != "try" && script.contains(&format!("/{profile}/berth-try\"")), "{profile}");
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let mut command = Command::new(binary("berth-try"));
+    let mut process = Process::start(command.current_dir(folder.path()), &log).unwrap();
+    let env = wait_for("its environment", async || fs::read_to_string(folder.path().join("target/try/env")).ok()).await;
+    let value = |name: &str| {
+        let line = env.lines().find_map(|line| line.strip_prefix(&format!("{name}='")));
+        line.unwrap_or_else(|| panic!("{name}: {env}")).trim_end_matches('\'').to_owned()
+    };
+    let url = value("BERTH_URL");
+    let by_key = Api::basic(&url, &value("BERTH_USER"), &value("BERTH_API_KEY"));
+    let by_app_password = Api::basic(&url, &value("BERTH_APP_USER"), &value("BERTH_APP_PASSWORD"));
+    let by_jwt = Api::new(&url, Credential::Bearer(value("BERTH_JWT")));
+    for api in [&by_key, &by_app_password, &by_jwt] {
+        assert_eq!(api.get("/v2/").await.status(), StatusCode::OK);
+    }
+    let users =
+        reqwest::Client::new().get(format!("{}/Users", value("BERTH_SCIM_URL"))).bearer_auth(value("BERTH_SCIM_TOKEN"));
+    assert_eq!(users.send().await.unwrap().status(), StatusCode::OK);
+    let printed = wait_for("what to type", async || {
+        let printed = fs::read_to_string(&log).ok()?;
+        printed.contains("Ctrl-C stops everything").then_some(printed)
+    })
+    .await;
+    let host = url.trim_start_matches("http://");
+    for part in ["SIGN IN WITH OIDC", "/people", &format!("docker-credential-berth login --configure {host}")] {
+        assert!(printed.contains(part), "{part}: {printed}");
+    }
+    process.terminate();
+    assert!(!folder.path().join("target/try/env").exists());
 }

@@ -53,6 +53,12 @@ async fn a_zot_root_directory_is_moved_in_by_one_command() {
     }
     let catalog: Value = api.get("/v2/_catalog").await.json().await.unwrap();
     assert_eq!(catalog["repositories"], json!(["other", "team/app"]));
+    // What lists show is known of it, too: it counts as pushed now, by nobody.
+    let known: Value = api.get("/v2/_berth/tags/team/app").await.json().await.unwrap();
+    let tag = &known["tags"][0];
+    assert_eq!((&known["tagCount"], &tag["platforms"]), (&json!(2), &json!(["linux/amd64"])), "{known}");
+    assert!(tag["size"].as_u64().unwrap() > 100_000 && tag["pushed"]["at"].is_string(), "{known}");
+    assert!(tag["pushed"]["by"].is_null(), "{known}");
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ use berth_tests::{
     api::{Api, Credential, header_of},
     images::MANIFEST,
     person::Person,
+    process::wait_for,
+    system::{Setup, System},
     tools,
 };
 use reqwest::{Method, StatusCode};
@@ -135,6 +137,53 @@ async fn every_screen_is_for_everybody_in_light_and_dark_and_on_a_phone() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_goes_on_as_one_types_and_an_empty_registry_says_how_to_push() {
+    let (system, _) = furnished().await;
+    let folder = tempfile::tempdir().unwrap();
+    let Some(browser) = Browser::start_with(folder.path(), &[]).await else { return };
+    browser.driver.goto(&system.url).await.unwrap();
+    browser.sign_in("alice").await;
+    browser.driver.goto(format!("{}/repositories", system.url)).await.unwrap();
+    browser.until("worker").await;
+    // Typed, and not sent.
+    browser.driver.find(By::Name("q")).await.unwrap().send_keys("PLATF").await.unwrap();
+    wait_for("the list", async || {
+        let list = browser.driver.find(By::Id("list")).await.ok()?.text().await.ok()?;
+        (list.contains("platform") && !list.contains("worker")).then_some(())
+    })
+    .await;
+    assert!(browser.driver.current_url().await.unwrap().query().unwrap().contains("q=PLATF"));
+    browser.driver.clone().quit().await.unwrap();
+    // The last image takes its repository along.
+    let alice = system.signed_in("alice").await;
+    let delete = alice.http.post(format!("{}/delete/public/docs:1.0", system.url));
+    let deleted = delete.header("sec-fetch-site", "same-origin").send().await.unwrap();
+    assert_eq!(deleted.url().path(), "/repository/public/docs");
+    let digest = api_digest(&system, "shared/hello", "1.0").await;
+    let delete = alice.http.post(format!("{}/delete/shared/hello@{digest}", system.url));
+    let deleted = delete.header("sec-fetch-site", "same-origin").send().await.unwrap();
+    assert_eq!((deleted.url().path(), deleted.status()), ("/repositories", StatusCode::OK));
+    // What isn't there is told on a page, whatever is missing.
+    for path in ["/compare/team/api", "/people/one", "/delete/none"] {
+        let answer = alice.get(path).await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
+        assert!(answer.text().await.unwrap().contains("There is nothing here"), "{path}");
+    }
+    let empty = System::start(Setup::default()).await;
+    let page = empty.signed_in("alice").await.get("/repositories").await.text().await.unwrap();
+    let host = empty.authority();
+    for command in [format!("docker login -u alice {host}"), format!("docker push {host}/alice/hello:1")] {
+        assert!(page.contains(&command), "{command}: {page}");
+    }
+}
+
+async fn api_digest(system: &System, repository: &str, tag: &str) -> String {
+    let (key, _) = system.signed_in("alice").await.make_key("digest").await;
+    let answer = Api::basic(&system.url, "alice", &key).head(&format!("/v2/{repository}/manifests/{tag}")).await;
+    header_of(&answer, "docker-content-digest")
+}
+
 #[tokio::test]
 async fn screens_show_what_one_may_see_and_are_light() {
     let (system, api) = furnished().await;
@@ -144,6 +193,12 @@ async fn screens_show_what_one_may_see_and_are_light() {
         let answer = person.get(path).await;
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert!(text.len() < MAX_SCREEN_BYTES, "{path}: {} bytes", text.len());
+        // Nothing that the policy would keep from working, and nothing of another host's.
+        let scripts = text.matches("<script").count();
+        assert_eq!(scripts, text.matches("<script src=\"/static/berth.js\" defer>").count(), "{path}");
+        for barred in [" style=\"", "<style", " onclick=", " onload=", " src=\"http", "url(", "<iframe", "<base"] {
+            assert!(!text.contains(barred), "{path}: {barred}");
+        }
         (status, text)
     };
     for (_, path) in SCREENS {

@@ -23,7 +23,9 @@ use crate::{app::App, registry::RegistryError, request::RequestInfo};
 
 #[derive(Deserialize)]
 pub struct Asked {
+    #[serde(default)]
     from: String,
+    #[serde(default)]
     to: String,
 }
 

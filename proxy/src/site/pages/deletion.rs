@@ -175,7 +175,11 @@ pub async fn delete(
                     sent: 0,
                 },
             );
-            Redirect::to(&format!("/repository/{repository}")).into_response()
+            // With its last image a repository is gone.
+            let page = ListPage { n: Some(1), last: None };
+            let is_left = !matches!(app.registry.tags(&repository, page).await, Ok(None));
+            let next = if is_left { format!("/repository/{repository}") } else { "/repositories".to_owned() };
+            Redirect::to(&next).into_response()
         }
         Ok(Deletion::NotFound) => nothing_here(&viewer, "image that you may delete"),
         Ok(Deletion::Refused(why)) => {

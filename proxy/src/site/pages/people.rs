@@ -102,13 +102,22 @@ fn address(id: &PersonId) -> String {
     format!("/people/one?provider={}&subject={}", in_query(&id.provider), in_query(&id.subject))
 }
 
+#[derive(Deserialize)]
+pub struct Asked {
+    #[serde(default)]
+    provider: String,
+    #[serde(default)]
+    subject: String,
+}
+
 /// `GET /people/one?provider=…&subject=…`
 pub async fn one(
     State(app): State<Arc<App>>,
     Extension(request): Extension<RequestInfo>,
     headers: HeaderMap,
-    Query(id): Query<PersonId>,
+    Query(asked): Query<Asked>,
 ) -> Response {
+    let id = PersonId { provider: asked.provider, subject: asked.subject };
     let viewer = match Viewer::admin(&app, &request, &headers, "/people").await {
         Ok(viewer) => viewer,
         Err(response) => return response,
