@@ -19,8 +19,9 @@ pub use error::{Error, ErrorCode};
 pub use manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, MediaType, Part};
 pub use operation::{MAX_TAGS_PER_PUSH, Operation, Page, RouteError, UploadId, UploadSession};
 pub use overview::{
-    ContentOverview, HolderList, LastPush, MAX_SEARCH_BYTES, Pulls, Push, RepositoryList, RepositoryOverview, Search,
-    TagOrder, TagOverview, TagOverviewList, TagRetention, TagSelection, Totals, decode_user, encode_user,
+    Amount, ContentOverview, HolderList, LastPush, MAX_SEARCH_BYTES, Pulls, Push, QuotaUsage, RepositoryList,
+    RepositoryOverview, Search, TagOrder, TagOverview, TagOverviewList, TagRetention, TagSelection, Totals, UsageList,
+    decode_user, encode_user,
 };
 pub use reference::{Reference, ReferenceError, Tag, TagError};
 pub use repository::{Repository, RepositoryError};

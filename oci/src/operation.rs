@@ -145,6 +145,11 @@ pub enum Operation {
         /// Which of them, in which order.
         selection: TagSelection,
     },
+    /// `GET /v2/_berth/usage/<name>`: what is used of the quotas that count it.
+    DescribeUsage {
+        /// Which repository.
+        repository: Repository,
+    },
     /// `GET /v2/_berth/holders/<name>/<digest>`: which repositories hold a blob of one.
     ListHolders {
         /// One that holds it.
@@ -306,6 +311,10 @@ impl Operation {
                 let selection = TagSelection { search: query.search()?, digest, order, without_attached };
                 read_only(method, Self::DescribeTags { repository, selection })
             }
+            ["_berth", "usage", name @ ..] => {
+                let repository = repository(name)?;
+                read_only(method, Self::DescribeUsage { repository })
+            }
             ["_berth", "holders", name @ .., digest] => {
                 let (repository, digest) = (repository(name)?, decode(digest)?.parse()?);
                 read_only(method, Self::ListHolders { repository, digest, page: query.page()? })
@@ -401,6 +410,7 @@ impl Operation {
             Self::Ping | Self::ListRepositories(_) | Self::DescribeRepositories(_) => None,
             Self::ListTags { repository, .. }
             | Self::DescribeTags { repository, .. }
+            | Self::DescribeUsage { repository }
             | Self::ListHolders { repository, .. }
             | Self::HeadManifest { repository, .. }
             | Self::PullManifest { repository, .. }
@@ -443,6 +453,7 @@ impl Operation {
             Self::ListReferrers { .. } => "list_referrers",
             Self::DescribeRepositories(_) => "describe_repositories",
             Self::DescribeTags { .. } => "describe_tags",
+            Self::DescribeUsage { .. } => "describe_usage",
             Self::ListHolders { .. } => "list_holders",
         }
     }
@@ -467,6 +478,7 @@ impl Operation {
             | Self::ListTags { .. }
             | Self::DescribeRepositories(_)
             | Self::DescribeTags { .. }
+            | Self::DescribeUsage { .. }
             | Self::StartUpload { .. }
             | Self::UploadStatus(_)
             | Self::UploadChunk(_)
@@ -485,6 +497,7 @@ impl Operation {
             | Self::UploadStatus(_)
             | Self::DescribeRepositories(_)
             | Self::DescribeTags { .. }
+            | Self::DescribeUsage { .. }
             | Self::ListHolders { .. }
             | Self::ListReferrers { .. } => Method::GET,
             Self::HeadManifest { .. } | Self::HeadBlob { .. } => Method::HEAD,
@@ -510,6 +523,7 @@ impl Operation {
                 let parameters = search.parameters().chain(digest).chain(order).chain(attached);
                 with_query(format!("/v2/_berth/tags/{repository}"), parameters)
             }
+            Self::DescribeUsage { repository } => format!("/v2/_berth/usage/{repository}"),
             Self::ListHolders { repository, digest, page } => {
                 page.append_to(format!("/v2/_berth/holders/{repository}/{digest}"))
             }

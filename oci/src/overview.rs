@@ -214,6 +214,38 @@ pub struct ContentOverview {
     pub platforms: Vec<String>,
 }
 
+/// `GET /v2/_berth/usage/<name>`: what is used of the quotas that count a repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageList {
+    /// Each with all repositories that count together.
+    pub quotas: Vec<QuotaUsage>,
+}
+
+/// What is used of a quota.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaUsage {
+    /// The patterns of the repositories that count together.
+    pub repositories: Vec<String>,
+    /// Bytes, each blob once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Amount>,
+    /// Tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Amount>,
+    /// Not everything is counted yet, after a start.
+    #[serde(default, rename = "counting", skip_serializing_if = "std::ops::Not::not")]
+    pub is_counting: bool,
+}
+
+/// So much of so much.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// What is used.
+    pub used: u64,
+    /// What may be.
+    pub limit: u64,
+}
+
 /// `GET /v2/_berth/holders/<name>/<digest>`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolderList {

@@ -211,7 +211,9 @@ fn described(operation: &Operation) -> String {
     match operation {
         Op::Ping => "use this registry".to_owned(),
         Op::ListRepositories(_) | Op::DescribeRepositories(_) => "list repositories".to_owned(),
-        Op::ListTags { .. } | Op::DescribeTags { .. } | Op::ListReferrers { .. } => format!("list {target}"),
+        Op::ListTags { .. } | Op::DescribeTags { .. } | Op::DescribeUsage { .. } | Op::ListReferrers { .. } => {
+            format!("list {target}")
+        }
         Op::ListHolders { .. }
         | Op::HeadManifest { .. }
         | Op::PullManifest { .. }

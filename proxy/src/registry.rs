@@ -8,7 +8,7 @@ use std::{
 use berth_config::Upstream;
 use berth_oci::{
     Descriptor, Digest, HolderList, MANIFEST_LIMIT, MediaType, Operation, Page, Push, Reference, Repository,
-    RepositoryList, RepositoryOverview, Search, Tag, TagOverviewList, TagSelection, decode_user,
+    RepositoryList, RepositoryOverview, Search, Tag, TagOverviewList, TagSelection, UsageList, decode_user,
 };
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::ACCEPT};
@@ -275,6 +275,11 @@ impl Registry {
         repositories.truncate(n);
         let next = repositories.last().filter(|_| more).map(ToString::to_string);
         Ok(Some(HolderList { repositories, next }))
+    }
+
+    /// What is used of the quotas that count a repository.
+    pub async fn describe_usage(&self, repository: &Repository) -> Result<Option<UsageList>, RegistryError> {
+        self.describe(&Operation::DescribeUsage { repository: repository.clone() }.target()).await
     }
 
     /// What only our own registry knows.

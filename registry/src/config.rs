@@ -9,10 +9,11 @@ use berth_config::{File, Note, Problems, Section, Upstream};
 use berth_observe::{Collector, Log};
 
 use crate::{
-    content::retention::Rules,
+    content::{quotas::Limit, retention::Rules},
     storage::{Kind, Service},
 };
 
+mod quotas;
 mod retention;
 
 /// The registry's settings.
@@ -25,6 +26,10 @@ pub struct Config {
     pub garbage: Option<Garbage>,
     /// What is kept, and what nobody may move.
     pub rules: Rules,
+    /// How much may be held.
+    pub quotas: Vec<Limit>,
+    /// How many repositories there may be.
+    pub max_repositories: Option<usize>,
     /// What to log, and where to.
     pub log: Log,
     /// Where traces are sent to, if they are.
@@ -122,14 +127,16 @@ impl Config {
                 format!("is missing; the registry listens on {upstream}, where the proxy looks for it"),
             );
         }
+        let max_repositories = storage.number("maxRepos").and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+        let quotas = quotas::read(&storage);
         let (place, garbage, rules) = read_storage(storage, sub_paths);
-        let config = Self { upstream, place, garbage, rules, log: Log::read(&root), traces };
+        let config = Self { upstream, place, garbage, rules, quotas, max_repositories, log: Log::read(&root), traces };
         Ok((config, file.finish()?))
     }
 
     /// The keys whose values in `new` need a restart, for the registry that runs with these.
     pub fn needs_restart_for(&self, new: &Self) -> Vec<&'static str> {
-        let Self { upstream, place, garbage, rules, log, traces } = self;
+        let Self { upstream, place, garbage, rules, quotas, max_repositories, log, traces } = self;
         let differs = [
             ("sidecar.upstream", *upstream != new.upstream),
             ("storage", *place != new.place),
@@ -137,6 +144,8 @@ impl Config {
             ("storage.gcDelay", self.is_shared() && self.delay() != new.delay()),
             // Patterns have no other likeness than their texts.
             ("storage.retention", format!("{rules:?}") != format!("{:?}", new.rules)),
+            ("storage.quotas", format!("{quotas:?}") != format!("{:?}", new.quotas)),
+            ("storage.maxRepos", *max_repositories != new.max_repositories),
             ("log", !log.is_like(&new.log)),
             ("sidecar.traces", *traces != new.traces),
         ];
@@ -194,7 +203,7 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
         ),
         _ => {}
     }
-    for key in ["gcTimeWindow", "gcMaxSchedulerDelay", "fastRestart", "maxRepos"] {
+    for key in ["gcTimeWindow", "gcMaxSchedulerDelay", "fastRestart"] {
         storage.ignore(key, "Berth collects garbage beside its other work, and lists repositories without a database");
     }
     storage.ignore("redirectBlobURL", "blobs are always served by the registry itself");
@@ -301,7 +310,7 @@ mod tests {
         let mut read = std::collections::BTreeSet::new();
         for name in ["local", "s3", "gcs", "azure"] {
             let keys = r#""accesskey": "k", "secretkey": "s", "credentials": {}"#;
-            let rules = r#""retention": {"policies": [{"keepTags": [{}], "keepUntagged": {}}]}, "immutableTags": [{}]"#;
+            let rules = r#""retention": {"policies": [{"keepTags": [{}], "keepUntagged": {}}]}, "immutableTags": [{}], "quotas": [{}]"#;
             let text = format!(r#"{{"storage": {{"storageDriver": {{"name": "{name}", {keys}}}, {rules}}}}}"#);
             std::fs::write(&path, text).expect("a file");
             let file = File::read(&path).expect("JSON");

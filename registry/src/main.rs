@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     config::{Config, Garbage, Place, SubPaths},
-    content::{Content, Mode},
+    content::{Content, Mode, quotas::Quotas},
     http::{Limits, Serving},
     metrics::Metrics,
     storage::{Directory, Objects, Storage},
@@ -168,7 +168,9 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     tracing::debug!(limit = descriptors, "descriptors");
     let traces = tokio::task::block_in_place(|| Traces::start(config.traces.as_ref(), "berth-registry"))?;
     let metrics = Metrics::new().map_err(|e| format!("nothing can be counted: {e}"))?;
+    let quotas = Quotas::new(config.quotas.clone());
     let content = Content::new(open(&config)?, config.garbage.is_some()).with_rules(config.rules.clone());
+    let content = content.with_limits(quotas, config.max_repositories);
     let content = Arc::new(content);
     let Garbage { delay, interval } = config.garbage.unwrap_or_default();
     let (schedule, changes) = watch::channel((delay, interval));
@@ -201,6 +203,8 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     tokio::spawn(async move { counting.keep_statistics().await });
     let looking = Arc::clone(&content);
     tokio::spawn(async move { looking.keep_overviews().await });
+    let limiting = Arc::clone(&content);
+    tokio::spawn(async move { limiting.keep_quotas(interval).await });
     let serving = Arc::new(Serving { content, metrics, traces, limits: Limits::new(descriptors) });
     let served = http::serve(&upstream, Arc::clone(&serving)).await;
     // What it is removing is removed, and no more.
@@ -208,6 +212,7 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     let _ = tokio::time::timeout(COLLECTION_END_TIMEOUT, collecting).await;
     if !serving.content.is_shared() {
         serving.content.save_statistics().await;
+        serving.content.save_quotas().await;
     }
     let _ = tokio::time::timeout(SAVE_TIMEOUT, serving.content.save_overviews(true)).await;
     tokio::task::block_in_place(|| serving.traces.stop());

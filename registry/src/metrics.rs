@@ -1,10 +1,11 @@
 //! What is counted, in Prometheus' text format, at `GET /metrics` of the registry's own socket. The proxy shows it with its
-//! own counters. No label comes from outside.
+//! own counters. No label comes from outside: what quotas are called stands in the configuration.
 
 use std::{sync::Once, time::Duration};
 
 use berth_observe::ProcessMetrics;
-use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use berth_oci::Amount;
+use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 use crate::{
     content::{Content, LastCollection, Usage},
@@ -27,6 +28,7 @@ pub struct Metrics {
     stored: Later<2>,
     space: Later<2>,
     collection: Later<4>,
+    quotas: GaugeVec,
     process: ProcessMetrics,
 }
 
@@ -77,6 +79,11 @@ impl Metrics {
         registry.register(Box::new(uploads.clone()))?;
         let writable = IntGauge::new("berth_registry_writable", "Whether something can be stored.")?;
         registry.register(Box::new(writable.clone()))?;
+        let quotas = GaugeVec::new(
+            Opts::new("berth_registry_quota", "What is used of quotas, and what may be, by their patterns."),
+            &["repositories", "what"],
+        )?;
+        registry.register(Box::new(quotas.clone()))?;
         Ok(Self {
             requests,
             durations,
@@ -96,6 +103,7 @@ impl Metrics {
                 ("berth_registry_collection_failed", "Whether it failed."),
                 ("berth_registry_collection_freed_bytes", "How many bytes it freed."),
             ])?,
+            quotas,
             process: ProcessMetrics::register(&registry, "berth_registry_")?,
             registry,
         })
@@ -129,6 +137,16 @@ impl Metrics {
             let freed = collected.map_or(0, |collected| collected.bytes);
             let failed = u64::from(collected.is_none());
             self.collection.set(&self.registry, [ended_at, took.as_secs_f64(), as_f64(failed), as_f64(freed)]);
+        }
+        for quota in content.all_quotas() {
+            let name = quota.repositories.join(", ");
+            for (kind, amount) in [("bytes", quota.bytes), ("tags", quota.tags)] {
+                let Some(Amount { used, limit }) = amount else { continue };
+                let set =
+                    |what: &str, value: u64| self.quotas.with_label_values(&[name.as_str(), what]).set(as_f64(value));
+                set(&format!("used_{kind}"), used);
+                set(&format!("limit_{kind}"), limit);
+            }
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }

@@ -28,6 +28,7 @@ mod outage;
 mod overview;
 mod pages;
 mod power_loss;
+mod quotas;
 mod registry;
 mod reload;
 mod replicas;

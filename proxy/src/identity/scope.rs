@@ -47,6 +47,7 @@ impl Access {
             }
             Op::ListTags { repository, .. }
             | Op::DescribeTags { repository, .. }
+            | Op::DescribeUsage { repository }
             | Op::ListHolders { repository, .. }
             | Op::HeadManifest { repository, .. }
             | Op::PullManifest { repository, .. }

@@ -408,6 +408,7 @@ impl Rules {
             }
             Op::ListTags { repository, .. }
             | Op::DescribeTags { repository, .. }
+            | Op::DescribeUsage { repository }
             | Op::ListReferrers { repository, .. } => simply(ask(Action::Read, repository, None)),
             Op::DeleteManifest { repository, reference } => simply(ask(Action::Delete, repository, Some(reference))),
             Op::DeleteBlob { repository, digest } => {

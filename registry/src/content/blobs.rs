@@ -67,6 +67,8 @@ impl Content {
 
     /// Begins an upload.
     pub async fn start_upload(&self, repository: &Repository, algorithm: Algorithm) -> Result<Box<dyn Upload>, Error> {
+        self.quotas.must_fit(repository, None, 1)?;
+        self.must_be_allowed(repository).await?;
         self.storage.begin_upload(repository, algorithm).await.map_err(storage_error)
     }
 
@@ -76,16 +78,23 @@ impl Content {
     }
 
     /// Takes a blob in one request. Of one that breaks off, or is another one than was said, nothing stays: nobody knows the
-    /// name of its upload.
-    pub async fn push_blob<S, E>(&self, repository: &Repository, digest: &Digest, body: S) -> Result<(), Error>
+    /// name of its upload. `announced` is how many bytes it says that it has.
+    pub async fn push_blob<S, E>(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        announced: u64,
+        body: S,
+    ) -> Result<(), Error>
     where
         S: Stream<Item = Result<Bytes, E>>,
         E: std::fmt::Display,
     {
+        self.quotas.must_fit(repository, Some(digest), announced)?;
         let upload = self.start_upload(repository, digest.algorithm()).await?;
         let id = upload.id().clone();
         let pushed = async {
-            let upload = self.receive(upload, body, None).await?;
+            let upload = self.receive(repository, Some(digest), upload, body, None).await?;
             self.finish_upload(repository, upload, digest.clone()).await
         };
         let pushed = pushed.await;
@@ -101,6 +110,7 @@ impl Content {
     /// Appends a request's body, and makes it durable; `len` is how long it must be, if it has said so.
     pub async fn append<S, E>(
         &self,
+        repository: &Repository,
         upload: Box<dyn Upload>,
         body: S,
         len: Option<u64>,
@@ -109,13 +119,15 @@ impl Content {
         S: Stream<Item = Result<Bytes, E>>,
         E: std::fmt::Display,
     {
-        self.receive(upload, body, len).await?.flush().await.map_err(storage_error)
+        self.receive(repository, None, upload, body, len).await?.flush().await.map_err(storage_error)
     }
 
     /// Appends a request's body. If the client goes away, what it sent so far counts; if it has another length than it has
     /// said, nothing of it does.
     pub async fn receive<S, E>(
         &self,
+        repository: &Repository,
+        digest: Option<&Digest>,
         upload: Box<dyn Upload>,
         body: S,
         len: Option<u64>,
@@ -136,6 +148,8 @@ impl Content {
                 break;
             }
             let upload = written(writing).await?;
+            let more = batch.iter().map(|chunk| chunk.len() as u64).sum();
+            let upload = self.fitting(repository, digest, upload, more).await?;
             writing = tokio::spawn(upload.append(batch));
         }
         let upload = written(writing).await?;
@@ -165,8 +179,20 @@ impl Content {
         let _telling = self.repositories.shared(repository).await;
         let _guard = self.guard_blob(&digest).await?;
         let len = upload.len();
-        if upload.finish(&digest).await.map_err(upload_error)? {
-            self.statistics.added(len);
+        // Counted before it is a blob: of what doesn't fit nothing stays, and of many at once none goes beyond.
+        if let Err(full) = self.quotas.add_blob(repository, &digest, len) {
+            upload.cancel().await.map_err(storage_error)?;
+            return Err(full);
+        }
+        match upload.finish(&digest).await {
+            Ok(true) => self.statistics.added(len),
+            Ok(false) => {}
+            Err(error) => {
+                if !self.storage.exists(&keys::held_blob(repository, &digest)).await.map_err(storage_error)? {
+                    self.quotas.remove_blob(repository, &digest);
+                }
+                return Err(upload_error(error));
+            }
         }
         self.link_blob(repository, &digest).await
     }
@@ -201,6 +227,7 @@ impl Content {
     /// For who has the repository's lock and then the digest's, in this order as everywhere.
     async fn link_blob(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
         let key = keys::held_blob(repository, digest);
+        self.count_blob(repository, digest).await?;
         self.recent.told(repository, digest);
         self.acquire_lease(&key).await?;
         self.storage.mark(vec![key]).await.map_err(storage_error)?;

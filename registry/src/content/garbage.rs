@@ -236,6 +236,9 @@ impl Content {
             if mode == Mode::DryRun || self.was_removed(&keys::held_blob(repository, &digest), young.age()).await? {
                 collected.unnamed += 1;
                 removed = true;
+                if mode != Mode::DryRun {
+                    self.quotas.remove_blob(repository, &digest);
+                }
                 self.overviews.blob_changed(repository, &digest);
             } else {
                 live.insert(fingerprint(&digest));
@@ -411,7 +414,7 @@ mod tests {
             let digest = digest_of(Algorithm::Sha256, bytes).expect("a digest");
             let upload = self.content.start_upload(repository, Algorithm::Sha256).await.expect("an upload");
             let body = stream::iter([Ok::<_, io::Error>(Bytes::from_static(bytes))]);
-            let upload = self.content.append(upload, body, None).await.expect("appended");
+            let upload = self.content.append(repository, upload, body, None).await.expect("appended");
             self.content.finish_upload(repository, upload, digest.clone()).await.expect("finished");
             digest
         }

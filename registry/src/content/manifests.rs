@@ -163,6 +163,11 @@ impl Content {
             self.storage.mark(marks.clone()).await.map_err(storage_error)?;
         }
         self.must_hold_parts(repository, &manifest).await?;
+        self.must_be_allowed(repository).await?;
+        for tag in tags {
+            self.quotas.add_tag(repository, tag)?;
+        }
+        self.quotas.add_blob(repository, &digest, bytes.len() as u64)?;
 
         let _guard = self.guard_blob(&digest).await?;
         let len = bytes.len();

@@ -12,6 +12,7 @@ mod locks;
 mod manifests;
 mod names;
 mod overviews;
+pub mod quotas;
 mod recent;
 mod removal;
 pub mod retention;
@@ -37,6 +38,7 @@ use self::{
     locks::Locks,
     names::Names,
     overviews::Overviews,
+    quotas::Quotas,
     recent::Recent,
     retention::Rules,
     statistics::Statistics,
@@ -63,6 +65,9 @@ pub struct Content {
     names: Names,
     statistics: Statistics,
     rules: Rules,
+    quotas: Quotas,
+    /// How many repositories there may be.
+    max_repositories: Option<usize>,
     readiness: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
     /// No more garbage is collected.
     stopping: watch::Sender<bool>,
@@ -90,6 +95,8 @@ impl Content {
             tag_lists: TagLists::new(),
             statistics: Statistics::default(),
             rules: Rules::default(),
+            quotas: Quotas::default(),
+            max_repositories: None,
             readiness: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
             renewal: SHORTEST_SHARED_DELAY / 2,
@@ -99,6 +106,26 @@ impl Content {
     /// The same with rules for what is kept.
     pub fn with_rules(self, rules: Rules) -> Self {
         Self { rules, ..self }
+    }
+
+    /// The same with limits of what is held.
+    pub fn with_limits(self, quotas: Quotas, max_repositories: Option<usize>) -> Self {
+        Self { quotas, max_repositories, ..self }
+    }
+
+    /// Nothing, or the error that another repository would be one too many.
+    async fn must_be_allowed(&self, repository: &Repository) -> Result<(), Error> {
+        let Some(most) = self.max_repositories else { return Ok(()) };
+        if self.storage.is_folder(&keys::manifests(repository)).await.map_err(storage_error)? {
+            return Ok(());
+        }
+        if self.names("", None, most).await.map_err(storage_error)?.len() < most {
+            return Ok(());
+        }
+        let message = format!(
+            "there are {most} repositories, which is as many as there may be (storage.maxRepos); push to one that there is"
+        );
+        Err(Error::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message))
     }
 
     /// A client was told that a repository holds a manifest, and may name it in an index.
@@ -113,6 +140,9 @@ impl Content {
 
     /// A tag was set or taken away.
     fn tag_changed(&self, repository: &Repository, tag: &Tag, change: Change) {
+        if let Change::Removed = change {
+            self.quotas.remove_tag(repository, tag);
+        }
         self.tag_lists.changed(repository, tag.as_str(), change);
         self.overviews.tag_changed(repository, tag.as_str());
     }
@@ -164,7 +194,7 @@ impl Content {
     }
 
     /// Nothing, or the error that there is no such repository.
-    async fn must_exist(&self, repository: &Repository) -> Result<(), Error> {
+    pub async fn must_exist(&self, repository: &Repository) -> Result<(), Error> {
         if self.storage.is_folder(&keys::manifests(repository)).await.map_err(storage_error)? {
             return Ok(());
         }

@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use berth_observe::Traces;
-use berth_oci::{Digest, Error, ErrorCode, MediaType, Operation, Repository, RouteError};
+use berth_oci::{Digest, Error, ErrorCode, MediaType, Operation, Repository, RouteError, UsageList};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{
@@ -76,6 +76,11 @@ pub struct Serving {
     pub traces: Traces,
     /// What requests may have at once.
     pub limits: Limits,
+}
+
+/// How many bytes a request says that it has; none, if it doesn't say.
+fn announced(headers: &HeaderMap) -> u64 {
+    headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default()
 }
 
 async fn answer(State(serving): State<Arc<Serving>>, request: Request) -> Response {
@@ -199,7 +204,7 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
             upload_response(StatusCode::ACCEPTED, &repository, &*upload)
         }
         Op::PushBlob { repository, digest } => {
-            content.push_blob(&repository, &digest, body.into_data_stream()).await?;
+            content.push_blob(&repository, &digest, announced(headers), body.into_data_stream()).await?;
             created(format!("/v2/{repository}/blobs/{digest}"), &digest)
         }
         Op::MountBlob { repository, digest, from } => {
@@ -218,7 +223,8 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
         Op::UploadChunk(session) => {
             let upload = content.resume_upload(&session).await?;
             let len = in_order(headers, &session.repository, &*upload)?;
-            let upload = content.append(upload, body.into_data_stream(), len).await?;
+            let upload = content.fitting(&session.repository, None, upload, announced(headers)).await?;
+            let upload = content.append(&session.repository, upload, body.into_data_stream(), len).await?;
             upload_response(StatusCode::ACCEPTED, &session.repository, &*upload)
         }
         Op::FinishUpload { session, digest } => {
@@ -228,7 +234,9 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
             if upload.len() == 0 {
                 upload.restart(digest.algorithm());
             }
-            let upload = content.receive(upload, body.into_data_stream(), len).await?;
+            let upload = content.fitting(&session.repository, Some(&digest), upload, announced(headers)).await?;
+            let upload =
+                content.receive(&session.repository, Some(&digest), upload, body.into_data_stream(), len).await?;
             content.finish_upload(&session.repository, upload, digest.clone()).await?;
             created(format!("/v2/{}/blobs/{digest}", session.repository), &digest)
         }
@@ -238,6 +246,10 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
         }
         Op::DescribeRepositories(search) => described(&content.describe_repositories(&search).await?),
         Op::DescribeTags { repository, selection } => described(&content.describe_tags(&repository, &selection).await?),
+        Op::DescribeUsage { repository } => {
+            content.must_exist(&repository).await?;
+            described(&UsageList { quotas: content.quota_usage(&repository) })
+        }
         Op::ListHolders { repository, digest, page } => described(&content.holders(&repository, &digest, &page).await?),
         Op::ListReferrers { repository, subject, artifact_type, last } => {
             let (manifests, next) =

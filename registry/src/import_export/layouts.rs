@@ -218,6 +218,6 @@ impl Layout for BucketLayout<'_> {
         }
         let blob = self.open(digest).await.map_err(crate::content::storage_error)?;
         let len = blob.len();
-        content.push_blob(repository, digest, blob.read(0..len)).await
+        content.push_blob(repository, digest, len, blob.read(0..len)).await
     }
 }

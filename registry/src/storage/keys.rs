@@ -38,6 +38,9 @@ pub fn upload(id: &UploadId) -> String {
 /// How much is stored.
 pub const STATISTICS: &str = "statistics.json";
 
+/// What is used of quotas, as it was written down.
+pub const QUOTAS: &str = "quotas.json";
+
 /// Which folders have been kept from the beginning.
 pub const LAYOUT: &str = "layout.json";
 

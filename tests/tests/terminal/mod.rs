@@ -327,6 +327,23 @@ async fn a_terminal_goes_no_further_than_it_asked_and_ends_at_a_button_and_at_it
     let config = std::fs::read_to_string(machine.home.path().join(".docker/config.json")).unwrap();
     assert!(!config.contains(host), "{config}");
     assert_eq!(machine.ask("list", "").printed, "{}");
+    // Unused for thirty days it has ended.
+    machine.sign_in(host, &alice, &[]).await;
+    let (user, secret) = machine.get(host);
+    let api = Api::basic(&system.url, &user, &secret);
+    assert_eq!(status(&api, "/v2/").await, StatusCode::OK);
+    if system.sql("UPDATE terminals SET used_at = used_at - 30 * 24 * 3600 - 1") {
+        wait_for("its end", async || (status(&api, "/v2/").await == StatusCode::UNAUTHORIZED).then_some(())).await;
+        machine.age(host);
+        assert!(!machine.ask("get", host).success);
+    }
+    // Whoever tries out codes waits, as for passwords; whoever looks at their own pages doesn't.
+    let mut tried = 0;
+    while alice.get("/device?user_code=BBBB-BBBB").await.status() != StatusCode::TOO_MANY_REQUESTS {
+        tried += 1;
+        assert!(tried < 100);
+    }
+    assert_eq!(alice.get("/sessions").await.status(), StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

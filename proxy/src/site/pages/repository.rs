@@ -9,8 +9,8 @@ use axum::{
     response::Response,
 };
 use berth_oci::{
-    MAX_SEARCH_BYTES, Page as ListPage, Reference, Repository, Search, Tag, TagOrder, TagOverview, TagOverviewList,
-    TagRetention, TagSelection,
+    MAX_SEARCH_BYTES, Page as ListPage, QuotaUsage, Reference, Repository, Search, Tag, TagOrder, TagOverview,
+    TagOverviewList, TagRetention, TagSelection,
 };
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -23,6 +23,9 @@ use super::{
     words::{ago, count, digest, in_query, plain, pushed, size, until_day},
 };
 use crate::{app::App, registry::RegistryError, request::RequestInfo};
+
+/// From which part of a quota on it is nearly full, in percent.
+const NEARLY_PERCENT: u64 = 80;
 
 /// How many tags one page has.
 const TAGS_PER_PAGE: usize = 50;
@@ -77,6 +80,7 @@ async fn list(
     let Some(list) = app.registry.describe_tags(repository, selection).await? else {
         return uncounted(app, repository, asked.after).await;
     };
+    let quotas = app.registry.describe_usage(repository).await?.map(|usage| usage.quotas).unwrap_or_default();
     let address = |order: TagOrder, after: &str| {
         format!("/repository/{repository}?q={}&order={order}&after={}", in_query(&wanted), in_query(after))
     };
@@ -84,6 +88,7 @@ async fn list(
     let body = html! {
         (crumbs(repository))
         (heading(repository.as_str().rsplit('/').next().unwrap_or_default(), &sentence(&list)))
+        @for quota in &quotas { @if let Some(used) = used_of(quota) { p class="soft" { (used) } } }
         @if let Some((newest, tag)) = newest.and_then(|newest| Some((newest, newest.tag.parse::<Tag>().ok()?))) {
             section class="card" {
                 h2 { "Pull " @if order == TagOrder::Pushed { "the newest, " } (tag) }
@@ -122,6 +127,24 @@ fn sentence(list: &TagOverviewList) -> Markup {
             " · pulled " @match pulls.count { 1 => "once", n => { (count(n)) " times" } } ", last " (ago(pulls.at.unix_timestamp()))
         }
     }
+}
+
+/// What is used of a quota.
+fn used_of(quota: &QuotaUsage) -> Option<Markup> {
+    let name = quota.repositories.join(", ");
+    let bytes = quota.bytes.as_ref().map(|amount| (size(amount.used), size(amount.limit), amount));
+    let tags = quota.tags.as_ref().map(|amount| (count(amount.used), format!("{} tags", count(amount.limit)), amount));
+    let parts: Vec<_> = bytes.into_iter().chain(tags).collect();
+    (!parts.is_empty()).then(|| {
+        html! {
+            "Quota of " code { (name) } ": "
+            @for (i, (used, limit, amount)) in parts.iter().enumerate() {
+                @if i > 0 { ", " }
+                (used) " of " (limit) " used"
+                @if amount.used.saturating_mul(100) >= amount.limit.saturating_mul(NEARLY_PERCENT) { " " span class="chip warn" { "nearly full" } }
+            }
+        }
+    })
 }
 
 fn artifact(tag: &TagOverview) -> Artifact {
