@@ -303,11 +303,11 @@ async fn a_terminal_goes_no_further_than_it_asked_and_ends_at_a_button_and_at_it
     assert_eq!(status(&api, "/v2/alice/app/tags/list").await, StatusCode::FORBIDDEN);
     // A button ends it, and only one's own.
     let page = alice.get("/sessions").await.text().await.unwrap();
-    let id = page.split("action=\"/terminals/end\"").nth(1).unwrap().split("value=\"").nth(1).unwrap();
+    let id = page.split("value=\"terminal\"").nth(1).unwrap().split("value=\"").nth(1).unwrap();
     let id = id.split('"').next().unwrap().to_owned();
     let end = async |person: &Person| {
-        let request = person.http.post(format!("{}/terminals/end", system.url)).header("sec-fetch-site", "same-origin");
-        request.form(&[("id", &id)]).send().await.unwrap().status()
+        let request = person.http.post(format!("{}/sessions/end", system.url)).header("sec-fetch-site", "same-origin");
+        request.form(&[("id", id.as_str()), ("kind", "terminal")]).send().await.unwrap().status()
     };
     end(&system.signed_in("bob").await).await;
     assert_eq!(status(&api, "/v2/").await, StatusCode::OK);

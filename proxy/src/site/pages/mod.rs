@@ -53,7 +53,6 @@ pub fn router() -> Router<Arc<App>> {
         .route("/people/end", post(people::end))
         .route("/sessions", get(sessions::show))
         .route("/sessions/end", post(sessions::end))
-        .route("/terminals/end", post(sessions::end_terminal))
         .route("/static/berth.css", get(async || file("text/css; charset=utf-8", include_str!("berth.css"))))
         .route("/static/berth.js", get(async || file("text/javascript; charset=utf-8", include_str!("berth.js"))))
         .route("/static/mark.svg", get(async || file("image/svg+xml", include_str!("mark.svg"))))

@@ -72,7 +72,8 @@ pub async fn show(
             }
             ul { @for terminal in &terminals { li {
                 (terminal_row(terminal))
-                form method="post" action="/terminals/end" {
+                form method="post" action="/sessions/end" {
+                    input type="hidden" name="kind" value="terminal";
                     input type="hidden" name="id" value=(terminal.id);
                     button class="danger small" aria-label={ "End the terminal on " (plain(&terminal.name)) } { "End" }
                 }
@@ -128,8 +129,11 @@ pub fn browser(user_agent: &str) -> String {
 }
 
 #[derive(Deserialize)]
-pub struct EndSession {
+pub struct End {
     id: String,
+    /// `terminal`, or else a browser's session.
+    #[serde(default)]
+    kind: String,
 }
 
 /// `POST /sessions/end`
@@ -137,49 +141,21 @@ pub async fn end(
     State(app): State<Arc<App>>,
     Extension(request): Extension<RequestInfo>,
     headers: HeaderMap,
-    Form(form): Form<EndSession>,
+    Form(End { id, kind }): Form<End>,
 ) -> Response {
     let (_, owner) = match Viewer::sender(&app, &request, &headers).await {
         Ok(known) => known,
         Err(response) => return response,
     };
-    match app.identities.sessions.end_of(&owner.id, &form.id).await {
-        Ok(there) => {
-            if there {
-                tracing::info!(
-                    request = request.id,
-                    user = owner.identity.user,
-                    "a session was ended from another one"
-                );
-                app.audit.record(&request.origin(), &Event::SessionEnded);
-            }
-            Redirect::to("/sessions").into_response()
-        }
-        Err(error) => database_failed(&error, &request),
-    }
-}
-
-/// `POST /terminals/end`
-pub async fn end_terminal(
-    State(app): State<Arc<App>>,
-    Extension(request): Extension<RequestInfo>,
-    headers: HeaderMap,
-    Form(form): Form<EndSession>,
-) -> Response {
-    let (_, owner) = match Viewer::sender(&app, &request, &headers).await {
-        Ok(known) => known,
-        Err(response) => return response,
+    let (ended, event) = match kind.as_str() {
+        "terminal" => (app.identities.terminals.end_of(&owner.id, &id).await, Event::TerminalEnded { terminal: &id }),
+        _ => (app.identities.sessions.end_of(&owner.id, &id).await, Event::SessionEnded),
     };
-    match app.identities.terminals.end_of(&owner.id, &form.id).await {
+    match ended {
         Ok(there) => {
             if there {
-                tracing::info!(
-                    request = request.id,
-                    user = owner.identity.user,
-                    terminal = form.id,
-                    "a terminal was ended"
-                );
-                app.audit.record(&request.origin(), &Event::TerminalEnded { terminal: &form.id });
+                tracing::info!(request = request.id, user = owner.identity.user, kind, "ended from another session");
+                app.audit.record(&request.origin(), &event);
             }
             Redirect::to("/sessions").into_response()
         }

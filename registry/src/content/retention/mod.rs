@@ -256,12 +256,18 @@ impl Content {
     ) -> io::Result<HashMap<Digest, Held>> {
         let mut held = HashMap::new();
         for (digest, age) in self.digests_with_ages(&keys::manifests(repository)).await? {
-            let Some((manifest, _)) = self.read_manifest(repository, &digest).await? else { continue };
+            let Some((manifest, len)) = self.read_manifest(repository, &digest).await? else { continue };
             let one = Held {
                 age,
                 pulled_at: pulls.get(&digest).copied().unwrap_or_default(),
                 parts: manifest.manifests.iter().map(|part| part.digest.clone()).collect(),
-                blobs: manifest.blobs.iter().map(|blob| (blob.digest.clone(), blob.size)).collect(),
+                // Its own bytes, too.
+                blobs: manifest
+                    .blobs
+                    .iter()
+                    .map(|blob| (blob.digest.clone(), blob.size))
+                    .chain([(digest.clone(), len as u64)])
+                    .collect(),
                 subject: manifest.subject,
             };
             held.insert(digest, one);
