@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 /// A server of S3, and two registries that share a bucket of it, each behind a proxy of its own that makes faults.
 struct Shared {
+    /// More keys of `storage`.
+    storage: Value,
     folder: tempfile::TempDir,
     bucket: Bucket,
     faults: Vec<FaultProxy>,
@@ -23,9 +25,13 @@ struct Shared {
 
 impl Shared {
     async fn start() -> Option<Self> {
+        Self::start_with(json!({})).await
+    }
+
+    async fn start_with(storage: Value) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let bucket = Bucket::start(folder.path()).await?;
-        let mut shared = Self { folder, bucket, faults: Vec::new(), registries: Vec::new() };
+        let mut shared = Self { storage, folder, bucket, faults: Vec::new(), registries: Vec::new() };
         for name in ["one", "two"] {
             shared.faults.push(FaultProxy::start(&shared.bucket.endpoint).await);
             let registry = shared.registry(name).await;
@@ -36,8 +42,10 @@ impl Shared {
 
     fn config(&self, name: &str, url: &str) -> std::path::PathBuf {
         let endpoint = &self.faults[usize::from(name == "two")].endpoint;
+        let mut storage = json!({"storageDriver": driver(endpoint), "gcDelay": "10m", "gcInterval": "1h"});
+        storage.as_object_mut().unwrap().extend(self.storage.as_object().unwrap().clone());
         let config = json!({
-            "storage": {"storageDriver": driver(endpoint), "gcDelay": "10m", "gcInterval": "1h"},
+            "storage": storage,
             "sidecar": {"upstream": url}, "log": {"level": "debug"},
         });
         let path = self.folder.path().join(format!("{name}.json"));
@@ -99,6 +107,52 @@ async fn what_one_registry_takes_the_other_gives() {
     let mount = format!("/v2/other/blobs/uploads/?mount={}&from=team/app", digest(&image.layer));
     assert_eq!(two.post(&mount).await.status(), StatusCode::CREATED);
     assert_eq!(one.head(&target.replace("team/app", "other")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_and_how_much_is_so_in_a_bucket_too() {
+    let retention = json!({"delay": "1s", "policies": [
+        {"repositories": ["ci/**"], "keepTags": [{"mostRecentlyPushedCount": 2}]}]});
+    let quotas = json!([{"repositories": ["small/**"], "bytes": "100kB"}]);
+    let storage = json!({"gcInterval": "1s", "retention": retention, "quotas": quotas,
+        "immutableTags": [{"repositories": ["release/**"]}]});
+    let Some(shared) = Shared::start_with(storage).await else { return };
+    let (one, two) = shared.apis();
+    let images: Vec<Image> = (0..4).map(|i| Image::new(i, 1000)).collect();
+    for (i, image) in images.iter().enumerate() {
+        [one, two][i % 2].must_push("ci/app", &format!("v{i}"), image).await;
+    }
+    let status =
+        async |api: &Api, reference: &str| api.get(&format!("/v2/ci/app/manifests/{reference}")).await.status();
+    for gone in ["v0", "v1", &digest(&images[0].manifest), &digest(&images[1].manifest)] {
+        for api in [one, two] {
+            wait_for(gone, async || (status(api, gone).await == StatusCode::NOT_FOUND).then_some(())).await;
+        }
+    }
+    for stays in ["v2", "v3", &digest(&images[2].manifest)] {
+        assert_eq!(status(two, stays).await, StatusCode::OK, "{stays}");
+    }
+    // Of two registries that set an immutable tag at once, one does.
+    for image in &images[..2] {
+        for bytes in [&image.layer, &image.config] {
+            one.push_blob("release/app", bytes).await.unwrap();
+        }
+    }
+    let (first, second) = tokio::join!(
+        one.push_manifest("release/app", "v1", &images[0].manifest),
+        two.push_manifest("release/app", "v1", &images[1].manifest)
+    );
+    let statuses = [first.unwrap().status(), second.unwrap().status()];
+    assert_eq!(statuses.iter().filter(|status| status.is_success()).count(), 1, "{statuses:?}");
+    let kept = one.get("/v2/release/app/manifests/v1").await.bytes().await.unwrap();
+    let winner = usize::from(!statuses[0].is_success());
+    assert!(kept == images[winner].manifest);
+    assert_eq!(two.delete("/v2/release/app/manifests/v1").await.status(), StatusCode::FORBIDDEN);
+    // What one registry has taken counts there.
+    assert_eq!(one.push_blob("small/a", &Image::new(7, 60_000).layer).await.unwrap().status(), StatusCode::CREATED);
+    let refused = one.push_blob("small/b", &Image::new(8, 60_000).layer).await.unwrap();
+    assert_eq!(error_of(refused).await, (403, "DENIED".to_owned()));
+    assert_eq!(one.push_blob("small/b", &Image::new(7, 60_000).layer).await.unwrap().status(), StatusCode::CREATED);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
