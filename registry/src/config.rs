@@ -10,7 +10,7 @@ use berth_observe::{Collector, Log};
 
 use crate::{
     content::{quotas::Limit, retention::Rules},
-    storage::{Kind, Service},
+    storage::{Kind, SHORTEST_SHARED_DELAY, Service},
 };
 
 mod quotas;
@@ -218,9 +218,6 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
 
 /// A push names what it has sent within this, or its layers may be gone.
 const SHORTEST_DELAY: Duration = Duration::from_mins(1);
-
-/// What is written is as young as the service's clock says.
-pub const SHORTEST_SHARED_DELAY: Duration = Duration::from_mins(10);
 
 /// `storage.storageDriver`, in the words of zot and CNCF Distribution; nothing if it is the directory.
 fn read_driver(driver: Section<'_>) -> Option<Service> {

@@ -44,10 +44,7 @@ use self::{
     statistics::Statistics,
     tag_lists::{Change, TagLists},
 };
-use crate::{
-    config::SHORTEST_SHARED_DELAY,
-    storage::{Space, Storage, keys},
-};
+use crate::storage::{SHORTEST_SHARED_DELAY, Space, Storage, keys};
 
 /// All repositories.
 pub struct Content {

@@ -143,6 +143,10 @@ pub trait Storage: Send + Sync {
     async fn delete_if_unprotected(&self, key: &str, age: Duration) -> io::Result<bool>;
 }
 
+/// How long garbage is kept at least where several registries share a bucket, whose clocks differ: what is written is as young
+/// as the service's clock says.
+pub const SHORTEST_SHARED_DELAY: Duration = Duration::from_mins(10);
+
 /// A blob as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredBlob {
