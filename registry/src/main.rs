@@ -343,7 +343,7 @@ async fn import(path: PathBuf, folder: PathBuf, repository: Option<String>, copy
     let (config, _) = Config::read(&path).map_err(|problems| problems.to_string())?;
     let repository = repository.map(|name| name.parse()).transpose();
     let repository = repository.map_err(|e: berth_oci::RepositoryError| format!("--repository: {e}"))?;
-    let content = Content::new(open(&config)?, false);
+    let content = Content::new(open(&config)?, false).with_rules(config.rules.clone());
     content.upgrade().await.map_err(|e| config.place.problem(&e))?;
     content.load_statistics().await.map_err(|e| e.to_string())?;
     let imported = import_export::import_folder(&content, &folder, repository, copy).await;
@@ -367,7 +367,7 @@ async fn import_driver(path: PathBuf, from: PathBuf) -> Result<(), String> {
         );
     }
     let bucket = Objects::open(service, config.delay())?;
-    let content = Content::new(open(&config)?, false);
+    let content = Content::new(open(&config)?, false).with_rules(config.rules.clone());
     content.upgrade().await.map_err(|e| config.place.problem(&e))?;
     content.load_statistics().await.map_err(|e| e.to_string())?;
     let imported = import_export::import_bucket(&content, &bucket).await;

@@ -81,6 +81,21 @@ async fn what_does_not_fit_is_refused_at_every_turn_and_deleting_gives_room_back
     let answer = api.push_manifest("team/a", "3", &image.manifest).await.unwrap();
     assert_eq!(error_of(answer).await, (403, "DENIED".to_owned()));
     api.must_push("team/a", "2", &image).await;
+    // What is refused leaves nothing counted: neither its tags, nor the manifest that a wrong upload names.
+    let manifest_of_before = digest(&image.manifest);
+    let sums = used(&api, "team/a").await;
+    for i in 0..3 {
+        let big = json!({"schemaVersion": 2, "mediaType": berth_tests::images::MANIFEST, "layers": [], "config":
+            serde_json::from_slice::<Value>(&image.manifest).unwrap()["config"], "annotations": {"n": "x".repeat(30_000 + i)}});
+        let refused = api.push_manifest("team/b", &format!("t{i}"), big.to_string().as_bytes()).await.unwrap();
+        assert_eq!(error_of(refused).await, (403, "DENIED".to_owned()));
+    }
+    let target = format!("/v2/team/a/blobs/uploads/?digest={manifest_of_before}");
+    let wrong = api.request(Method::POST, &target).body("x").send().await.unwrap();
+    assert_eq!(wrong.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(used(&api, "team/a").await, sums);
+    let usage: Value = api.get("/v2/_berth/usage/team/a").await.json().await.unwrap();
+    assert_eq!(usage["quotas"][0]["tags"]["used"], json!(3), "{usage}");
     // A page says it, and the counters.
     let page = system.signed_in("alice").await.get("/repository/team/a").await.text().await.unwrap();
     assert!(page.contains("Quota of") && page.contains("nearly full"), "{page}");
@@ -146,6 +161,15 @@ async fn there_are_no_more_repositories_than_there_may_be() {
     }
     assert_eq!(api.start_upload_status("c").await, StatusCode::FORBIDDEN);
     api.must_push("b", "2", &Image::new(2, 100)).await;
+    // Nor of many that are pushed at once.
+    let image = Image::new(3, 100);
+    api.push_blob("b", &image.layer).await.unwrap();
+    let pushes = (0..8).map(|i| {
+        let (api, digest) = (api.clone(), digest(&image.layer));
+        async move { api.post(&format!("/v2/new{i}/blobs/uploads/?mount={digest}&from=b")).await.status() }
+    });
+    let statuses = futures_util::future::join_all(pushes).await;
+    assert!(statuses.iter().all(|status| *status == StatusCode::FORBIDDEN), "{statuses:?}");
     let deleted = api.delete(&format!("/v2/a/manifests/{}", digest(&Image::new(1, 100).manifest))).await;
     assert_eq!(deleted.status(), StatusCode::ACCEPTED);
     wait_for("a to go", async || (api.start_upload_status("c").await == StatusCode::ACCEPTED).then_some(())).await;

@@ -210,3 +210,50 @@ async fn rules_that_cannot_be_meant_are_named() {
         assert!(!verified.success && verified.printed.contains(problem), "{problem}: {}", verified.printed);
     }
 }
+
+/// What is attached to an image is no image: it takes no other tag's place, and goes or stays with it; an image that lost its tag
+/// goes, and who only counts what was pulled takes nothing for never pulled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_attached_takes_no_place_and_an_image_without_its_tag_goes() {
+    let newest = json!({"repositories": ["one/**"], "keepTags": [{"mostRecentlyPushedCount": 1}]});
+    let pulled = json!({"repositories": ["pulled/**"], "keepTags": [{"mostRecentlyPulledCount": 1}]});
+    let untagged = json!({"repositories": ["moving/**"]});
+    let retention = json!({"delay": "1s", "policies": [newest, pulled, untagged]});
+    let (mut system, api) = keeping(json!({"policies": []}), Value::Null).await;
+    let cosign = |image: &Image| format!("{}.sig", digest(&image.manifest).replace(':', "-"));
+    let images: Vec<Image> = (0..4).map(|i| Image::new(i, 500)).collect();
+    api.must_push("one/app", "v1", &images[1]).await;
+    api.must_push("one/app", "v2", &images[2]).await;
+    api.must_push("one/app", &cosign(&images[2]), &Image::new(20, 100)).await;
+    let referrer = about(&images[1], &digest(&images[1].manifest), "v1");
+    let referrer = push(&api, "one/app", &digest(referrer.to_string().as_bytes()), &referrer).await;
+    for (i, image) in images.iter().enumerate() {
+        api.must_push("pulled/app", &format!("v{i}"), image).await;
+        api.must_push("moving/app", "latest", image).await;
+    }
+    // What was pulled is lost.
+    system.registry.terminate();
+    let _ = std::fs::remove_dir_all(system.folder.join("registry/repositories/pulled/app/_overview"));
+    system.configure(|config| config["storage"]["retention"] = retention);
+    system.restart_registry().await;
+    let expected = [cosign(&images[2]), "v2".to_owned()];
+    wait_for("one to stay", async || (tags(&api, "one/app").await == expected).then_some(())).await;
+    let status = async |repository: &str, reference: &str| {
+        api.get(&format!("/v2/{repository}/manifests/{reference}")).await.status()
+    };
+    for image in &images[..3] {
+        let digest = digest(&image.manifest);
+        wait_for("the images of before", async || {
+            (status("moving/app", &digest).await == StatusCode::NOT_FOUND).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(status("moving/app", "latest").await, StatusCode::OK);
+    // Without deleteReferrers, what was attached stays though its image has gone.
+    wait_for("the image", async || {
+        (status("one/app", &digest(&images[1].manifest)).await == StatusCode::NOT_FOUND).then_some(())
+    })
+    .await;
+    assert_eq!(status("one/app", &referrer).await, StatusCode::OK);
+    assert_eq!(tags(&api, "pulled/app").await.len(), 4);
+}

@@ -1,5 +1,7 @@
 //! `storage.retention`, as zot has it, and `storage.immutableTags` beside it.
 
+use std::time::Duration;
+
 use berth_config::{Pattern, Section};
 use regex::{Regex, RegexBuilder};
 
@@ -56,7 +58,13 @@ fn read_policy(policy: Section<'_>) -> Policy {
 fn limits(section: &Section<'_>) -> Limits {
     // zot takes 0 for none.
     let count = |key| section.number(key).and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-    let within = |key| section.duration(key).filter(|within| !within.is_zero());
+    let within = |key| {
+        let within = section.duration(key).filter(|within| !within.is_zero())?;
+        if within < Duration::from_secs(1) {
+            section.problem(key, "is less than a second; expected a length of time with its unit, such as \"720h\"");
+        }
+        Some(within)
+    };
     Limits {
         pushed_count: count("mostRecentlyPushedCount"),
         pulled_count: count("mostRecentlyPulledCount"),

@@ -56,6 +56,7 @@ impl Content {
 
     /// Lets `repository` hold a blob of another one. Whether that one holds it.
     pub async fn mount(&self, repository: &Repository, digest: &Digest, from: &Repository) -> Result<bool, Error> {
+        self.may_create(repository).await?;
         let _telling = self.repositories.shared(repository).await;
         let _guard = self.guard_blob(digest).await?;
         if self.held_len(from, digest).await?.is_none() {
@@ -68,7 +69,7 @@ impl Content {
     /// Begins an upload.
     pub async fn start_upload(&self, repository: &Repository, algorithm: Algorithm) -> Result<Box<dyn Upload>, Error> {
         self.quotas.must_fit(repository, None, 1)?;
-        self.must_be_allowed(repository).await?;
+        self.may_create(repository).await?;
         self.storage.begin_upload(repository, algorithm).await.map_err(storage_error)
     }
 
@@ -91,7 +92,8 @@ impl Content {
         E: std::fmt::Display,
     {
         self.quotas.must_fit(repository, Some(digest), announced)?;
-        let upload = self.start_upload(repository, digest.algorithm()).await?;
+        self.may_create(repository).await?;
+        let upload = self.storage.begin_upload(repository, digest.algorithm()).await.map_err(storage_error)?;
         let id = upload.id().clone();
         let pushed = async {
             let upload = self.receive(repository, Some(digest), upload, body, None).await?;
@@ -179,21 +181,18 @@ impl Content {
         let _telling = self.repositories.shared(repository).await;
         let _guard = self.guard_blob(&digest).await?;
         let len = upload.len();
-        // Counted before it is a blob: of what doesn't fit nothing stays, and of many at once none goes beyond.
-        if let Err(full) = self.quotas.add_blob(repository, &digest, len) {
-            upload.cancel().await.map_err(storage_error)?;
-            return Err(full);
-        }
-        match upload.finish(&digest).await {
-            Ok(true) => self.statistics.added(len),
-            Ok(false) => {}
-            Err(error) => {
-                if !self.storage.exists(&keys::held_blob(repository, &digest)).await.map_err(storage_error)? {
-                    self.quotas.remove_blob(repository, &digest);
-                }
-                return Err(upload_error(error));
+        // Before it is a blob: of what doesn't fit nothing stays, and of many at once none goes beyond.
+        let reserved = match self.quotas.reserve(repository, &digest, len) {
+            Ok(reserved) => reserved,
+            Err(full) => {
+                upload.cancel().await.map_err(storage_error)?;
+                return Err(full);
             }
+        };
+        if upload.finish(&digest).await.map_err(upload_error)? {
+            self.statistics.added(len);
         }
+        reserved.settle(&digest, len);
         self.link_blob(repository, &digest).await
     }
 

@@ -22,7 +22,7 @@ use berth_oci::{Digest, Error, ErrorCode, Manifest, Repository};
 use http::StatusCode;
 use tokio::sync::{OwnedRwLockReadGuard, watch};
 
-use super::{Content, recent::Recent, statistics::Usage, storage_error};
+use super::{Content, quotas::Kind, recent::Recent, statistics::Usage, storage_error};
 use crate::storage::{StoredBlob, keys};
 
 /// An upload that nobody has gone on with for so long has expired.
@@ -237,7 +237,7 @@ impl Content {
                 collected.unnamed += 1;
                 removed = true;
                 if mode != Mode::DryRun {
-                    self.quotas.remove_blob(repository, &digest);
+                    self.quotas.remove(repository, Kind::Blob, &digest);
                 }
                 self.overviews.blob_changed(repository, &digest);
             } else {

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::{
     Content,
     index::{entries, referrer_entry},
+    quotas::Kind,
     storage_error,
     tag_lists::Change,
 };
@@ -91,6 +92,15 @@ impl Content {
         Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message))
     }
 
+    /// The same for a client that asks whether it is there: then that stays so for a while, since it may name it in an index.
+    pub async fn tell_manifest(&self, repository: &Repository, reference: &Reference) -> Result<Stored, Error> {
+        // Looked and told under one lock, so that it isn't removed in between.
+        let _telling = self.repositories.shared(repository).await;
+        let stored = self.find_manifest(repository, reference).await?;
+        self.recent.told(repository, &stored.digest);
+        Ok(stored)
+    }
+
     /// The bytes of a manifest, as they were pushed, open for reading.
     pub async fn manifest(&self, stored: &Stored) -> Result<Box<dyn Blob>, Error> {
         let blob = self.storage.blob(&stored.digest).await.map_err(storage_error)?;
@@ -131,6 +141,24 @@ impl Content {
         bytes: Bytes,
         condition: Condition,
     ) -> Result<Push, Error> {
+        // One that is new to the registry counts until it is there.
+        let _creating = self.may_create(repository).await?;
+        let pushed = self.push_manifest_now(repository, reference, more_tags, sent, bytes.clone(), condition).await;
+        if pushed.is_err() && !self.quotas.is_empty() {
+            self.count_what_is_there(repository, reference, more_tags, &bytes).await?;
+        }
+        pushed
+    }
+
+    async fn push_manifest_now(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        more_tags: &[Tag],
+        sent: Sent<'_>,
+        bytes: Bytes,
+        condition: Condition,
+    ) -> Result<Push, Error> {
         let (algorithm, tags) = match reference {
             Reference::Digest(digest) => (digest.algorithm(), more_tags),
             Reference::Tag(tag) => (Algorithm::default(), std::slice::from_ref(tag)),
@@ -163,11 +191,10 @@ impl Content {
             self.storage.mark(marks.clone()).await.map_err(storage_error)?;
         }
         self.must_hold_parts(repository, &manifest).await?;
-        self.must_be_allowed(repository).await?;
         for tag in tags {
             self.quotas.add_tag(repository, tag)?;
         }
-        self.quotas.add_blob(repository, &digest, bytes.len() as u64)?;
+        self.quotas.add(repository, Kind::Manifest, &digest, bytes.len() as u64)?;
 
         let _guard = self.guard_blob(&digest).await?;
         let len = bytes.len();
@@ -191,6 +218,7 @@ impl Content {
         let (of_manifest, of_tags) =
             if tags.is_empty() { (condition, Condition::None) } else { (Condition::None, condition) };
         self.write(keys::manifest(repository, &digest), media_type, of_manifest).await?;
+        self.recent.told(repository, &digest);
         self.names.added(repository).await;
         self.overviews.manifest_changed(repository, &digest);
         self.tell_parts_again(repository, &manifest, told).await?;

@@ -65,6 +65,8 @@ pub struct Content {
     quotas: Quotas,
     /// How many repositories there may be.
     max_repositories: Option<usize>,
+    /// Had by who makes one, where there may be so many.
+    creating: tokio::sync::Mutex<()>,
     readiness: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
     /// No more garbage is collected.
     stopping: watch::Sender<bool>,
@@ -94,6 +96,7 @@ impl Content {
             rules: Rules::default(),
             quotas: Quotas::default(),
             max_repositories: None,
+            creating: tokio::sync::Mutex::default(),
             readiness: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
             renewal: SHORTEST_SHARED_DELAY / 2,
@@ -110,24 +113,27 @@ impl Content {
         Self { quotas, max_repositories, ..self }
     }
 
-    /// Nothing, or the error that another repository would be one too many.
-    async fn must_be_allowed(&self, repository: &Repository) -> Result<(), Error> {
-        let Some(most) = self.max_repositories else { return Ok(()) };
-        if self.storage.is_folder(&keys::manifests(repository)).await.map_err(storage_error)? {
-            return Ok(());
+    /// Lets a repository be, also one that isn't there yet: of those, one after the other while this is held.
+    ///
+    /// # Errors
+    /// 403 `DENIED`, if it would be one too many.
+    async fn may_create(&self, repository: &Repository) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, Error> {
+        let Some(most) = self.max_repositories else { return Ok(None) };
+        let is_there = async || self.storage.is_folder(&keys::manifests(repository)).await.map_err(storage_error);
+        if is_there().await? {
+            return Ok(None);
+        }
+        let creating = self.creating.lock().await;
+        if is_there().await? {
+            return Ok(None);
         }
         if self.names("", None, most).await.map_err(storage_error)?.len() < most {
-            return Ok(());
+            return Ok(Some(creating));
         }
         let message = format!(
             "there are {most} repositories, which is as many as there may be (storage.maxRepos); push to one that there is"
         );
         Err(Error::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message))
-    }
-
-    /// A client was told that a repository holds a manifest, and may name it in an index.
-    pub fn told(&self, repository: &Repository, digest: &Digest) {
-        self.recent.told(repository, digest);
     }
 
     /// What was pulled of a repository is counted.

@@ -1,8 +1,8 @@
 //! Quotas: how much the repositories of a pattern may hold together. A blob that several of them hold counts once.
 //!
 //! What is held is counted in memory, by fingerprints; and the sums are written down by the minute, so that a start knows them
-//! at once, while it counts anew in the background. What is written down is only ever taken for too much, and never for too
-//! little: until everything is counted, the larger of the two sums holds.
+//! at once, while it counts anew in the background. Until everything is counted, what was written down and has come since
+//! holds, or what is counted, if that is more.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::RandomState},
@@ -13,12 +13,12 @@ use std::{
 };
 
 use berth_config::Pattern;
-use berth_oci::{Amount, Digest, Error, ErrorCode, QuotaUsage, Repository, Tag};
+use berth_oci::{Algorithm, Amount, Digest, Error, ErrorCode, QuotaUsage, Reference, Repository, Tag};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{Content, digests_in};
-use crate::storage::{Condition, Upload, keys};
+use crate::storage::{Condition, Upload, digest_of, keys};
 
 /// How often the sums are written down, if they have changed.
 const SAVE_INTERVAL: Duration = Duration::from_mins(1);
@@ -61,6 +61,10 @@ struct Counted {
     /// Which repository has which tag.
     tags: HashSet<u64>,
     bytes: u64,
+    /// What uploads need that are about to end.
+    reserved: u64,
+    /// What has come since it is counted, while what was there before isn't.
+    grown: Sums,
     /// What went while everything is counted, so that it isn't counted after; nothing, once everything is.
     gone: Option<HashSet<u64>>,
     written: Sums,
@@ -72,7 +76,10 @@ impl Counted {
         let sums = Sums { bytes: self.bytes, tags: self.tags.len() as u64 };
         match self.gone {
             None => sums,
-            Some(_) => Sums { bytes: sums.bytes.max(self.written.bytes), tags: sums.tags.max(self.written.tags) },
+            Some(_) => Sums {
+                bytes: sums.bytes.max(self.written.bytes.saturating_add(self.grown.bytes)),
+                tags: sums.tags.max(self.written.tags.saturating_add(self.grown.tags)),
+            },
         }
     }
 
@@ -92,6 +99,15 @@ impl Counted {
         }
     }
 
+    /// It has come just now, and wasn't there before.
+    fn come(&mut self, prints: (u64, u64), len: u64) {
+        if let Some(gone) = &mut self.gone {
+            gone.remove(&prints.0);
+            self.grown.bytes = self.grown.bytes.saturating_add(self.growth(prints, len));
+        }
+        self.add(prints, len);
+    }
+
     fn remove(&mut self, (held, blob): (u64, u64)) {
         if !self.held.remove(&held) {
             return;
@@ -100,8 +116,47 @@ impl Counted {
             *holders -= 1;
             if *holders == 0 {
                 self.bytes = self.bytes.saturating_sub(*len);
+                self.grown.bytes = self.grown.bytes.saturating_sub(*len);
                 self.blobs.remove(&blob);
             }
+        }
+    }
+}
+
+/// What a repository holds under a digest: the same bytes may be both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A blob.
+    Blob,
+    /// A manifest.
+    Manifest,
+}
+
+/// Room that is kept, until this is dropped.
+pub struct Reservation<'a> {
+    quotas: &'a Quotas,
+    repository: Repository,
+    /// In each of its quotas.
+    growths: Vec<u64>,
+}
+
+impl Reservation<'_> {
+    /// The upload has ended as the blob that it said it was: it takes the room that was kept for it.
+    pub fn settle(mut self, digest: &Digest, len: u64) {
+        let prints = self.quotas.prints(&self.repository, Kind::Blob, digest);
+        let growths = std::mem::take(&mut self.growths);
+        for ((limit, mut counted), growth) in self.quotas.of(&self.repository).zip(growths) {
+            counted.reserved = counted.reserved.saturating_sub(growth);
+            counted.come(prints, len);
+            warn(limit, &mut counted);
+        }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        for ((_, mut counted), growth) in self.quotas.of(&self.repository).zip(&self.growths) {
+            counted.reserved = counted.reserved.saturating_sub(*growth);
         }
     }
 }
@@ -133,8 +188,12 @@ impl Quotas {
         all.map(|(limit, counted)| (limit, counted.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    fn prints(&self, repository: &Repository, what: impl Hash) -> (u64, u64) {
-        (self.hasher.hash_one((repository.as_str(), &what)), self.hasher.hash_one(("", &what)))
+    fn prints(&self, repository: &Repository, kind: Kind, digest: &Digest) -> (u64, u64) {
+        (self.hasher.hash_one((repository.as_str(), kind, digest)), self.hasher.hash_one(digest))
+    }
+
+    fn tag_print(&self, repository: &Repository, tag: &str) -> u64 {
+        self.hasher.hash_one((repository.as_str(), tag))
     }
 
     /// Whether a repository may hold a blob of so many bytes; nothing is counted. Of one that isn't named yet it isn't known
@@ -143,35 +202,52 @@ impl Quotas {
     /// # Errors
     /// 403 `DENIED`
     pub fn must_fit(&self, repository: &Repository, digest: Option<&Digest>, len: u64) -> Result<(), Error> {
-        let prints = digest.map(|digest| self.prints(repository, digest));
+        let prints = digest.map(|digest| self.prints(repository, Kind::Blob, digest));
         self.of(repository).try_for_each(|(limit, counted)| {
             must_fit(limit, &counted, prints.map_or(len, |prints| counted.growth(prints, len)))
         })
     }
 
-    /// A repository is about to hold a blob.
+    /// Keeps room for an upload that is about to end, until it has or hasn't: what it weighs is only believed then.
+    ///
+    /// # Errors
+    /// 403 `DENIED`, if there isn't so much.
+    pub fn reserve(&self, repository: &Repository, digest: &Digest, len: u64) -> Result<Reservation<'_>, Error> {
+        let prints = self.prints(repository, Kind::Blob, digest);
+        let mut all: Vec<_> = self.of(repository).collect();
+        for (limit, counted) in &all {
+            must_fit(limit, counted, counted.growth(prints, len))?;
+        }
+        let grow = |(_, counted): &mut (&Limit, MutexGuard<'_, Counted>)| {
+            let growth = counted.growth(prints, len);
+            counted.reserved = counted.reserved.saturating_add(growth);
+            growth
+        };
+        let growths = all.iter_mut().map(grow).collect();
+        drop(all);
+        Ok(Reservation { quotas: self, repository: repository.clone(), growths })
+    }
+
+    /// A repository holds a blob or a manifest, or is about to.
     ///
     /// # Errors
     /// 403 `DENIED`, if that is more than it may: then nothing is counted.
-    pub fn add_blob(&self, repository: &Repository, digest: &Digest, len: u64) -> Result<(), Error> {
-        let prints = self.prints(repository, digest);
+    pub fn add(&self, repository: &Repository, kind: Kind, digest: &Digest, len: u64) -> Result<(), Error> {
+        let prints = self.prints(repository, kind, digest);
         let mut all: Vec<_> = self.of(repository).collect();
         for (limit, counted) in &all {
             must_fit(limit, counted, counted.growth(prints, len))?;
         }
         for (limit, counted) in &mut all {
-            counted.add(prints, len);
-            if let Some(gone) = &mut counted.gone {
-                gone.remove(&prints.0);
-            }
+            counted.come(prints, len);
             warn(limit, counted);
         }
         Ok(())
     }
 
-    /// A repository doesn't hold a blob any more.
-    pub fn remove_blob(&self, repository: &Repository, digest: &Digest) {
-        let prints = self.prints(repository, digest);
+    /// A repository doesn't hold a blob or a manifest any more.
+    pub fn remove(&self, repository: &Repository, kind: Kind, digest: &Digest) {
+        let prints = self.prints(repository, kind, digest);
         for (limit, mut counted) in self.of(repository) {
             counted.remove(prints);
             if let Some(gone) = &mut counted.gone {
@@ -186,7 +262,7 @@ impl Quotas {
     /// # Errors
     /// 403 `DENIED`, if that is more than it may: then nothing is counted.
     pub fn add_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
-        let (print, _) = self.prints(repository, tag.as_str());
+        let print = self.tag_print(repository, tag.as_str());
         let mut all: Vec<_> = self.of(repository).collect();
         for (limit, counted) in &all {
             let used = counted.sums().tags;
@@ -199,7 +275,9 @@ impl Quotas {
             }
         }
         for (_, counted) in &mut all {
-            counted.tags.insert(print);
+            if counted.tags.insert(print) && counted.gone.is_some() {
+                counted.grown.tags += 1;
+            }
             if let Some(gone) = &mut counted.gone {
                 gone.remove(&print);
             }
@@ -209,9 +287,11 @@ impl Quotas {
 
     /// A repository doesn't have a tag any more.
     pub fn remove_tag(&self, repository: &Repository, tag: &Tag) {
-        let (print, _) = self.prints(repository, tag.as_str());
+        let print = self.tag_print(repository, tag.as_str());
         for (_, mut counted) in self.of(repository) {
-            counted.tags.remove(&print);
+            if counted.tags.remove(&print) {
+                counted.grown.tags = counted.grown.tags.saturating_sub(1);
+            }
             if let Some(gone) = &mut counted.gone {
                 gone.insert(print);
             }
@@ -247,7 +327,7 @@ fn denied(message: &str) -> Error {
 
 fn must_fit(limit: &Limit, counted: &Counted, more: u64) -> Result<(), Error> {
     let Some(most) = limit.bytes else { return Ok(()) };
-    let used = counted.sums().bytes;
+    let used = counted.sums().bytes.saturating_add(counted.reserved);
     // What is there already can be named again when all is full.
     if more == 0 || used.saturating_add(more) <= most {
         return Ok(());
@@ -306,7 +386,7 @@ impl Content {
         upload: Box<dyn Upload>,
         more: u64,
     ) -> Result<Box<dyn Upload>, Error> {
-        match self.quotas.must_fit(repository, digest, upload.len() + more) {
+        match self.quotas.must_fit(repository, digest, upload.len().saturating_add(more)) {
             Ok(()) => Ok(upload),
             Err(full) => {
                 upload.cancel().await.map_err(super::storage_error)?;
@@ -315,13 +395,37 @@ impl Content {
         }
     }
 
-    /// A repository is about to hold a blob, or still holds it.
+    /// A repository is about to hold a blob, if it doesn't yet.
     pub(super) async fn count_blob(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
         if self.quotas.is_empty() {
             return Ok(());
         }
         let len = self.storage.blob_len(digest).await.map_err(super::storage_error)?.unwrap_or_default();
-        self.quotas.add_blob(repository, digest, len)
+        self.quotas.add(repository, Kind::Blob, digest, len)
+    }
+
+    /// A push has failed: what it would have brought and isn't there doesn't count.
+    pub(super) async fn count_what_is_there(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        more_tags: &[Tag],
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let (algorithm, tags) = match reference {
+            Reference::Digest(digest) => (digest.algorithm(), more_tags),
+            Reference::Tag(tag) => (Algorithm::default(), std::slice::from_ref(tag)),
+        };
+        for tag in tags {
+            if !self.storage.exists(&keys::tag(repository, tag)).await.map_err(super::storage_error)? {
+                self.quotas.remove_tag(repository, tag);
+            }
+        }
+        let digest = digest_of(algorithm, bytes).map_err(super::storage_error)?;
+        if !self.storage.exists(&keys::manifest(repository, &digest)).await.map_err(super::storage_error)? {
+            self.quotas.remove(repository, Kind::Manifest, &digest);
+        }
+        Ok(())
     }
 
     /// Counts what all repositories hold, and writes the sums down, for as long as the process lives. Where others push as well,
@@ -332,8 +436,9 @@ impl Content {
         }
         self.load_quotas().await;
         loop {
-            if let Err(error) = self.count_quotas().await {
+            while let Err(error) = self.count_quotas().await {
                 tracing::error!(%error, "what quotas allow can't be counted; what was counted before holds");
+                tokio::time::sleep(SAVE_INTERVAL).await;
             }
             let again = tokio::time::Instant::now() + interval;
             loop {
@@ -346,12 +451,8 @@ impl Content {
             for (_, counted) in &self.quotas.all {
                 let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
                 let written = counted.sums();
-                *counted = Counted {
-                    gone: Some(HashSet::new()),
-                    written,
-                    has_warned: counted.has_warned,
-                    ..Counted::default()
-                };
+                let (reserved, has_warned) = (counted.reserved, counted.has_warned);
+                *counted = Counted { gone: Some(HashSet::new()), written, reserved, has_warned, ..Counted::default() };
             }
         }
     }
@@ -407,16 +508,18 @@ impl Content {
             }
         }
         for (_, counted) in &self.quotas.all {
-            counted.lock().unwrap_or_else(PoisonError::into_inner).gone = None;
+            let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+            (counted.gone, counted.grown) = (None, Sums::default());
         }
         Ok(())
     }
 
     async fn count_repository(&self, repository: &Repository) -> io::Result<()> {
-        for folder in [keys::held_blobs(repository), keys::manifests(repository)] {
+        let folders = [(Kind::Blob, keys::held_blobs(repository)), (Kind::Manifest, keys::manifests(repository))];
+        for (kind, folder) in folders {
             for digest in digests_in(&*self.storage, &folder, Duration::ZERO).await? {
                 let len = self.storage.blob_len(&digest).await?.unwrap_or_default();
-                let prints = self.quotas.prints(repository, &digest);
+                let prints = self.quotas.prints(repository, kind, &digest);
                 for (_, mut counted) in self.quotas.of(repository) {
                     if counted.gone.as_ref().is_none_or(|gone| !gone.contains(&prints.0)) {
                         counted.add(prints, len);
@@ -425,7 +528,7 @@ impl Content {
             }
         }
         for tag in self.storage.list(&keys::tags(repository), None, usize::MAX).await? {
-            let (print, _) = self.quotas.prints(repository, tag.as_str());
+            let print = self.quotas.tag_print(repository, &tag);
             for (_, mut counted) in self.quotas.of(repository) {
                 if counted.gone.as_ref().is_none_or(|gone| !gone.contains(&print)) {
                     counted.tags.insert(print);
@@ -458,21 +561,26 @@ mod tests {
     fn a_blob_counts_once_and_what_is_full_takes_no_more() {
         let quotas = Quotas::new(vec![limit("team/**", 100), limit("**", 150)]);
         let (a, b, other) = (repository("team/a"), repository("team/b"), repository("other"));
-        assert!(quotas.add_blob(&a, &digest(1), 60).is_ok());
+        assert!(quotas.add(&a, Kind::Blob, &digest(1), 60).is_ok());
         // Again, and in another repository that counts together with it.
-        assert!(quotas.add_blob(&a, &digest(1), 60).is_ok() && quotas.add_blob(&b, &digest(1), 60).is_ok());
+        assert!(
+            quotas.add(&a, Kind::Blob, &digest(1), 60).is_ok() && quotas.add(&b, Kind::Blob, &digest(1), 60).is_ok()
+        );
         assert_eq!(quotas.usage(&a)[0].bytes.as_ref().map(|bytes| bytes.used), Some(60));
-        let refused = quotas.add_blob(&b, &digest(2), 41).expect_err("too much");
+        let refused = quotas.add(&b, Kind::Blob, &digest(2), 41).expect_err("too much");
         assert_eq!(refused.status, StatusCode::FORBIDDEN);
         assert!(refused.to_string().contains("the quota of team/** is 100 B, of which 60 B are used"), "{refused}");
-        assert!(quotas.add_blob(&b, &digest(2), 40).is_ok());
+        assert!(quotas.add(&b, Kind::Blob, &digest(2), 40).is_ok());
         // The wider one counts all, and what was refused was counted by neither.
-        assert!(quotas.add_blob(&other, &digest(3), 51).is_err() && quotas.add_blob(&other, &digest(3), 50).is_ok());
+        assert!(
+            quotas.add(&other, Kind::Blob, &digest(3), 51).is_err()
+                && quotas.add(&other, Kind::Blob, &digest(3), 50).is_ok()
+        );
         // It is there as long as somebody holds it.
-        quotas.remove_blob(&a, &digest(1));
-        assert!(quotas.add_blob(&a, &digest(4), 1).is_err());
-        quotas.remove_blob(&b, &digest(1));
-        quotas.remove_blob(&b, &digest(1));
+        quotas.remove(&a, Kind::Blob, &digest(1));
+        assert!(quotas.add(&a, Kind::Blob, &digest(4), 1).is_err());
+        quotas.remove(&b, Kind::Blob, &digest(1));
+        quotas.remove(&b, Kind::Blob, &digest(1));
         assert_eq!(quotas.usage(&a)[0].bytes.as_ref().map(|bytes| bytes.used), Some(40));
         let tag = |text: &str| text.parse::<Tag>().expect("a tag");
         assert!(quotas.add_tag(&a, &tag("1")).is_ok() && quotas.add_tag(&b, &tag("1")).is_ok());
@@ -489,10 +597,10 @@ mod tests {
             for (adds, name, blob) in steps {
                 let of = repository(&format!("r{name}"));
                 if adds {
-                    quotas.add_blob(&of, &digest(blob), u64::from(blob) + 1).expect("room");
+                    quotas.add(&of, Kind::Blob, &digest(blob), u64::from(blob) + 1).expect("room");
                     held.insert((name, blob));
                 } else {
-                    quotas.remove_blob(&of, &digest(blob));
+                    quotas.remove(&of, Kind::Blob, &digest(blob));
                     held.remove(&(name, blob));
                 }
             }

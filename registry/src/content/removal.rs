@@ -6,7 +6,7 @@
 use berth_oci::{Digest, Error, ErrorCode, Manifest, Reference, Repository, Tag};
 use http::StatusCode;
 
-use super::{Content, blobs::blob_unknown, manifests::Stored, storage_error, tag_lists::Change};
+use super::{Content, blobs::blob_unknown, manifests::Stored, quotas::Kind, storage_error, tag_lists::Change};
 use crate::storage::{Condition, keys};
 
 /// How many tags are taken away while the repository is locked.
@@ -22,7 +22,7 @@ impl Content {
         }
         self.must_be_unnamed(repository, digest).await?;
         self.storage.remove(&key).await.map_err(storage_error)?;
-        self.quotas.remove_blob(repository, digest);
+        self.quotas.remove(repository, Kind::Blob, digest);
         self.overviews.blob_changed(repository, digest);
         if self.storage.is_shared()
             && let Err(wanted) = self.must_not_be_wanted(repository, digest).await
@@ -89,7 +89,7 @@ impl Content {
         // If its bytes are missing, what it names can't be known; it can be deleted all the same.
         let bytes = self.storage.read(&keys::blob(digest)).await.map_err(storage_error)?.unwrap_or_default();
         self.storage.remove(&keys::manifest(repository, digest)).await.map_err(storage_error)?;
-        self.quotas.remove_blob(repository, digest);
+        self.quotas.remove(repository, Kind::Manifest, digest);
         self.overviews.manifest_changed(repository, digest);
         if self.storage.is_shared() {
             let wanted = self.must_not_be_wanted(repository, digest).await;

@@ -153,8 +153,7 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
             Ok(tags_response(&repository, page))
         }
         Op::HeadManifest { repository, reference } => {
-            let stored = content.find_manifest(&repository, &reference).await?;
-            content.told(&repository, &stored.digest);
+            let stored = content.tell_manifest(&repository, &reference).await?;
             let len = content.manifest_len(&stored).await?;
             manifest_response(headers, &reference, &stored, len)
         }

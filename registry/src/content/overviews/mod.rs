@@ -126,6 +126,8 @@ pub struct Overviews {
     kept: Cache<Repository, Known>,
     totals: Cache<Repository, Totals>,
     comparing: Semaphore,
+    /// Since when pulls are noted, in seconds since 1970.
+    started: u64,
     /// There are many changes.
     many: Notify,
 }
@@ -150,6 +152,7 @@ impl Overviews {
             kept,
             totals,
             comparing: Semaphore::new(COMPARE_CONCURRENCY),
+            started: now(),
             many: Notify::new(),
         }
     }
@@ -306,7 +309,9 @@ impl Content {
             Some(known) => known,
             None => {
                 let written = self.written(repository).await?;
-                Arc::new(RwLock::new(written.unwrap_or_else(|| Overview::counted_since(began))))
+                // What was pulled since the start is noted.
+                let since = self.overviews.started;
+                Arc::new(RwLock::new(written.unwrap_or_else(|| Overview::counted_since(since))))
             }
         };
         // A clock that was set back tells nothing of what is old.
@@ -344,7 +349,8 @@ impl Content {
     /// The overview that was written down.
     async fn written(&self, repository: &Repository) -> io::Result<Option<Overview>> {
         let Some(bytes) = self.storage.read(&keys::overview(repository)).await? else { return Ok(None) };
-        let restored = move || serde_json::from_slice::<Snapshot>(&bytes).ok().and_then(Snapshot::restore);
+        let since = self.overviews.started;
+        let restored = move || serde_json::from_slice::<Snapshot>(&bytes).ok().and_then(|known| known.restore(since));
         tokio::task::spawn_blocking(restored).await.map_err(io::Error::other)
     }
 

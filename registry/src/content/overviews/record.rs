@@ -138,20 +138,24 @@ impl Overview {
 
     /// When a manifest was pulled the last time, as far as that is known: what is older than the counting counts as pulled
     /// when that began.
-    fn last_pull(&self, hash: &Hashed, pushed_at: u64) -> u64 {
+    /// And whether it is known.
+    fn last_pull(&self, hash: &Hashed, pushed_at: u64) -> (u64, bool) {
         let pulled_at = self.manifests.get(hash).map_or(0, |known| known.pulled_at);
-        if pushed_at < self.counted_since { pulled_at.max(self.counted_since) } else { pulled_at }
+        match pulled_at == 0 && pushed_at <= self.counted_since {
+            true => (self.counted_since, false),
+            false => (pulled_at, true),
+        }
     }
 
     /// Every tag with its manifest, when it was set (0 if that isn't known), and when that was pulled.
-    pub fn tags_with_times(&self) -> impl Iterator<Item = (&str, Digest, u64, u64)> {
+    pub fn tags_with_times(&self) -> impl Iterator<Item = (&str, Digest, u64, (u64, bool))> {
         self.tags
             .iter()
             .filter_map(|(tag, is)| Some((&**tag, unpacked(&is.hash)?, is.at, self.last_pull(&is.hash, is.at))))
     }
 
     /// When manifests were pulled.
-    pub fn pull_times(&self) -> impl Iterator<Item = (Digest, u64)> {
+    pub fn pull_times(&self) -> impl Iterator<Item = (Digest, (u64, bool))> {
         self.manifests.keys().filter_map(|hash| Some((unpacked(hash)?, self.last_pull(hash, 0))))
     }
 
@@ -425,12 +429,12 @@ impl From<&Overview> for Snapshot {
 }
 
 impl Snapshot {
-    /// The overview that was written down, if it was by this version.
-    pub fn restore(self) -> Option<Overview> {
+    /// The overview that was written down, if it was by this version. Pulls are counted since `otherwise`, if it doesn't say.
+    pub fn restore(self, otherwise: u64) -> Option<Overview> {
         if self.version != SNAPSHOT_VERSION {
             return None;
         }
-        let since = if self.counted_since > 0 { self.counted_since } else { super::now() };
+        let since = if self.counted_since > 0 { self.counted_since } else { otherwise };
         let mut overview = Overview { compared_at: self.compared_at, ..Overview::counted_since(since) };
         // Those that nothing is said of any more are left out.
         for (tag, digest, at, by) in self.tags {

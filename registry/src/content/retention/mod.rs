@@ -14,8 +14,8 @@ use std::{
 
 use berth_oci::{Digest, Reference, Repository, Tag};
 
-use self::rules::{Facts, ImmutableTags, Policy, Retention, Verdict, judge, judge_tags};
-use super::Content;
+use self::rules::{Facts, ImmutableTags, Policy, Retention, Verdict, judge, judge_tags, keeps_always};
+use super::{Content, storage_error};
 use crate::storage::keys;
 
 /// How many repositories are listed at once.
@@ -60,6 +60,8 @@ pub struct Plan {
     pub bytes: u64,
     /// When each of the tags was set that go: one that was set since stays.
     set_at: HashMap<String, Option<u64>>,
+    /// What they belong to that belong to something.
+    subjects: HashMap<(Option<String>, Digest), Digest>,
 }
 
 /// A tag, what it points at, and what is known of it.
@@ -67,14 +69,17 @@ struct Tagged {
     name: String,
     digest: Digest,
     pushed_at: Option<u64>,
-    pulled_at: u64,
+    pull: (u64, bool),
 }
+
+/// When manifests were pulled, and whether that is known.
+type PullTimes = HashMap<Digest, (u64, bool)>;
 
 /// A manifest that is held.
 #[derive(Default)]
 struct Held {
     age: Duration,
-    pulled_at: u64,
+    pull: (u64, bool),
     parts: Vec<Digest>,
     subject: Option<Digest>,
     blobs: Vec<(Digest, u64)>,
@@ -84,10 +89,44 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The image to which cosign, before its version 3, attaches something under this tag.
-fn attached_to(tag: &str) -> Option<Digest> {
-    let (subject, kind) = tag.rsplit_once('.').unwrap_or((tag, ""));
-    matches!(kind, "" | "sig" | "att" | "sbom").then(|| subject.replacen('-', ":", 1).parse().ok()).flatten()
+/// What is attached under tags: by cosign, before its version 3 (`sha256-<hex>.sig`), and by clients of registries without
+/// referrers (`sha256-<hex>`, of whose hash 64 characters stay; the distribution specification, "Referrers Tag Schema").
+struct Attachments<'a> {
+    /// Of longer hashes, by the first 64 characters.
+    cut: HashMap<String, &'a Digest>,
+}
+
+/// What a tag is attached to.
+enum Attached<'a> {
+    /// To nothing: it is a tag as others.
+    No,
+    /// To something that isn't here.
+    Gone,
+    /// To this.
+    To(std::borrow::Cow<'a, Digest>),
+}
+
+impl<'a> Attachments<'a> {
+    fn of(held: &'a HashMap<Digest, Held>) -> Self {
+        let long = held.keys().filter(|digest| digest.hex().len() > 64);
+        let cut = long.map(|digest| (format!("{}-{}", digest.algorithm(), &digest.hex()[..64]), digest));
+        Self { cut: cut.collect() }
+    }
+
+    fn subject(&self, tag: &str, held: &'a HashMap<Digest, Held>) -> Attached<'a> {
+        let (subject, kind) = tag.rsplit_once('.').unwrap_or((tag, ""));
+        if !matches!(kind, "" | "sig" | "att" | "sbom") {
+            return Attached::No;
+        }
+        if let Some(digest) = self.cut.get(subject) {
+            return Attached::To(std::borrow::Cow::Borrowed(digest));
+        }
+        match subject.replacen('-', ":", 1).parse::<Digest>() {
+            Ok(digest) if held.contains_key(&digest) => Attached::To(std::borrow::Cow::Owned(digest)),
+            Ok(_) => Attached::Gone,
+            Err(_) => Attached::No,
+        }
+    }
 }
 
 impl Content {
@@ -179,30 +218,46 @@ impl Content {
         };
         let held = self.held_manifests(repository, &pulls).await?;
         let mut plan = Plan::default();
-        let verdicts = self.judge(repository, policy, &tags);
-        // What is attached to an image stays as long as that: it is looked at when that is known.
+        // What is attached to something takes no other tag's place, and goes or stays with that.
+        let attachments = Attachments::of(&held);
         let (mut tagged, mut attached, mut going) = (HashSet::new(), Vec::new(), Vec::new());
-        for (tag, verdict) in tags.iter().zip(verdicts) {
-            match attached_to(&tag.name).filter(|subject| held.contains_key(subject)) {
-                _ if verdict.is_kept => drop(tagged.insert(&tag.digest)),
-                Some(subject) => attached.push((tag, subject, verdict)),
-                None => going.push((tag, verdict)),
+        let (mut own, mut orphans) = (Vec::new(), Vec::new());
+        for tag in &tags {
+            match attachments.subject(&tag.name, &held) {
+                Attached::No => own.push(tag),
+                _ if self.stays_by_itself(repository, policy, &tag.name) => drop(tagged.insert(&tag.digest)),
+                Attached::To(subject) => attached.push((tag, subject.into_owned())),
+                Attached::Gone if policy.delete_referrers => orphans.push(tag),
+                Attached::Gone => drop(tagged.insert(&tag.digest)),
+            }
+        }
+        let verdicts = self.judge(repository, policy, &own);
+        for (tag, verdict) in own.into_iter().zip(verdicts) {
+            match verdict.is_kept {
+                true => drop(tagged.insert(&tag.digest)),
+                false => going.push((tag, verdict.rule)),
             }
         }
         let may_be_told = |digest: &Digest| self.may_be_told(repository, digest, told);
         let untagged = untagged_that_stay(policy, retention.delay, &tags, &held, may_be_told);
         let kept = keep_together(&held, tagged, untagged, policy, retention.delay, &mut attached);
-        going.extend(attached.into_iter().map(|(tag, _, verdict)| (tag, verdict)));
-        for (tag, verdict) in going {
+        for (tag, subject) in &attached {
+            plan.subjects.insert((Some(tag.name.clone()), tag.digest.clone()), subject.clone());
+        }
+        // With their images; once those are gone, as referrers are.
+        let with_images = attached.into_iter().map(|(tag, _)| tag).filter(|_| policy.delete_referrers);
+        let referrers = with_images.chain(orphans).map(|tag| (tag, format!("{}.deleteReferrers", policy.path)));
+        going.extend(referrers);
+        for (tag, rule) in going {
             plan.set_at.insert(tag.name.clone(), tag.pushed_at);
-            let (tag, digest) = (Some(tag.name.clone()), tag.digest.clone());
-            plan.expired.push(Expired { tag, digest, rule: verdict.rule });
+            plan.expired.push(Expired { tag: Some(tag.name.clone()), digest: tag.digest.clone(), rule });
         }
         // What a tag still points at, or points at until this is done, isn't without one.
         let pointed_at: HashSet<&Digest> = tags.iter().map(|tag| &tag.digest).collect();
         let gone = held.iter().filter(|(digest, _)| !kept.contains(*digest));
         for (digest, manifest) in gone.clone().filter(|(digest, _)| !pointed_at.contains(*digest)) {
             let key = if manifest.subject.is_some() { "deleteReferrers" } else { "deleteUntagged" };
+            plan.subjects.extend(manifest.subject.iter().map(|subject| ((None, digest.clone()), subject.clone())));
             plan.expired.push(Expired { tag: None, digest: digest.clone(), rule: format!("{}.{key}", policy.path) });
         }
         let still: HashSet<&Digest> = held
@@ -220,9 +275,14 @@ impl Content {
         Ok(Some(plan))
     }
 
+    /// Whether a tag that is attached to something stays for itself.
+    fn stays_by_itself(&self, repository: &Repository, policy: &Policy, tag: &str) -> bool {
+        policy.keep_tags.is_empty() || keeps_always(policy, tag) || self.rules.is_immutable(repository, tag)
+    }
+
     /// What becomes of tags: none of those goes that nobody may move.
-    fn judge(&self, repository: &Repository, policy: &Policy, tags: &[Tagged]) -> Vec<Verdict> {
-        let facts: Vec<Facts<'_>> = tags.iter().map(Tagged::facts).collect();
+    fn judge(&self, repository: &Repository, policy: &Policy, tags: &[&Tagged]) -> Vec<Verdict> {
+        let facts: Vec<Facts<'_>> = tags.iter().map(|tag| tag.facts()).collect();
         let mut verdicts = judge_tags(policy, &facts, now());
         for (tag, verdict) in tags.iter().zip(&mut verdicts) {
             if self.rules.is_immutable(repository, &tag.name) {
@@ -233,33 +293,26 @@ impl Content {
     }
 
     /// All tags of a repository, and when manifests were pulled; nothing, if there are too many.
-    async fn tags_with_pulls(
-        &self,
-        repository: &Repository,
-    ) -> io::Result<Option<(Vec<Tagged>, HashMap<Digest, u64>)>> {
+    async fn tags_with_pulls(&self, repository: &Repository) -> io::Result<Option<(Vec<Tagged>, PullTimes)>> {
         let Some(known) = self.overview(repository).await? else { return Ok(None) };
         let known = known.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let tag = |(name, digest, pushed_at, pulled_at): (&str, Digest, u64, u64)| Tagged {
+        let tag = |(name, digest, pushed_at, pull): (&str, Digest, u64, (u64, bool))| Tagged {
             name: name.to_owned(),
             digest,
             pushed_at: (pushed_at > 0).then_some(pushed_at),
-            pulled_at,
+            pull,
         };
         Ok(Some((known.tags_with_times().map(tag).collect(), known.pull_times().collect())))
     }
 
     /// Every manifest of a repository.
-    async fn held_manifests(
-        &self,
-        repository: &Repository,
-        pulls: &HashMap<Digest, u64>,
-    ) -> io::Result<HashMap<Digest, Held>> {
+    async fn held_manifests(&self, repository: &Repository, pulls: &PullTimes) -> io::Result<HashMap<Digest, Held>> {
         let mut held = HashMap::new();
         for (digest, age) in self.digests_with_ages(&keys::manifests(repository)).await? {
             let Some((manifest, len)) = self.read_manifest(repository, &digest).await? else { continue };
             let one = Held {
                 age,
-                pulled_at: pulls.get(&digest).copied().unwrap_or_default(),
+                pull: pulls.get(&digest).copied().unwrap_or((0, true)),
                 parts: manifest.manifests.iter().map(|part| part.digest.clone()).collect(),
                 // Its own bytes, too.
                 blobs: manifest
@@ -290,32 +343,53 @@ impl Content {
     ) -> io::Result<bool> {
         let _alone = self.repositories.alone(repository).await;
         let refused = |error: berth_oci::Error| io::Error::other(error.to_string());
-        match &one.tag {
-            Some(name) => {
-                let Ok(tag) = name.parse::<Tag>() else { return Ok(false) };
-                let found = self.read_tag(repository, &tag).await?;
-                let set_at = plan.set_at.get(name).copied().flatten();
-                let is_same = found
-                    .is_some_and(|(digest, pushed)| digest == one.digest && pushed.map(|pushed| pushed.at) == set_at);
-                if is_same {
-                    self.remove_tags(repository, &one.digest, &[tag]).await.map_err(refused)?;
-                }
-                Ok(is_same)
+        // What belongs to something goes when that has gone: it may have come back since this was judged.
+        if let Some(subject) = plan.subjects.get(&(one.tag.clone(), one.digest.clone()))
+            && self.storage.exists(&keys::manifest(repository, subject)).await?
+        {
+            return Ok(false);
+        }
+        if let Some(name) = &one.tag {
+            let Ok(tag) = name.parse::<Tag>() else { return Ok(false) };
+            let found = self.read_tag(repository, &tag).await?;
+            let set_at = plan.set_at.get(name).copied().flatten();
+            let is_same =
+                found.is_some_and(|(digest, pushed)| digest == one.digest && pushed.map(|pushed| pushed.at) == set_at);
+            if is_same {
+                self.remove_tags(repository, &one.digest, &[tag]).await.map_err(refused)?;
             }
-            None => {
-                let (tags, _) = self.tags_of(repository, &one.digest, None).await.map_err(refused)?;
-                let may_be_told = self.may_be_told(repository, &one.digest, told);
-                // A part of an index goes after that.
-                if !tags.is_empty() || may_be_told || self.must_be_unnamed(repository, &one.digest).await.is_err() {
-                    return Ok(false);
+            return Ok(is_same);
+        }
+        // A part of an index goes after that.
+        if self.may_be_told(repository, &one.digest, told)
+            || self.is_tagged(repository, &one.digest).await.map_err(refused)?
+            || self.must_be_unnamed(repository, &one.digest).await.is_err()
+        {
+            return Ok(false);
+        }
+        match self.find_manifest(repository, &Reference::Digest(one.digest.clone())).await {
+            Ok(stored) => self.remove_manifest(repository, &one.digest, &stored).await.map(|()| true).map_err(refused),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether a tag points at a manifest, or may: an entry says that one did, and the tag can't be read.
+    async fn is_tagged(&self, repository: &Repository, digest: &Digest) -> Result<bool, berth_oci::Error> {
+        let mut last = None;
+        loop {
+            let (tags, next) = self.tags_of(repository, digest, last).await?;
+            for tag in &tags {
+                let is_other = match self.read_tag(repository, tag).await.map_err(storage_error)? {
+                    Some((target, _)) => target != *digest,
+                    None => !self.storage.exists(&keys::tag(repository, tag)).await.map_err(storage_error)?,
+                };
+                if !is_other {
+                    return Ok(true);
                 }
-                let reference = Reference::Digest(one.digest.clone());
-                match self.find_manifest(repository, &reference).await {
-                    Ok(stored) => {
-                        self.remove_manifest(repository, &one.digest, &stored).await.map(|()| true).map_err(refused)
-                    }
-                    Err(_) => Ok(false),
-                }
+            }
+            match next {
+                Some(next) => last = Some(next),
+                None => return Ok(false),
             }
         }
     }
@@ -329,8 +403,13 @@ impl Content {
         if policy.keep_tags.is_empty() {
             return Ok(HashMap::new());
         }
-        let verdicts = self.judge(repository, policy, &tags);
-        Ok(tags.into_iter().map(|tag| tag.name).zip(verdicts).collect())
+        // What is attached to something isn't judged by itself.
+        let nothing = HashMap::new();
+        let attachments = Attachments::of(&nothing);
+        let is_own = |tag: &&Tagged| matches!(attachments.subject(&tag.name, &nothing), Attached::No);
+        let own: Vec<&Tagged> = tags.iter().filter(is_own).collect();
+        let verdicts = self.judge(repository, policy, &own);
+        Ok(own.into_iter().map(|tag| tag.name.clone()).zip(verdicts).collect())
     }
 
     /// Nothing, or the error that nobody may move or delete one of these tags.
@@ -346,7 +425,8 @@ impl Content {
 
 impl Tagged {
     fn facts(&self) -> Facts<'_> {
-        Facts { name: &self.name, pushed_at: self.pushed_at, pulled_at: self.pulled_at }
+        let (pulled_at, is_pull_known) = self.pull;
+        Facts { name: &self.name, pushed_at: self.pushed_at, pulled_at, is_pull_known }
     }
 }
 
@@ -367,7 +447,7 @@ fn untagged_that_stay<'a>(
     let names: Vec<String> = without.iter().map(|(digest, _)| digest.to_string()).collect();
     let facts = without.iter().zip(&names).map(|((_, one), name)| {
         let pushed_at = Some(now().saturating_sub(one.age.as_secs()));
-        Facts { name, pushed_at, pulled_at: one.pulled_at }
+        Facts { name, pushed_at, pulled_at: one.pull.0, is_pull_known: one.pull.1 }
     });
     let facts: Vec<Facts<'_>> = facts.collect();
     let path = format!("{}.keepUntagged", policy.path);
@@ -387,7 +467,7 @@ fn keep_together<'a>(
     untagged: HashSet<&'a Digest>,
     policy: &Policy,
     delay: Duration,
-    attached: &mut Vec<(&'a Tagged, Digest, Verdict)>,
+    attached: &mut Vec<(&'a Tagged, Digest)>,
 ) -> HashSet<Digest> {
     let mut kept: HashSet<Digest> = HashSet::new();
     let mut open: Vec<Digest> = tagged.into_iter().chain(untagged).cloned().collect();
@@ -395,8 +475,7 @@ fn keep_together<'a>(
     for (digest, one) in held {
         let Some(subject) = &one.subject else { continue };
         attachments.entry(subject).or_default().push(digest);
-        let is_orphan = !held.contains_key(subject);
-        if one.age < delay || (is_orphan && !policy.delete_referrers) {
+        if one.age < delay || !policy.delete_referrers {
             open.push(digest.clone());
         }
     }
@@ -408,7 +487,7 @@ fn keep_together<'a>(
             open.extend(attachments.get(&digest).into_iter().flatten().map(|one| (*one).clone()));
             open.extend(held.get(&digest).into_iter().flat_map(|one| one.parts.iter().cloned()));
         }
-        attached.retain(|(tag, subject, _)| {
+        attached.retain(|(tag, subject)| {
             let stays = kept.contains(subject);
             if stays {
                 open.push(tag.digest.clone());

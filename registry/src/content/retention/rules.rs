@@ -89,8 +89,10 @@ pub struct Facts<'a> {
     pub name: &'a str,
     /// When it was pushed; nothing, if that isn't known.
     pub pushed_at: Option<u64>,
-    /// When it was pulled; 0 if it never was.
+    /// When it was pulled; 0 if it never was. Of what is older than the counting, when that began at least.
     pub pulled_at: u64,
+    /// Whether that is known, and not only that it may have been.
+    pub is_pull_known: bool,
 }
 
 /// What becomes of it.
@@ -133,24 +135,34 @@ pub fn judge_tags(policy: &Policy, tags: &[Facts<'_>], now: u64) -> Vec<Verdict>
     verdicts
 }
 
+/// Whether an entry without rules keeps a tag by itself.
+pub fn keeps_always(policy: &Policy, tag: &str) -> bool {
+    policy.keep_tags.iter().find(|entry| entry.is_for(tag)).is_some_and(|entry| entry.limits.is_empty())
+}
+
 /// What becomes of some by one set of limits, which stands at `path`.
 pub fn judge(path: &str, limits: &Limits, all: &[Facts<'_>], now: u64) -> Vec<Verdict> {
     if limits.is_empty() {
         return vec![Verdict::kept(path, None); all.len()];
     }
-    let newest = |count: Option<usize>, time: &dyn Fn(&Facts<'_>) -> u64| {
-        let mut order: Vec<usize> = (0..all.len()).collect();
-        order.sort_unstable_by_key(|i| Reverse((time(&all[*i]), all[*i].name)));
+    // What isn't known takes nobody's place.
+    let newest = |count: Option<usize>, time: &dyn Fn(&Facts<'_>) -> Option<u64>| {
+        let known = (0..all.len()).filter_map(|i| Some((time(&all[i])?, i)));
+        let mut order: Vec<(u64, usize)> = known.collect();
+        order.sort_unstable_by_key(|(at, i)| Reverse((*at, all[*i].name)));
         let mut is_one = vec![false; all.len()];
-        order.into_iter().take(count.unwrap_or_default()).for_each(|i| is_one[i] = true);
+        order.into_iter().take(count.unwrap_or_default()).for_each(|(_, i)| is_one[i] = true);
         is_one
     };
-    let pushed = newest(limits.pushed_count, &|one| one.pushed_at.unwrap_or(u64::MAX));
-    let pulled = newest(limits.pulled_count, &|one| one.pulled_at);
+    let pushed = newest(limits.pushed_count, &|one| one.pushed_at);
+    let pulled = newest(limits.pulled_count, &|one| one.pushed_at.filter(|_| one.is_pull_known).map(|_| one.pulled_at));
     let judge_one = |(i, one): (usize, &Facts<'_>)| {
         let Some(pushed_at) = one.pushed_at else { return Verdict::kept("it isn't known when it was pushed", None) };
         if pushed[i] {
             return Verdict::kept(format!("{path}.mostRecentlyPushedCount"), None);
+        }
+        if limits.pulled_count.is_some() && !one.is_pull_known {
+            return Verdict::kept("it isn't known when it was pulled", None);
         }
         if pulled[i] {
             return Verdict::kept(format!("{path}.mostRecentlyPulledCount"), None);
@@ -218,7 +230,12 @@ mod tests {
     fn kept(policy: &Policy, tags: &[(&str, u64, u64)]) -> Vec<String> {
         let facts: Vec<Facts<'_>> = tags
             .iter()
-            .map(|(name, pushed, pulled)| Facts { name, pushed_at: Some(*pushed), pulled_at: *pulled })
+            .map(|(name, pushed, pulled)| Facts {
+                name,
+                pushed_at: Some(*pushed),
+                pulled_at: *pulled,
+                is_pull_known: true,
+            })
             .collect();
         let verdicts = judge_tags(policy, &facts, NOW);
         facts.iter().zip(verdicts).filter(|(_, v)| v.is_kept).map(|(f, _)| f.name.to_owned()).collect()
@@ -246,9 +263,18 @@ mod tests {
         let tags = [("old", 1, 0), ("pulled", 1, NOW - 3600), ("pushed", NOW - 10, 0)];
         assert_eq!(kept(&policy(vec![(vec![], pulled)]), &tags), ["pulled", "pushed"]);
         // What nobody knows anything of stays.
-        let unknown = [Facts { name: "x", pushed_at: None, pulled_at: 0 }];
+        let unknown = [Facts { name: "x", pushed_at: None, pulled_at: 0, is_pull_known: true }];
         let strict = policy(vec![(vec![], Limits { pushed_within: hour, ..Limits::default() })]);
         assert!(judge_tags(&strict, &unknown, NOW)[0].is_kept);
+        // And takes nobody's place: neither a push nor a pull that isn't known.
+        let one = |name, pushed_at, is_pull_known| Facts { name, pushed_at, pulled_at: 5, is_pull_known };
+        let all = [one("u", None, true), one("a", Some(1), true), one("f", Some(2), false)];
+        for limits in [
+            Limits { pushed_count: Some(2), ..Limits::default() },
+            Limits { pulled_count: Some(1), ..Limits::default() },
+        ] {
+            assert!(judge_tags(&policy(vec![(vec![], limits)]), &all, NOW).iter().all(|verdict| verdict.is_kept));
+        }
     }
 
     /// Written down straight from what zot says that it does, as slowly as can be.
