@@ -1,4 +1,4 @@
-# One image with both programs, which are static; what it runs is the command.
+# One image with both programs, which are static; what it runs is the command. `--target mirror` makes one with berth-mirror.
 FROM rust:1.95-bookworm AS build
 # zig compiles the C of some crates for musl.
 RUN apt-get update && apt-get install -y --no-install-recommends cmake python3-venv \
@@ -10,7 +10,13 @@ ARG BERTH_COMMIT=
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     PATH="/opt/zig/bin:$PATH" deploy/release.sh "$(uname -m)-unknown-linux-musl" \
-    && deploy/image.sh dist/berth-*/ /image
+    && deploy/image.sh dist/berth-*/ /image && deploy/image.sh dist/berth-*/ /image-mirror berth-mirror
+
+FROM scratch AS mirror
+COPY --from=build /image-mirror /
+USER 65532:65532
+ENV PATH=/usr/bin
+CMD ["berth-mirror", "serve", "/etc/berth/config.json"]
 
 FROM scratch
 COPY --from=build /image /

@@ -35,6 +35,7 @@ python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 need caddy caddy
 need promtool prometheus
 need nginx nginx
+need haproxy haproxy
 need rsync rsync
 need strace strace
 need htpasswd apache2-utils

@@ -34,14 +34,15 @@ for target; do
             build=zigbuild
             ;;
     esac
-    cargo "$build" --release --locked --target "$target" -p berth-proxy -p berth-registry -p berth-credential
+    cargo "$build" --release --locked --target "$target" -p berth-proxy -p berth-registry \
+        -p berth-mirror -p berth-credential -p berth-bench
     name=berth-$version-${target%%-*}-linux
     mkdir -p "dist/$name/docs"
-    cp "$built/$target/release/berth-proxy" "$built/$target/release/berth-registry" \
-        "$built/$target/release/docker-credential-berth" LICENSE README.md CHANGELOG.md "dist/$name/"
+    cp "$built/$target/release/berth-proxy" "$built/$target/release/berth-registry" "$built/$target/release/berth-mirror" \
+        "$built/$target/release/docker-credential-berth" "$built/$target/release/berth-bench" LICENSE README.md CHANGELOG.md "dist/$name/"
     cp docs/*.md "dist/$name/docs/"
     cp -r deploy/systemd deploy/observability "dist/$name/"
-    for program in proxy registry credential; do
+    for program in proxy registry mirror credential bench; do
         cargo cyclonedx --quiet --format json --target "$target" --manifest-path "$program/Cargo.toml" \
             --override-filename "sbom"
         mv "$program/sbom.json" "dist/$name/berth-$program.cdx.json"

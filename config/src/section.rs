@@ -294,6 +294,17 @@ impl<'a> Section<'a> {
         Some(items.iter().enumerate().filter_map(text).collect())
     }
 
+    /// The entries of the object at `key`, whose names are data (a header) and whose values are texts.
+    pub fn text_entries(&self, key: &'static str) -> Vec<(&'a str, &'a str)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(map) = self.expect(key, value.as_object(), value, "an object {…}") else { return Vec::new() };
+        let outer = self.child(key, Some(map));
+        let text = |(name, value): (&'a String, &'a Value)| {
+            outer.expect(name, value.as_str(), value, "a text \"…\"").map(|text| (name.as_str(), text))
+        };
+        map.iter().filter_map(text).collect()
+    }
+
     /// `true` or `false` at `key`, quoted or not, as zot takes them.
     pub fn flag(&self, key: &'static str) -> Option<bool> {
         let value = self.value(key)?;

@@ -1,4 +1,4 @@
-//! Where the registry listens and the proxy connects: one key, so that the two can't disagree.
+//! Where the registry, or the mirror, listens and the proxy connects: one key, so that the two can't disagree.
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
@@ -6,7 +6,7 @@ use url::{Host, Url};
 
 use crate::Section;
 
-/// `sidecar.upstream`.
+/// `sidecar.upstream`, and `sidecar.mirror`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// `http://host:port`
@@ -26,18 +26,27 @@ impl Upstream {
     /// Where the registry is unless the file says otherwise: `http://127.0.0.1:5000`. The registry knows no user, so an
     /// address that others reach must have been meant (`allowRemoteRegistry`).
     pub fn read(sidecar: &Section<'_>) -> Self {
-        let default = Self::Tcp { host: "127.0.0.1".to_owned(), port: 5000 };
+        Self::read_key(sidecar, "upstream", 5000)
+    }
+
+    /// Where the mirror is unless the file says otherwise: `http://127.0.0.1:5001`.
+    pub fn read_mirror(sidecar: &Section<'_>) -> Self {
+        Self::read_key(sidecar, "mirror", 5001)
+    }
+
+    fn read_key(sidecar: &Section<'_>, key: &'static str, port: u16) -> Self {
+        let default = Self::Tcp { host: "127.0.0.1".to_owned(), port };
         let may_be_remote = sidecar.flag("allowRemoteRegistry").unwrap_or(false);
-        let Some(text) = sidecar.text("upstream") else { return default };
+        let Some(text) = sidecar.text(key) else { return default };
         let upstream = Self::parse(text).unwrap_or_else(|reason| {
-            sidecar.problem("upstream", format!("{reason}; {EXPECTED}"));
+            sidecar.problem(key, format!("{reason}; {EXPECTED}"));
             default
         });
         if !upstream.is_local() && !may_be_remote {
             sidecar.problem(
-                "upstream",
+                key,
                 format!(
-                    "{upstream} can be reached by others, and the registry asks nobody who they are; expected a loopback \
+                    "{upstream} can be reached by others, and what listens there asks nobody who they are; expected a loopback \
                      address or a unix socket, or \"allowRemoteRegistry\": true beside it if your network keeps others out"
                 ),
             );

@@ -20,19 +20,20 @@ use crate::AppendFile;
 
 /// Libraries whose messages below a warning are never wanted; some of them print headers.
 pub const QUIET: [&str; 13] = [
-    "h2",
-    "hyper",
-    "hyper_util",
-    "object_store",
-    "opentelemetry",
-    "opentelemetry-otlp",
-    "opentelemetry_sdk",
-    "pingora",
-    "pingora_core",
-    "pingora_proxy",
-    "reqwest",
-    "rustls",
-    "sqlx",
+    "h2=warn",
+    "hyper=warn",
+    "hyper_util=warn",
+    "object_store=warn",
+    "opentelemetry=warn",
+    "opentelemetry-otlp=warn",
+    "opentelemetry_sdk=warn",
+    "pingora=warn",
+    "pingora_core=warn",
+    // It warns of each attempt to reach a registry that is away; the proxy says how a request has ended.
+    "pingora_proxy=error",
+    "reqwest=warn",
+    "rustls=warn",
+    "sqlx=warn",
 ];
 
 /// `log`: how much is said, and where.
@@ -97,8 +98,7 @@ impl Log {
     /// A sentence, if the output can't be opened.
     pub fn start(&self, quiet: &[&str], warnings: &[Note]) -> Result<(), String> {
         let mut filter = EnvFilter::new(self.level.as_str());
-        for target in quiet {
-            let directive = format!("{target}=warn");
+        for directive in quiet {
             filter = filter.add_directive(directive.parse().map_err(|e| format!("log filter {directive}: {e}"))?);
         }
         let registry = tracing_subscriber::registry().with(filter);

@@ -9,6 +9,7 @@ mod bounded;
 mod digest;
 mod error;
 mod manifest;
+mod notice;
 mod operation;
 mod overview;
 mod reference;
@@ -17,6 +18,7 @@ mod repository;
 pub use digest::{Algorithm, Digest, DigestError};
 pub use error::{Error, ErrorCode};
 pub use manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, MediaType, Part};
+pub use notice::{Notice, NoticeBatch, NoticeList};
 pub use operation::{MAX_TAGS_PER_PUSH, Operation, Page, RouteError, UploadId, UploadSession};
 pub use overview::{
     Amount, ContentOverview, HolderList, LastPush, MAX_SEARCH_BYTES, Pulls, Push, QuotaUsage, RepositoryList,

@@ -430,6 +430,12 @@ impl Operation {
         }
     }
 
+    /// Whether it only reads, and what is answered is short as a rule: a few headers, or a page of a list.
+    pub fn has_short_answer(&self) -> bool {
+        use Operation::{HeadBlob, HeadManifest, ListReferrers, ListTags};
+        matches!(self, HeadBlob { .. } | HeadManifest { .. } | ListReferrers { .. } | ListTags { .. })
+    }
+
     /// What it is called in counters, logs and traces.
     pub fn name(&self) -> &'static str {
         match self {

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use crate::{
     client_authorities::ClientAuthorities,
     config::{Config, ExternalUrl},
+    events::Events,
     identity::{
         Identities, Keys, LoginSecrets, RefreshTokens, Refusal, Renewals, Sessions, Standings, Terminals, Tokens,
         Verifiers, app_password::AppPasswords, htpasswd::Passwords, limits::Limits, workload::Workloads,
@@ -19,6 +20,7 @@ use crate::{
     request::RequestInfo,
     secrets::{Mac, RootKey, Sealer},
     store::{Store, Usage},
+    tickets::Tickets,
 };
 
 /// The state of the running proxy.
@@ -27,16 +29,22 @@ pub struct App {
     pub external_url: ExternalUrl,
     /// Whether cookies are for https alone.
     pub secure_cookies: bool,
+    /// By which connections are resumed.
+    pub tickets: Arc<Tickets>,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Who is asking?
     pub identities: Identities,
     /// Our own questions to the registry.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
+    /// Whether other registries are mirrored.
+    pub mirrors: bool,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who did what.
     pub audit: Arc<Audit>,
+    /// Who is told of what happens, if anybody is.
+    pub events: Option<Arc<Events>>,
     /// Where they are shown beside `/metrics`.
     pub metrics_path: String,
     /// Whether the proxy was told to stop.
@@ -131,6 +139,14 @@ impl App {
         let root = RootKey::load_or_create(secret)?;
         let metrics = Arc::new(Metrics::new().map_err(|e| format!("nothing can be counted: {e}"))?);
         let audit = Arc::new(Audit::open(config.log.audit.as_deref(), Arc::clone(&metrics))?);
+        let registry = Arc::new(Registry::new(&config.upstream)?);
+        let events = match config.events.clone() {
+            Some(events) => {
+                let opened = Events::open(events, store.clone(), Arc::clone(&registry), Arc::clone(&metrics)).await;
+                Some(opened.map_err(|error| format!("extensions.events: {error}"))?)
+            }
+            None => None,
+        };
         let usage = Arc::new(Usage::default());
         let sealer = Arc::new(Sealer::new(&root, "provider tokens"));
         let (idle, absolute) = (config.state.session_idle, config.state.session_absolute);
@@ -144,7 +160,14 @@ impl App {
             tokens: Tokens::new(&root, config.external_url.join(""), service, config.state.token_lifetime),
             refresh_tokens: RefreshTokens::new(store.clone(), lifetime),
             standings: Standings::new(store.clone()),
-            renewals: Renewals::new(store.clone(), sealer, idle, config.state.session_grace, Arc::clone(&audit)),
+            renewals: Renewals::new(
+                store.clone(),
+                sealer,
+                idle,
+                config.state.session_grace,
+                Arc::clone(&audit),
+                events.clone(),
+            ),
             api_keys: config.api_keys,
             limits: Limits::new(),
             certificate_names: config.certificate_names.clone(),
@@ -158,14 +181,17 @@ impl App {
             secure_cookies: config.secure_cookies,
             trusted_proxies: config.trusted_proxies.clone(),
             identities,
-            registry: Registry::new(&config.upstream)?,
+            registry,
+            mirrors: config.mirror.is_some(),
             audit,
+            events,
             metrics,
             metrics_path: config.metrics_path.clone(),
             stopping: AtomicBool::new(false),
             store,
             usage,
             sign_in_sealer: Sealer::new(&root, "sign-in"),
+            tickets: Arc::new(Tickets::new(&root)),
             client_authorities,
             passwords_mac,
             live: RwLock::new(Arc::new(live)),

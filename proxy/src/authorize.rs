@@ -7,13 +7,14 @@ use berth_oci::{Error, ErrorCode, Operation, Reference, Repository};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header::WWW_AUTHENTICATE};
 
 use crate::{
+    action::Action,
     answer::{denied, error_response, retry_later_response, unavailable},
     app::{App, Reloadable},
     challenge::{ChallengeReason, challenge},
     forward,
     identity::{Caller, Credential, Grant, Identity, scope::Access, token::Push},
     lists,
-    policy::{Circumstances, Rule, Rules, Verdict, WriteCondition},
+    policy::{Circumstances, Question, Rule, Rules, Verdict, WriteCondition},
     registry::RegistryError,
     request::{Decision, RequestInfo, Ruling, is_our_own},
     route::{Route, route},
@@ -39,6 +40,8 @@ pub struct Forwarded {
     pub user: String,
     /// The name of the token that it was shown with, if it was one of ours.
     pub token: Option<String>,
+    /// Whether it goes to the mirror, which fetches what the registry lacks.
+    pub to_mirror: bool,
 }
 
 /// Why a request isn't forwarded.
@@ -94,6 +97,10 @@ pub async fn authorize(app: &App, method: &Method, uri: &Uri, headers: &HeaderMa
     let authorized = authorize_operation(&live, operation, needed.as_ref(), &caller, &circumstances);
     info.decided(ruling(&authorized));
     match authorized.map(|(forwarded, _)| forwarded) {
+        Ok(forwarded) if app.mirrors && may_fetch(&live, &forwarded.operation, &caller, &circumstances) => {
+            let to_mirror = is_wanting(app, &forwarded.operation).await;
+            Outcome::Forward(Forwarded { to_mirror, ..forwarded })
+        }
         Ok(Forwarded { operation, .. }) if lists::is_filtered(&operation) => {
             let reader = lists::Reader { rules: &live.rules, caller: &caller, circumstances: &circumstances };
             at_once(lists::answer(app, &operation, &reader, headers).await)
@@ -177,7 +184,39 @@ fn authorize_operation<'a>(
         *from = from.take().filter(may_pull);
     }
     let user = identity.map(|identity| identity.user.clone()).unwrap_or_default();
-    Ok((Forwarded { operation, condition, user, token: caller.grant.token().map(str::to_owned) }, rule))
+    Ok((
+        Forwarded { operation, condition, user, token: caller.grant.token().map(str::to_owned), to_mirror: false },
+        rule,
+    ))
+}
+
+/// Whether what is pulled may be fetched for the caller from where it is mirrored.
+fn may_fetch(live: &Reloadable, operation: &Operation, caller: &Caller, circumstances: &Circumstances) -> bool {
+    use Operation as Op;
+    let is_pull = matches!(
+        operation,
+        Op::HeadManifest { .. } | Op::PullManifest { .. } | Op::HeadBlob { .. } | Op::PullBlob { .. }
+    );
+    let (Some(repository), true) = (operation.repository(), is_pull) else { return false };
+    let (reference, repository) = (operation.reference(), repository.as_str());
+    let question = Question { action: Action::Read, repository, reference: reference.as_ref() };
+    live.rules.may_fetch(caller.identity.as_deref(), &question, circumstances)
+}
+
+/// Whether the registry lacks what is pulled, or may have an old one: of what a digest names there is but one.
+async fn is_wanting(app: &App, operation: &Operation) -> bool {
+    let found = match operation {
+        Operation::HeadManifest { repository, reference: reference @ Reference::Digest(_) }
+        | Operation::PullManifest { repository, reference: reference @ Reference::Digest(_) } => {
+            app.registry.find_manifest(repository, reference).await.map(|found| found.is_some())
+        }
+        Operation::HeadBlob { repository, digest } | Operation::PullBlob { repository, digest } => {
+            app.registry.has_blob(repository, digest).await
+        }
+        _ => return true,
+    };
+    // A registry that doesn't answer says so itself.
+    !found.unwrap_or(true)
 }
 
 /// How many groups a denial names.
@@ -252,7 +291,8 @@ async fn check_tag_precondition(app: &App, forwarded: &Forwarded) -> Result<(), 
         Reference::Digest(_) => tags,
     };
     for tag in tags {
-        let exists = app.registry.has_tag(repository, tag).await.map_err(away)?;
+        let reference = Reference::Tag(tag.clone());
+        let exists = app.registry.find_manifest(repository, &reference).await.map_err(away)?.is_some();
         if exists != (forwarded.condition == WriteCondition::OnlyUpdate) {
             return Err(denied(forwarded.condition.refusal()));
         }

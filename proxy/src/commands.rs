@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use berth_observe::{Health, QUIET, Traces, answer_health_checks, ask_health, raise_descriptor_limit};
 use pingora::{
     apps::HttpServerOptions,
+    protocols::http::v2::server::default_h2_options,
     proxy::http_proxy,
     server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, configuration::ServerConf},
 };
@@ -26,6 +27,7 @@ use crate::{
     app::App,
     config::Config,
     connections::{self, Connections, Door, Limits},
+    events::read_notices,
     gateway::Gateway,
     readiness::{Wanted, readiness},
     reload::{self, Shown},
@@ -39,6 +41,9 @@ const CHORES_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often what was used is written, and it is looked for who is due to be asked about.
 const RENEWALS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How much of an answer HTTP/2 takes ahead of a client that reads slowly, in bytes a stream; by default it is 400 KiB.
+const MAX_H2_SENT_BYTES: usize = 64 * 1024;
 
 /// `berth-proxy serve`
 pub fn serve(path: &Path) -> Result<(), String> {
@@ -70,6 +75,13 @@ pub fn serve(path: &Path) -> Result<(), String> {
         answer_health_checks(PROGRAM, &file, check).await;
     });
     runtime.spawn(chores(Arc::clone(&app)));
+    if let Some(events) = app.events.clone() {
+        runtime.spawn(events.run());
+    }
+    if app.events.is_some() || app.audit.is_on() {
+        let (registry, audit, events) = (Arc::clone(&app.registry), Arc::clone(&app.audit), app.events.clone());
+        runtime.spawn(read_notices(registry, app.store.clone(), audit, events));
+    }
     runtime.spawn(renewals(Arc::clone(&app)));
 
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -77,6 +89,8 @@ pub fn serve(path: &Path) -> Result<(), String> {
         threads,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(1),
+        // How often the registry is tried is decided by the time (`gateway`): never as often.
+        max_retries: 200,
         ..ServerConf::default()
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
@@ -86,13 +100,18 @@ pub fn serve(path: &Path) -> Result<(), String> {
         per_address: config.connections_per_address,
         exempt: config.trusted_proxies.clone(),
     }));
-    let gateway =
-        Gateway::new(Arc::clone(&app), config.upstream.clone(), Arc::clone(&connections), Arc::clone(&traces));
+    let (upstream, mirror) = (config.upstream.clone(), config.mirror.clone());
+    let gateway = Gateway::new(Arc::clone(&app), upstream, mirror, Arc::clone(&connections), Arc::clone(&traces));
     let mut proxy = http_proxy(&server.configuration, gateway);
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(connections::IDLE_TIMEOUT);
     proxy.server_options = Some(options);
-    let acceptor = certificate.as_ref().map(|certificate| tls::acceptor(Arc::clone(certificate), clients.clone()));
+    let mut h2_options = default_h2_options();
+    h2_options.max_send_buffer_size(MAX_H2_SENT_BYTES);
+    proxy.h2_options = Some(h2_options);
+    let acceptor = certificate
+        .as_ref()
+        .map(|certificate| tls::acceptor(Arc::clone(certificate), clients.clone(), Arc::clone(&app.tickets)));
     let metrics = Arc::clone(&app.metrics);
     let (address, drain_timeout) = (config.listen, config.drain_timeout);
     server.add_service(Door::new(socket, proxy, acceptor.transpose()?, Arc::clone(&connections), metrics));

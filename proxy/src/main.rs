@@ -18,6 +18,7 @@ mod client_authorities;
 mod commands;
 mod config;
 mod connections;
+mod events;
 mod expression;
 mod forward;
 mod gateway;
@@ -37,6 +38,7 @@ mod scim;
 mod secrets;
 mod site;
 mod store;
+mod tickets;
 mod tls;
 mod verify;
 

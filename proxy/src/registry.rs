@@ -7,14 +7,12 @@ use std::{
 
 use berth_config::Upstream;
 use berth_oci::{
-    Descriptor, Digest, HolderList, MANIFEST_LIMIT, MediaType, Operation, Page, Push, Reference, Repository,
-    RepositoryList, RepositoryOverview, Search, Tag, TagOverviewList, TagSelection, UsageList, decode_user,
+    Descriptor, Digest, HolderList, MANIFEST_LIMIT, MediaType, NoticeList, Operation, Page, Push, Reference,
+    Repository, RepositoryList, RepositoryOverview, Search, TagOverviewList, TagSelection, UsageList, decode_user,
 };
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::ACCEPT};
 use serde::Deserialize;
-
-use crate::forward::PUSHED_BY;
 
 /// How long the registry may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,6 +51,9 @@ pub struct Registry {
 /// The header of a registry that knows conditions, in its answer to `GET /v2/`.
 const CONDITIONS: &str = "berth-push-conditions";
 
+/// Who has pushed a tag, for our pages alone, percent-encoded.
+pub const PUSHED_BY: HeaderName = HeaderName::from_static("berth-pushed-by");
+
 /// By which the registry knows that nobody pulls what is asked for.
 const UNCOUNTED: HeaderName = HeaderName::from_static("berth-uncounted");
 
@@ -81,6 +82,14 @@ pub struct StoredManifest {
     pub bytes: Vec<u8>,
     /// When its tag was set, and by whom, if that is known.
     pub pushed: Option<Push>,
+}
+
+/// A manifest that the registry has.
+pub struct FoundManifest {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its `Content-Type`.
+    pub media_type: String,
 }
 
 /// What became of a deletion.
@@ -129,14 +138,35 @@ impl Registry {
         Ok(knows)
     }
 
-    /// Whether a tag exists.
-    pub async fn has_tag(&self, repository: &Repository, tag: &Tag) -> Result<bool, RegistryError> {
-        let operation =
-            Operation::HeadManifest { repository: repository.clone(), reference: Reference::Tag(tag.clone()) };
+    /// Which manifest a reference names, if it is there.
+    pub async fn find_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Option<FoundManifest>, RegistryError> {
+        let operation = Operation::HeadManifest { repository: repository.clone(), reference: reference.clone() };
         let url = format!("http://{}{}", self.upstream.authority(), operation.target());
         // Without this, some registries say that there is nothing that the asker could read.
         let accept = MediaType::ALL.map(MediaType::as_str).join(", ");
         let answer = self.http.head(url).header(ACCEPT, accept).send().await.map_err(|e| self.error(&e))?;
+        let wrong = |cause: String| RegistryError { upstream: self.upstream.to_string(), cause };
+        match answer.status() {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => {
+                let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+                let digest = header("docker-content-digest").and_then(|digest| digest.parse().ok());
+                let digest = digest.ok_or_else(|| wrong("it doesn't say what a manifest's digest is".to_owned()))?;
+                Ok(Some(FoundManifest { digest, media_type: header("content-type").unwrap_or_default().to_owned() }))
+            }
+            status => Err(wrong(format!("it answers {status}"))),
+        }
+    }
+
+    /// Whether a repository holds a blob.
+    pub async fn has_blob(&self, repository: &Repository, digest: &Digest) -> Result<bool, RegistryError> {
+        let operation = Operation::HeadBlob { repository: repository.clone(), digest: digest.clone() };
+        let url = format!("http://{}{}", self.upstream.authority(), operation.target());
+        let answer = self.http.head(url).send().await.map_err(|e| self.error(&e))?;
         match answer.status() {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
@@ -365,6 +395,17 @@ impl Registry {
                 Ok(Deletion::Refused(message))
             }
         }
+    }
+
+    /// What it did by itself, as far as it hasn't been told to forget it; nothing of another registry than ours.
+    pub async fn notices(&self) -> Result<NoticeList, RegistryError> {
+        Ok(self.describe("/notices").await?.unwrap_or_default())
+    }
+
+    /// Lets it forget some of that.
+    pub async fn forget_notice(&self, id: &str) -> Result<(), RegistryError> {
+        let url = format!("http://{}/notices/{id}", self.upstream.authority());
+        self.http.delete(url).send().await.map(drop).map_err(|e| self.error(&e))
     }
 
     /// Its answer, or nothing if it has nothing there.

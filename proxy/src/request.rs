@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::{
     config::ExternalUrl,
+    events::Asker,
     identity::{ConnectionInfo, Refusal, certificate::ClientCertificate, token::Push},
     observe::Origin,
     policy::Circumstances,
@@ -181,6 +182,16 @@ impl RequestInfo {
             rule: ruling.and_then(|ruling| ruling.rule.as_deref()),
             reason: ruling.and_then(|ruling| ruling.reason.as_deref()),
             request: &self.id,
+        }
+    }
+
+    /// Who sends it, for whoever is told of events.
+    pub fn asker(&self, method: &Method) -> Asker {
+        Asker {
+            actor: self.user().to_owned(),
+            addr: self.client.map(|client| client.to_string()).unwrap_or_default(),
+            method: method.to_string(),
+            user_agent: self.user_agent.clone(),
         }
     }
 

@@ -43,7 +43,14 @@ pub fn random_letters(alphabet: &[u8], len: usize) -> String {
 
 /// SHA-256 of a secret in hexadecimal: what is stored instead of it. A secret of 256 random bits needs no salt.
 pub fn hash(secret: &str) -> String {
-    hex(digest::digest(&digest::SHA256, secret.as_bytes()).as_ref())
+    hex(&digest(secret))
+}
+
+/// SHA-256 of a secret: what is remembered instead of it.
+pub fn digest(secret: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, secret.as_bytes()).as_ref());
+    bytes
 }
 
 /// Bytes in hexadecimal.
@@ -110,6 +117,11 @@ impl RootKey {
             Ok(bytes) if bytes.len() >= 32 => Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes))),
             _ => Err(problem("must hold 32 random bytes in URL-safe base64; remove it to have a new one made")),
         }
+    }
+
+    /// A key of which others are derived, all for one purpose.
+    pub fn branch(&self, purpose: &str) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &self.derive(purpose)))
     }
 
     /// The key for `purpose`.

@@ -14,12 +14,16 @@ use pingora::{
     },
     protocols::tls::TlsRef,
     tls::{
-        ClientHello, CryptoProvider, ResolvesServerCert, install_default_crypto_provider, load_certs_and_key_files,
-        sign::CertifiedKey,
+        ClientHello, CryptoProvider, ResolvesServerCert, TlsAcceptor, install_default_crypto_provider,
+        load_certs_and_key_files, sign::CertifiedKey,
     },
 };
 
-use crate::{client_authorities::ClientAuthorities, config::Tls, identity::certificate::ClientCertificate};
+use rustls::server::{NoServerSessionStorage, ServerConfig};
+
+use crate::{
+    client_authorities::ClientAuthorities, config::Tls, identity::certificate::ClientCertificate, tickets::Tickets,
+};
 
 /// The certificate in use.
 pub struct Certificate {
@@ -64,14 +68,29 @@ fn load(files: &Tls) -> Result<CertifiedKey, String> {
 ///
 /// # Errors
 /// A sentence, if the library can't.
-pub fn acceptor(certificate: Arc<Certificate>, clients: Option<Arc<ClientAuthorities>>) -> Result<Acceptor, String> {
+pub fn acceptor(
+    certificate: Arc<Certificate>,
+    clients: Option<Arc<ClientAuthorities>>,
+    tickets: Arc<Tickets>,
+) -> Result<Acceptor, String> {
     let mut settings = TlsSettings::with_callbacks(Box::new(RememberClient)).map_err(|e| e.to_string())?;
     settings.set_cert_resolver(certificate);
     settings.enable_h2();
+    let shows_certificates = clients.is_some();
     if let Some(clients) = clients {
         settings.set_client_cert_verifier(clients);
     }
-    Ok(settings.build())
+    let mut acceptor = settings.build();
+    let mut config = ServerConfig::clone(acceptor.acceptor.config());
+    if shows_certificates {
+        // A resumed connection would be trusted for a certificate that nobody has looked at again.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        config.ticketer = tickets;
+    }
+    acceptor.acceptor = TlsAcceptor::from(Arc::new(config));
+    Ok(acceptor)
 }
 
 /// Keeps the certificate that a client has shown with its connection.

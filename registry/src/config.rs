@@ -7,10 +7,11 @@ use std::{
 
 use berth_config::{File, Note, Problems, Section, Upstream};
 use berth_observe::{Collector, Log};
+use url::Url;
 
 use crate::{
     content::{quotas::Limit, retention::Rules},
-    storage::{Kind, SHORTEST_SHARED_DELAY, Service},
+    storage::{Kind, Redirect, SHORTEST_SHARED_DELAY, Service},
 };
 
 mod quotas;
@@ -130,6 +131,9 @@ impl Config {
         let max_repositories = storage.number("maxRepos").and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
         let quotas = quotas::read(&storage);
         let (place, garbage, rules) = read_storage(storage, sub_paths);
+        if let Place::Objects(service) = &place {
+            must_be_another_domain(&root, service);
+        }
         let config = Self { upstream, place, garbage, rules, quotas, max_repositories, log: Log::read(&root), traces };
         Ok((config, file.finish()?))
     }
@@ -183,7 +187,8 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
     if on && interval < Duration::from_secs(1) {
         storage.problem("gcInterval", "is too short; expected a second at least, such as \"1h\"");
     }
-    let service = read_driver(storage.section("storageDriver"));
+    let mut service = read_driver(storage.section("storageDriver"));
+    read_redirect(&storage, service.as_mut());
     if service.is_some() && on && delay < SHORTEST_SHARED_DELAY {
         storage.problem(
             "gcDelay",
@@ -206,7 +211,6 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
     for key in ["gcTimeWindow", "gcMaxSchedulerDelay", "fastRestart"] {
         storage.ignore(key, "Berth collects garbage beside its other work, and lists repositories without a database");
     }
-    storage.ignore("redirectBlobURL", "blobs are always served by the registry itself");
     let rules = retention::read(&storage);
     if rules.retention.is_some() && !on {
         storage.problem("retention", "is a part of collecting garbage, which is off; set gc to true");
@@ -214,6 +218,71 @@ fn read_storage(storage: Section<'_>, sub_paths: SubPaths) -> (Place, Option<Gar
     storage.close();
     let place = service.map_or_else(|| Place::Directory(PathBuf::from(root)), Place::Objects);
     (place, on.then_some(Garbage { delay, interval }), rules)
+}
+
+/// `storage.redirectBlobURL`: zot's flag, or an object with the address at which clients reach the service.
+fn read_redirect(storage: &Section<'_>, service: Option<&mut Service>) {
+    let redirect = if storage.holds_object("redirectBlobURL") {
+        let section = storage.section("redirectBlobURL");
+        let endpoint = section.text("endpoint").map(|text| {
+            let is_one = text.parse::<Url>().is_ok_and(|url| {
+                let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+                let is_open = url.username().is_empty() && url.password().is_none();
+                matches!(url.scheme(), "https" | "http") && url.has_host() && is_bare && is_open
+            });
+            if !is_one {
+                section.problem(
+                    "endpoint",
+                    "is no address of a service; expected one such as \"https://s3.company\", without a path",
+                );
+            }
+            text.trim_end_matches('/').to_owned()
+        });
+        section.close();
+        Some(Redirect { endpoint })
+    } else {
+        storage.flag("redirectBlobURL").unwrap_or(false).then(Redirect::default)
+    };
+    let Some(redirect) = redirect else { return };
+    let Some(service) = service else {
+        return storage
+            .warn("redirectBlobURL", "does nothing without a bucket; blobs are served by the registry itself");
+    };
+    match (&service.kind, &redirect.endpoint) {
+        (Kind::S3 { endpoint: Some(endpoint), .. }, None) => storage.warn(
+            "redirectBlobURL",
+            format!("sends clients to {endpoint}; if they reach the service elsewhere, give {{\"endpoint\": …}}"),
+        ),
+        (Kind::Gcs { .. } | Kind::Azure { .. }, Some(_)) => storage.problem(
+            "redirectBlobURL.endpoint",
+            "is for S3 alone; this service has one address for all, so expected true",
+        ),
+        _ => {}
+    }
+    service.redirect = Some(redirect);
+}
+
+/// Go's clients show their credential wherever they are sent in the registry's own domain (net/http, `shouldCopyHeaderOnRedirect`),
+/// and S3 refuses two credentials with 400.
+fn must_be_another_domain(root: &Section<'_>, service: &Service) {
+    // A name may end with a dot.
+    let host = |address: &str| Some(address.parse::<Url>().ok()?.host_str()?.trim_end_matches('.').to_owned());
+    let at = match (&service.redirect, &service.kind) {
+        (Some(Redirect { endpoint: Some(endpoint) }), _) => Some(endpoint),
+        (Some(Redirect { endpoint: None }), Kind::S3 { endpoint, .. }) => endpoint.as_ref(),
+        _ => None,
+    };
+    let ours = root.section("http").text("externalUrl").and_then(host);
+    let (Some(at), Some(ours)) = (at.and_then(|at| host(at)), ours) else { return };
+    if at == ours || at.ends_with(&format!(".{ours}")) {
+        root.problem(
+            "storage.redirectBlobURL",
+            format!(
+                "sends clients to {at}, which belongs to the domain of http.externalUrl: they would show their credential \
+                 there too, and be refused; expected an endpoint in another domain"
+            ),
+        );
+    }
 }
 
 /// A push names what it has sent within this, or its layers may be gone.
@@ -293,7 +362,7 @@ fn read_driver(driver: Section<'_>) -> Option<Service> {
         driver.ignore(key, "it is chosen for you");
     }
     driver.close();
-    Some(Service { kind, bucket, folder })
+    Some(Service { kind, bucket, folder, redirect: None })
 }
 
 #[cfg(test)]
@@ -306,9 +375,12 @@ mod tests {
         let path = folder.path().join("config.json");
         let mut read = std::collections::BTreeSet::new();
         for name in ["local", "s3", "gcs", "azure"] {
+            let redirect = if name == "s3" { r#"{"endpoint": "https://s3.company"}"# } else { "true" };
             let keys = r#""accesskey": "k", "secretkey": "s", "credentials": {}"#;
             let rules = r#""retention": {"policies": [{"keepTags": [{}], "keepUntagged": {}}]}, "immutableTags": [{}], "quotas": [{}]"#;
-            let text = format!(r#"{{"storage": {{"storageDriver": {{"name": "{name}", {keys}}}, {rules}}}}}"#);
+            let text = format!(
+                r#"{{"storage": {{"storageDriver": {{"name": "{name}", {keys}}}, "redirectBlobURL": {redirect}, {rules}}}}}"#
+            );
             std::fs::write(&path, text).expect("a file");
             let file = File::read(&path).expect("JSON");
             let record = file.record();

@@ -205,6 +205,8 @@ async fn serve(path: PathBuf) -> Result<(), String> {
     tokio::spawn(async move { looking.keep_overviews().await });
     let limiting = Arc::clone(&content);
     tokio::spawn(async move { limiting.keep_quotas(interval).await });
+    let warning = Arc::clone(&content);
+    tokio::spawn(async move { warning.keep_warnings().await });
     let serving = Arc::new(Serving { content, metrics, traces, limits: Limits::new(descriptors) });
     let served = http::serve(&upstream, Arc::clone(&serving)).await;
     // What it is removing is removed, and no more.

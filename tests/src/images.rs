@@ -6,17 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use berth_bench::content::{self, noise};
+pub use berth_bench::content::{MANIFEST, digest};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-
-/// The media type of an OCI image manifest.
-pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-/// `sha256:…` of some bytes.
-pub fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
-}
 
 /// An image of one uncompressed layer.
 pub struct Image {
@@ -31,29 +23,8 @@ pub struct Image {
 impl Image {
     /// An image whose one file is `size` bytes that don't compress, different for each `seed`.
     pub fn new(seed: u64, size: usize) -> Self {
-        let mut file = Vec::with_capacity(size);
-        // xorshift64*: fast, and no two seeds give the same bytes.
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        while file.len() < size {
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            file.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-        }
-        file.truncate(size);
-        let layer = tar("data", &file);
-        let config = json!({
-            "architecture": "amd64", "os": "linux", "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
-        });
-        let config = config.to_string().into_bytes();
-        let descriptor = |media_type: &str, bytes: &[u8]| json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()});
-        let manifest = json!({
-            "schemaVersion": 2, "mediaType": MANIFEST,
-            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
-        });
-        Self { layer, config, manifest: manifest.to_string().into_bytes() }
+        let content::Image { layer, config, manifest } = content::Image::of(tar("data", &noise(seed, size)));
+        Self { layer: layer.into(), config: config.into(), manifest: manifest.into() }
     }
 
     /// Writes the image into the OCI layout at `folder`, under `tag`, beside what is there.

@@ -9,6 +9,8 @@ pub mod images;
 pub mod person;
 pub mod postgres;
 pub mod process;
+pub mod receiver;
+pub mod relay;
 pub mod scim_push;
 pub mod stand_in;
 pub mod system;

@@ -1,6 +1,8 @@
 //! Somebody with a browser, without the browser: an HTTP client that keeps cookies and fills in forms.
 
-use reqwest::{Client, ClientBuilder, Response, StatusCode, header, redirect::Policy};
+use std::sync::Arc;
+
+use reqwest::{Client, ClientBuilder, Response, StatusCode, cookie::Jar, header, redirect::Policy};
 use serde_json::{Value, json};
 
 use crate::process::trusting;
@@ -26,7 +28,15 @@ impl Person {
     /// # Panics
     /// If no HTTP client can be made.
     pub fn with(url: &str, client: ClientBuilder) -> Self {
-        let http = client.cookie_store(true).redirect(Policy::limited(10)).build().expect("a client");
+        Self::with_cookies(url, client, Arc::default())
+    }
+
+    /// The same with cookies that somebody else looks at.
+    ///
+    /// # Panics
+    /// If no HTTP client can be made.
+    pub fn with_cookies(url: &str, client: ClientBuilder, cookies: Arc<Jar>) -> Self {
+        let http = client.cookie_provider(cookies).redirect(Policy::limited(10)).build().expect("a client");
         Self { http, url: url.to_owned() }
     }
 

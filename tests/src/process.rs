@@ -27,6 +27,27 @@ impl Process {
         Ok(Self { child, log: log.to_owned() })
     }
 
+    /// What stands in a file of `/proc/<pid>/` after a name, in its own unit.
+    ///
+    /// # Panics
+    /// If nothing does.
+    pub fn counter(&self, file: &str, name: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.id())).expect("a process");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+        let value = value.trim_start_matches(':').split_whitespace().next();
+        value.and_then(|value| value.parse().ok()).expect("a number")
+    }
+
+    /// How many calls have read or written something.
+    pub fn calls(&self) -> u64 {
+        self.counter("io", "syscr") + self.counter("io", "syscw")
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory(&self) -> u64 {
+        self.counter("status", "VmRSS")
+    }
+
     /// Its number.
     pub fn id(&self) -> u32 {
         self.child.id()

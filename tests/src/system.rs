@@ -33,6 +33,8 @@ pub struct Setup {
     pub sidecar: Value,
     /// More keys of `storage`.
     pub storage: Value,
+    /// `extensions`
+    pub extensions: Value,
     /// The issuer of another identity provider; its client is the same.
     pub issuer: Option<String>,
     /// The PEM files of a certificate for localhost and of its key: then the proxy serves https.
@@ -52,6 +54,7 @@ impl Default for Setup {
             provider: json!({}),
             sidecar: json!({}),
             storage: json!({}),
+            extensions: json!({}),
             issuer: None,
             tls: None,
             client_authorities: None,
@@ -90,6 +93,7 @@ pub struct System {
     /// The stand-in, unless another provider was given.
     pub stand_in: Option<Process>,
     provider_port: u16,
+    programs: Option<PathBuf>,
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -147,6 +151,7 @@ impl System {
                 "accessControl": setup.access_control,
             },
             "storage": storage,
+            "extensions": setup.extensions,
             "log": {"level": "debug"},
             "sidecar": sidecar,
         });
@@ -156,8 +161,18 @@ impl System {
         let start = |name| serve_within(name, folder, descriptors);
         let (registry, proxy) = (start("berth-registry"), start("berth-proxy"));
         let folder = folder.to_owned();
-        let mut system =
-            Self { folder, url, issuer, upstream, proxy, registry, stand_in, provider_port, _temporary: None };
+        let mut system = Self {
+            folder,
+            url,
+            issuer,
+            upstream,
+            proxy,
+            registry,
+            stand_in,
+            provider_port,
+            programs: None,
+            _temporary: None,
+        };
         if system.stand_in.is_some() {
             answers(&format!("{}.well-known/openid-configuration", system.issuer)).await;
         }
@@ -234,17 +249,29 @@ impl System {
         Person::signed_in(&self.url, user).await
     }
 
+    /// Runs the programs of this folder from the next start on, and not our own.
+    pub fn run_programs_of(&mut self, programs: &Path) {
+        self.programs = Some(programs.to_owned());
+    }
+
     /// Starts the proxy again, after it was killed.
     pub async fn restart_proxy(&mut self) {
         self.proxy.kill();
-        self.proxy = serve("berth-proxy", &self.folder);
+        self.proxy = self.serve("berth-proxy");
         self.ready().await;
+    }
+
+    fn serve(&self, name: &str) -> Process {
+        let Some(programs) = &self.programs else { return serve(name, &self.folder) };
+        let mut command = Command::new(programs.join(name));
+        command.arg("serve").arg(self.config());
+        Process::start(&mut command, &self.folder.join(format!("{name}.log"))).expect("a process")
     }
 
     /// Starts the registry again, after it was killed.
     pub async fn restart_registry(&mut self) {
         self.registry.kill();
-        self.registry = serve("berth-registry", &self.folder);
+        self.registry = self.serve("berth-registry");
         self.ready().await;
     }
 
@@ -297,6 +324,20 @@ pub fn serve_with(name: &str, config: &Path, log: &Path) -> Process {
     Process::start(Command::new(binary(name)).arg("serve").arg(config), log).expect("a process")
 }
 
+/// Starts another proxy with the same configuration, but for its port, whose files are in `folder`; and where it serves.
+///
+/// # Panics
+/// If it can't be started.
+pub fn another_proxy(config: &Path, folder: &Path, name: &str) -> (Process, String) {
+    let port = free_port();
+    let text = std::fs::read_to_string(config).expect("the configuration");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    config["http"]["port"] = json!(port.to_string());
+    let path = folder.join(format!("{name}.json"));
+    std::fs::write(&path, config.to_string()).expect("the configuration file");
+    (serve_with("berth-proxy", &path, &folder.join(format!("{name}.log"))), format!("http://localhost:{port}"))
+}
+
 /// Starts a stand-in that serves on `port`, for the registry at `url`.
 ///
 /// # Panics
@@ -344,7 +385,9 @@ pub fn binary(name: &str) -> PathBuf {
         // `cargo test` builds no programs of other packages.
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--locked", "--bins", "-p", "berth-proxy", "-p", "berth-registry"]);
-        cargo.args(["-p", "berth-credential", "-p", "berth-tests"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo
+            .args(["-p", "berth-mirror", "-p", "berth-credential", "-p", "berth-bench", "-p", "berth-tests"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
         if folder.ends_with("release") {
             cargo.arg("--release");
         }

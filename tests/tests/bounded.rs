@@ -74,28 +74,11 @@ impl Registry {
         self.folder.path().join("store").join(key)
     }
 
-    /// What stands in a file of `/proc/<pid>/` after a name, in its own unit.
-    fn counter(&self, file: &str, name: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {text}"));
-        value.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
-    }
-
-    /// Resident memory in KiB.
-    fn memory(&self) -> u64 {
-        self.counter("status", "VmRSS")
-    }
-
-    /// How many calls have read or written something.
-    fn calls(&self) -> u64 {
-        self.counter("io", "syscr") + self.counter("io", "syscw")
-    }
-
     /// How many calls something takes.
     async fn calls_of(&self, asked: impl Future<Output = StatusCode>, expected: StatusCode) -> u64 {
-        let before = self.calls();
+        let before = self.process.calls();
         assert_eq!(asked.await, expected);
-        self.calls() - before
+        self.process.calls() - before
     }
 
     async fn must_push_manifest(&self, repository: &str, reference: &str, manifest: &Value) -> String {
@@ -129,9 +112,9 @@ async fn what_is_not_there_is_not_remembered_however_often_one_asks() {
         }
     };
     ask(0, 5_000).await;
-    let before = registry.memory();
+    let before = registry.process.memory();
     ask(5_000, 60_000).await;
-    let after = registry.memory();
+    let after = registry.process.memory();
     // It was 460 bytes each: 25 MB.
     assert!(after < before + 5 * 1024, "{before} KiB before, {after} KiB after");
 }
@@ -237,15 +220,15 @@ async fn a_long_list_of_tags_is_paged_shared_and_kept_up_to_date() {
     assert!(all.len() == 100_002 && all.is_sorted());
     // It is kept: a page reads no file, also after a push, which is on it at once.
     registry.api.must_push("r", "t050000-new", &Image::new(2, 100)).await;
-    let calls = registry.calls();
+    let calls = registry.process.calls();
     let (page, _) = list("?n=3&last=t049999").await;
     assert_eq!(page, ["t050000", "t050000-new", "t050001"]);
-    assert!(registry.calls() - calls < 20);
+    assert!(registry.process.calls() - calls < 20);
     let deleted = registry.api.delete("/v2/r/manifests/t050000").await;
     assert_eq!(deleted.status(), StatusCode::ACCEPTED);
     assert_eq!(list("?n=2&last=t049999").await.0, ["t050000-new", "t050001"]);
     // Two hundred readers that stop reading share it: it was twelve megabytes each.
-    let before = registry.memory();
+    let before = registry.process.memory();
     let mut readers = Vec::new();
     for _ in 0..200 {
         let mut stream = TcpStream::connect(("127.0.0.1", registry.port)).await.unwrap();
@@ -253,7 +236,7 @@ async fn a_long_list_of_tags_is_paged_shared_and_kept_up_to_date() {
         stream.read_u8().await.unwrap();
         readers.push(stream);
     }
-    let after = registry.memory();
+    let after = registry.process.memory();
     assert!(after < before + 40 * 1024, "{before} KiB before, {after} KiB with readers");
 }
 
@@ -281,12 +264,12 @@ async fn hostile_manifests_are_refused_and_hold_no_memory() {
     assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
     let text = refused.text().await.unwrap();
     assert!(text.contains("MANIFEST_INVALID") && text.contains("at most 10000"), "{text}");
-    let before = registry.memory();
+    let before = registry.process.memory();
     let pushes = (0..40).map(|i| registry.put_manifest("r", "1", hostile.replace("a/b", &format!("a/{i}"))));
     let (answers, peak) = tokio::join!(futures_util::future::join_all(pushes), async {
         let mut peak = 0;
         for _ in 0..50 {
-            peak = peak.max(registry.memory());
+            peak = peak.max(registry.process.memory());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         peak
@@ -294,7 +277,7 @@ async fn hostile_manifests_are_refused_and_hold_no_memory() {
     assert!(answers.iter().all(|answer| answer.status() == StatusCode::BAD_REQUEST));
     // It was 800 MB.
     assert!(peak < before + 120 * 1024, "{before} KiB before, {peak} KiB at the worst");
-    wait_for("the memory to come back", async || (registry.memory() < 60 * 1024).then_some(())).await;
+    wait_for("the memory to come back", async || (registry.process.memory() < 60 * 1024).then_some(())).await;
     // What is just within the bounds is taken, wherever the annotations are.
     registry.must_push_manifest("r", "2", &artifact("a/b", &subject, annotations(10_000))).await;
 }
@@ -309,13 +292,13 @@ async fn a_filtered_list_of_referrers_reads_no_manifest_that_is_not_wanted() {
         registry.must_push_manifest("r", &format!("large{i}"), &artifact("not/wanted", &subject, large)).await;
     }
     let wanted = registry.must_push_manifest("r", "wanted", &artifact("wanted/one", &subject, json!({}))).await;
-    let before = registry.counter("io", "rchar");
+    let before = registry.process.counter("io", "rchar");
     let answer = registry.api.get(&format!("/v2/r/referrers/{subject}?artifactType=wanted/one")).await;
     assert_eq!(header_of(&answer, "oci-filters-applied"), "artifactType");
     let list: Value = answer.json().await.unwrap();
     assert_eq!(list["manifests"].as_array().unwrap().len(), 1);
     assert_eq!(list["manifests"][0]["digest"], wanted);
-    let read = registry.counter("io", "rchar") - before;
+    let read = registry.process.counter("io", "rchar") - before;
     assert!(read < 100_000, "{read} bytes were read");
     // Unfiltered, a page has one of the large ones, and leads on to the next.
     let mut target = format!("/v2/r/referrers/{subject}");
@@ -339,7 +322,7 @@ async fn two_hundred_readers_of_a_large_manifest_hold_no_copies() {
     registry.api.push_blob("r", b"{}").await.unwrap();
     let large = artifact("a/b", &digest(b"s"), json!({"text": "x".repeat(4_000_000)}));
     registry.must_push_manifest("r", "1", &large).await;
-    let before = registry.memory();
+    let before = registry.process.memory();
     let mut readers = Vec::new();
     for _ in 0..200 {
         let mut stream = TcpStream::connect(("127.0.0.1", registry.port)).await.unwrap();
@@ -347,7 +330,7 @@ async fn two_hundred_readers_of_a_large_manifest_hold_no_copies() {
         stream.read_u8().await.unwrap();
         readers.push(stream);
     }
-    let after = registry.memory();
+    let after = registry.process.memory();
     assert!(after < before + 150 * 1024, "{before} KiB before, {after} KiB with readers");
     let whole = registry.api.get("/v2/r/manifests/1").await.bytes().await.unwrap();
     assert!(whole == large.to_string());

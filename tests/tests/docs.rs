@@ -235,6 +235,27 @@ async fn nginx_in_front_carries_large_layers_and_says_whose_they_are() {
 }
 
 #[tokio::test]
+async fn haproxy_in_front_carries_large_layers_and_says_whose_they_are() {
+    let (Some(haproxy), Some(_)) = (find("haproxy"), find("skopeo")) else { return };
+    let port = free_port();
+    let (system, api, _authority, folder) = behind(port).await;
+    let here = folder.path().display();
+    let pem = ["registry.pem", "registry.key"].map(|name| fs::read_to_string(folder.path().join(name)).unwrap());
+    fs::write(folder.path().join("both.pem"), pem.concat()).unwrap();
+    let text = blocks(&document("proxies.md"), "haproxy").remove(0);
+    let text = text
+        .replace("bind :443", &format!("bind :::{port} v4v6"))
+        .replace("/etc/haproxy/registry.pem", &format!("{here}/both.pem"))
+        .replace("10.0.0.1:8080", &format!("127.0.0.1:{}", system.url.rsplit(':').next().unwrap()));
+    let config = folder.path().join("haproxy.cfg");
+    fs::write(&config, text + "\n").unwrap();
+    let log = folder.path().join("haproxy.log");
+    let _haproxy = Process::start(Command::new(haproxy).arg("-db").arg("-f").arg(&config), &log).unwrap();
+    answers(port).await;
+    must_carry(&system, &api, folder.path(), port).await;
+}
+
+#[tokio::test]
 async fn caddy_in_front_carries_large_layers_and_says_whose_they_are() {
     let (Some(caddy), Some(_)) = (find("caddy"), find("skopeo")) else { return };
     let port = free_port();
@@ -394,10 +415,10 @@ fn the_helm_command_is_one_that_the_chart_takes() {
 fn the_units_are_what_systemd_takes() {
     let Some(analyze) = find("systemd-analyze") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let units = ["berth-registry.service", "berth-proxy.service"].map(|name| {
+    let units = ["berth-registry.service", "berth-proxy.service", "berth-mirror.service"].map(|name| {
         let text = fs::read_to_string(root().join("deploy/systemd").join(name)).unwrap();
         let path = folder.path().join(name);
-        let text = ["berth-proxy", "berth-registry"].iter().fold(text, |text, program| {
+        let text = ["berth-proxy", "berth-registry", "berth-mirror"].iter().fold(text, |text, program| {
             text.replace(&format!("/usr/bin/{program} "), &format!("{} ", binary(program).display()))
         });
         // The documents come with a package.

@@ -373,7 +373,10 @@ async fn a_sign_in_is_for_the_browser_that_began_it_and_makes_a_session_of_its_o
     let code = url::Url::parse(&callback).unwrap();
     let code = code.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned();
     let mixed = format!("{}/zot/auth/callback/oidc?code={code}&state={state}", system.url);
-    assert_ne!(attacker.get(mixed).send().await.unwrap().status(), StatusCode::FOUND);
+    let asked_again = attacker.get(mixed).send().await.unwrap();
+    assert!(header_of(&asked_again, "location").starts_with(&system.provider_origin()), "{asked_again:?}");
+    let cookies = asked_again.headers().get_all(header::SET_COOKIE);
+    assert!(cookies.iter().all(|cookie| !cookie.to_str().unwrap().starts_with("berth_session")), "{cookies:?}");
 
     // Session fixation: a session id that was there before is another one afterwards.
     let person = Person::new(&system.url);

@@ -11,7 +11,7 @@ use std::{
 
 use berth_tests::{
     api::Api,
-    process::{Process, trusting, wait_for},
+    process::{trusting, wait_for},
     system::{Setup, System},
 };
 use reqwest::{Client, StatusCode};
@@ -209,13 +209,6 @@ async fn six_thousand_silent_connections_of_one_address_shut_nobody_else_out() {
     secure.proxy.prints("a handshake failed").await;
 }
 
-/// The resident memory of a process, in MiB.
-fn memory(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mebibyte_of_headers_on_each_of_1500_connections_costs_little_and_is_given_back() {
     raise_descriptor_limit();
@@ -244,17 +237,17 @@ async fn a_mebibyte_of_headers_on_each_of_1500_connections_costs_little_and_is_g
         });
     }
     at_the_brim.wait().await;
-    let mut highest = memory(&system.proxy);
+    let mut highest = system.proxy.memory() / 1024;
     let mut held = Vec::new();
     while let Some(answer) = attack.join_next().await {
         let (answer, stream) = answer.unwrap();
         assert_eq!(answer, "HTTP/1.1 431");
         held.push(stream);
-        highest = highest.max(memory(&system.proxy));
+        highest = highest.max(system.proxy.memory() / 1024);
     }
     assert!(highest < 150, "{highest} MiB");
     drop(held);
-    wait_for("the memory to be given back", async || (memory(&system.proxy) < 100).then_some(())).await;
+    wait_for("the memory to be given back", async || (system.proxy.memory() < 100 * 1024).then_some(())).await;
 }
 
 #[tokio::test]

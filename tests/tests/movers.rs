@@ -84,7 +84,7 @@ fn keys_that_only_add_something_are_warned_of() {
         });
     });
     let printed = verified("berth-proxy", &config);
-    for key in ["http.readTimeout", "http.writeTimeout", "extensions.search", "extensions.sync", "extensions.events"] {
+    for key in ["http.readTimeout", "http.writeTimeout", "extensions.search"] {
         assert!(printed.contains(&format!("warning: {key}: ")), "{key}: {printed}");
     }
     let printed = verified("berth-registry", &config);
@@ -92,6 +92,16 @@ fn keys_that_only_add_something_are_warned_of() {
         assert!(printed.contains(&format!("warning: storage.{key}: ")), "{key}: {printed}");
     }
     assert!(!printed.contains("maxRepos"), "{printed}");
+    // What is mirrored needs somebody who may cause it; sinks that Berth can't speak to are told of.
+    let config = files.config(|config| {
+        config["http"]["accessControl"] = json!({"repositories": {"**": {"defaultPolicy": ["read"]}}});
+        config["extensions"] = json!({"sync": {"registries": []},
+            "events": {"sinks": [{"type": "nats", "address": "nats://x"}]}});
+    });
+    let printed = verified("berth-proxy", &config);
+    for key in ["extensions.sync: lets nobody fetch", "extensions.events.sinks[0].type: is nats"] {
+        assert!(printed.contains(&format!("warning: {key}")), "{key}: {printed}");
+    }
 }
 
 #[test]

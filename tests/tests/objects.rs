@@ -1,17 +1,46 @@
 //! The registry in a bucket: two processes over one S3 server, which keeps its objects as files.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use berth_tests::{
     api::{Api, Credential, error_of, header_of, location},
     bucket::{Bucket, Fault, FaultProxy, KEY, driver, within},
     images::{Image, MANIFEST, digest},
     process::{Process, free_port, wait_for},
-    system::binary,
+    relay::Relay,
+    system::{Setup, System, binary, demonstration_rules},
     tools::{must, run},
 };
-use reqwest::{Method, StatusCode, header};
+use reqwest::{Method, StatusCode, header, redirect::Policy};
 use serde_json::{Value, json};
+
+/// What a registry asks of its bucket, by method and path with query.
+#[derive(Clone, Default)]
+struct BucketRequests(Arc<Mutex<Vec<(Method, String)>>>);
+
+impl BucketRequests {
+    /// Of a registry.
+    fn of(shared: &Shared, registry: usize) -> Self {
+        let asked = Self::default();
+        let seen = asked.clone();
+        shared.faults[registry].set(move |method, path| {
+            seen.0.lock().unwrap().push((method.clone(), path.to_owned()));
+            None
+        });
+        asked
+    }
+
+    /// Since this was asked the last time.
+    fn lately(&self) -> Vec<(Method, String)> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
 
 /// A server of S3, and two registries that share a bucket of it, each behind a proxy of its own that makes faults.
 struct Shared {
@@ -362,6 +391,54 @@ async fn a_tag_that_another_registry_moves_is_not_deleted_with_what_it_pointed_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_is_asked_no_more_than_must_be() {
+    let Some(shared) = Shared::start().await else { return };
+    let (one, two) = shared.apis();
+    let image = Image::new(1, 20_000_000);
+    let seen = [0, 1].map(|registry| BucketRequests::of(&shared, registry));
+    // Its digest is said before its first byte: nothing is copied.
+    assert_eq!(one.push_blob("r", &image.layer).await.unwrap().status(), StatusCode::CREATED);
+    let of_layer = seen[0].lately();
+    assert!(of_layer.iter().all(|(_, path)| !path.contains("/data")), "{of_layer:?}");
+    assert_eq!(one.push_blob("r", &image.config).await.unwrap().status(), StatusCode::CREATED);
+    seen[0].lately();
+    assert_eq!(one.push_manifest("r", "1", &image.manifest).await.unwrap().status(), StatusCode::CREATED);
+    let of_manifest = seen[0].lately();
+    assert!(of_manifest.len() <= 14, "{of_manifest:#?}");
+    // Its pusher knows its bytes, and another registry after the first pull.
+    let pulled = async |api: &Api, target: &str| {
+        let answer = api.get(target).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{target}");
+        answer.bytes().await.unwrap()
+    };
+    for (api, seen, firsts) in [(one, &seen[0], [1, 1, 2]), (two, &seen[1], [2, 1, 2])] {
+        let held = |path: &str, folder: &str| path.contains(folder) && !path.contains("/blobs/");
+        for (reference, first, folder) in
+            [("1".to_owned(), firsts[0], "/_tags/"), (digest(&image.manifest), firsts[1], "/_manifests/")]
+        {
+            for expected in [first, 1] {
+                assert_eq!(pulled(api, &format!("/v2/r/manifests/{reference}")).await, image.manifest);
+                let asked = seen.lately();
+                assert_eq!(asked.len(), expected, "{asked:?}");
+                assert!(held(&asked[0].1, folder), "{asked:?}");
+            }
+        }
+        for expected in [firsts[2], 1] {
+            assert_eq!(pulled(api, &format!("/v2/r/blobs/{}", digest(&image.config))).await, image.config);
+            assert_eq!(seen.lately().len(), expected);
+        }
+    }
+    // Whether it is still there is asked all the same.
+    assert_eq!(
+        one.delete(&format!("/v2/r/manifests/{}", digest(&image.manifest))).await.status(),
+        StatusCode::ACCEPTED
+    );
+    for reference in ["1".to_owned(), digest(&image.manifest)] {
+        assert_eq!(two.get(&format!("/v2/r/manifests/{reference}")).await.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_whose_answer_is_lost_is_known_as_one_s_own() {
     let Some(shared) = Shared::start().await else { return };
     let (api, faults) = (shared.apis().0, &shared.faults[0]);
@@ -561,4 +638,143 @@ async fn a_store_of_zot_s_in_a_bucket_is_brought_over_and_a_second_run_reads_lit
     // What can be said of a file without its bucket.
     shared.faults[0].set(|_, _| Some(Fault::Answer(500)));
     must(&mut shared.command(&["verify", "--offline"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_sent_to_the_bucket_for_blobs_and_only_who_may_read_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(bucket) = Bucket::start(folder.path()).await else { return };
+    // What clients are told is another address than ours.
+    let relay = Relay::to(bucket.endpoint.trim_start_matches("http://")).await;
+    let public = relay.url().replace("localhost", "127.0.0.1");
+    let storage = json!({
+        "storageDriver": driver(&bucket.endpoint), "gcDelay": "10m", "redirectBlobURL": {"endpoint": public},
+    });
+    let system = System::start(Setup { access_control: demonstration_rules(), storage, ..Setup::default() }).await;
+    let (key, _) = system.signed_in("alice").await.make_key("redirects").await;
+    let stay = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
+    let alice = Api::over(&system.url, stay, Credential::Basic("alice".to_owned(), key.clone()));
+    let image = Image::new(7, 6_000_000);
+    alice.must_push("team/app", "1", &image).await;
+    let target = format!("/v2/team/app/blobs/{}", digest(&image.layer));
+
+    let answer = alice.get(&target).await;
+    assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(header_of(&answer, "cache-control"), "no-store");
+    let address = header_of(&answer, "location");
+    assert!(address.starts_with(&public) && address.contains("X-Amz-Expires=300"), "{address}");
+    assert!(!address.contains(KEY.1) && !address.contains(&key), "{address}");
+    // Nobody else hears of it, and it is good for this object alone.
+    let bob = Api::over(&system.url, reqwest::Client::new(), Credential::None);
+    assert_eq!(bob.get(&target).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(alice.get(&target.replace("team/app", "team/other")).await.status(), StatusCode::NOT_FOUND);
+    let config = digest(&image.config).replace("sha256:", "");
+    let layer = digest(&image.layer).replace("sha256:", "");
+    let other = address.replace(&format!("{}/{layer}", &layer[..2]), &format!("{}/{config}", &config[..2]));
+    assert_ne!(other, address);
+    assert_eq!(reqwest::get(&other).await.unwrap().status(), StatusCode::FORBIDDEN);
+    assert_eq!(reqwest::Client::new().put(&address).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    // HEAD, what is known already, and what is small stay here.
+    let head = alice.head(&target).await;
+    assert_eq!((head.status(), header_of(&head, "content-length")), (StatusCode::OK, image.layer.len().to_string()));
+    let known = alice.request(Method::GET, &target).header(header::IF_NONE_MATCH, header_of(&head, "etag"));
+    assert_eq!(known.send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
+    let small = alice.get(&format!("/v2/team/app/blobs/{}", digest(&image.config))).await;
+    assert_eq!((small.status(), small.bytes().await.unwrap().to_vec()), (StatusCode::OK, image.config.clone()));
+
+    // Who follows has the bytes, a range of them too, and shows the service no credential of ours.
+    let credential = Credential::Basic("alice".to_owned(), key.clone());
+    let follow = Api::over(&system.url, reqwest::Client::new(), credential);
+    assert!(follow.get(&target).await.bytes().await.unwrap() == image.layer);
+    let range = follow.request(Method::GET, &target).header(header::RANGE, "bytes=1000-1999").send().await.unwrap();
+    assert_eq!(range.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(range.bytes().await.unwrap(), image.layer[1000..2000]);
+    let registry = system.url.trim_start_matches("http://");
+    for (client, arguments) in [
+        ("crane", vec!["pull", "--insecure", "REF", "OUT.tar"]),
+        ("skopeo", vec!["copy", "--src-tls-verify=false", "docker://REF", "dir:OUT"]),
+    ] {
+        let Some(program) = berth_tests::tools::find(client) else { continue };
+        let out = folder.path().join(client);
+        let place =
+            |text: &str| text.replace("REF", &format!("{registry}/team/app:1")).replace("OUT", out.to_str().unwrap());
+        let auth = folder.path().join("config.json");
+        let shown = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("alice:{key}"));
+        fs::write(&auth, json!({"auths": {registry: {"auth": shown}}}).to_string()).unwrap();
+        let mut command = Command::new(program);
+        command.args(arguments.iter().map(|text| place(text)));
+        must(command.env("DOCKER_CONFIG", folder.path()).env("REGISTRY_AUTH_FILE", &auth));
+    }
+    assert!(relay.requests("GET /bucket/berth/blobs/sha256/") >= 2);
+    assert_eq!((relay.requests("authorization:"), relay.requests("cookie:")), (0, 0));
+}
+
+#[test]
+fn clients_are_sent_to_no_place_where_they_would_show_their_credential() {
+    let folder = tempfile::tempdir().unwrap();
+    let verified = |redirect: Value, endpoint: &str| {
+        let config = json!({
+            "http": {"externalUrl": "https://registry.company"},
+            "storage": {"storageDriver": driver(endpoint), "redirectBlobURL": redirect}, "sidecar": {},
+        });
+        let path = folder.path().join("config.json");
+        fs::write(&path, config.to_string()).unwrap();
+        let output = Command::new(binary("berth-registry")).arg("verify").arg(&path).output().unwrap();
+        String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).into_owned()
+    };
+    for (redirect, endpoint) in [
+        (json!({"endpoint": "https://s3.registry.company"}), "https://s3.internal"),
+        (json!({"endpoint": "https://REGISTRY.company.:9000"}), "https://s3.internal"),
+        (json!(true), "https://s3.registry.company"),
+    ] {
+        let printed = verified(redirect, endpoint);
+        assert!(printed.contains("belongs to the domain of http.externalUrl"), "{printed}");
+    }
+    for mistake in [
+        "s3.company",
+        "https://:9000",
+        "https://s3.company:99999",
+        "https://s3.company?x=1",
+        "https://s3.company#f",
+        "https://s3.company/path",
+        "https://user@s3.company",
+        "ftp://s3.company",
+    ] {
+        let printed = verified(json!({"endpoint": mistake}), "https://s3.internal");
+        assert!(
+            printed.contains("storage.redirectBlobURL.endpoint: is no address of a service"),
+            "{mistake}: {printed}"
+        );
+    }
+    let printed = verified(json!(true), "https://s3.internal");
+    assert!(printed.contains("sends clients to https://s3.internal"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_pauses_for_longer_than_a_bucket_may_gets_all_of_a_blob() {
+    let Some(shared) = Shared::start().await else { return };
+    let (one, _) = shared.apis();
+    let image = Image::new(1, 40_000_000);
+    one.must_push("team/app", "1", &image).await;
+    let target = format!("/v2/team/app/blobs/{}", digest(&image.layer));
+    // More of them than are sent pieces ahead.
+    let readers = (0..6).map(|_| {
+        let (api, target, layer) = (one.clone(), target.clone(), image.layer.clone());
+        tokio::spawn(async move {
+            let mut answer = api.get(&target).await;
+            let mut bytes = Vec::with_capacity(layer.len());
+            while bytes.len() < 1_000_000 {
+                bytes.extend_from_slice(&answer.chunk().await.unwrap().unwrap());
+            }
+            // Longer than a service may be silent, with all that is tried again.
+            tokio::time::sleep(Duration::from_secs(25)).await;
+            while let Some(chunk) = answer.chunk().await.unwrap() {
+                bytes.extend_from_slice(&chunk);
+            }
+            assert!(bytes == layer, "{} of {}", bytes.len(), layer.len());
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        reader.await.unwrap();
+    }
 }

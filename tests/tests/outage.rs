@@ -73,3 +73,23 @@ async fn without_the_registry_clients_get_a_clear_503_and_the_page_still_shows()
         assert_eq!(api.get("/v2/r/manifests/1").await.status(), StatusCode::NOT_FOUND);
     }
 }
+
+#[tokio::test]
+async fn a_request_waits_for_a_registry_that_is_being_started() {
+    for unix_socket in [true, false] {
+        let mut system = System::start(Setup { unix_socket, ..Setup::default() }).await;
+        let (key, _) = system.signed_in("alice").await.make_key("a").await;
+        let api = Api::basic(&system.url, "alice", &key);
+        let image = Image::new(1, 1000);
+        api.must_push("r", "1", &image).await;
+        system.registry.kill();
+        let (reader, writer, manifest) = (api.clone(), api.clone(), image.manifest.clone());
+        let pulled = tokio::spawn(async move { reader.get("/v2/r/manifests/1").await.status() });
+        let pushed = tokio::spawn(async move { writer.push_manifest("r", "2", &manifest).await.unwrap().status() });
+        let ready = reqwest::get(format!("{}/readyz", system.url)).await.unwrap();
+        assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(!pulled.is_finished() && !pushed.is_finished());
+        system.restart_registry().await;
+        assert_eq!((pulled.await.unwrap(), pushed.await.unwrap()), (StatusCode::OK, StatusCode::CREATED));
+    }
+}

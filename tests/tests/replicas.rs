@@ -1,9 +1,6 @@
 //! More than one proxy, on one PostgreSQL.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use berth_tests::{
     api::{Api, error_of},
@@ -11,7 +8,8 @@ use berth_tests::{
     person::Person,
     postgres::Postgres,
     process::{Process, free_port, wait_for},
-    system::{Setup, System, answers, serve_with},
+    receiver::Receiver,
+    system::{Setup, System, another_proxy, answers, serve_with},
 };
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -32,11 +30,11 @@ struct Replicas {
 
 impl Replicas {
     async fn start() -> Option<Self> {
-        Self::start_with(json!({})).await
+        Self::start_with(json!({}), json!({})).await
     }
 
-    /// The same with more keys of the provider.
-    async fn start_with(more: Value) -> Option<Self> {
+    /// The same with more keys of the provider, and with `extensions`.
+    async fn start_with(more: Value, extensions: Value) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let postgres = Postgres::start(&folder.path().join("postgres")).await?;
         postgres.sql("postgres", "CREATE DATABASE berth");
@@ -45,8 +43,9 @@ impl Replicas {
         provider.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let files = folder.path().join("system");
         std::fs::create_dir(&files).unwrap();
-        let system = System::start_in(&files, free_port(), Setup { sidecar, provider, ..Setup::default() }).await;
-        let (second, second_url) = second(&system, folder.path());
+        let system =
+            System::start_in(&files, free_port(), Setup { sidecar, provider, extensions, ..Setup::default() }).await;
+        let (second, second_url) = another_proxy(&system.config(), folder.path(), "second");
         answers(&format!("{second_url}/readyz")).await;
         Some(Self { postgres, system, second, second_url, folder })
     }
@@ -61,18 +60,6 @@ impl Replicas {
         // Both are one registry to browsers: the cookie of the one goes to the other.
         person.http.get(&self.second_url).send().await.unwrap().text().await.unwrap()
     }
-}
-
-/// Another proxy with the same configuration, but for its port.
-fn second(system: &System, folder: &Path) -> (Process, String) {
-    let port = free_port();
-    let text = std::fs::read_to_string(system.config()).unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
-    config["http"]["port"] = json!(port.to_string());
-    let path = folder.join("second.json");
-    std::fs::write(&path, config.to_string()).unwrap();
-    let process = serve_with("berth-proxy", &path, &folder.join("second.log"));
-    (process, format!("http://localhost:{port}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,7 +132,7 @@ async fn two_replicas_that_start_at_once_make_one_schema_and_one_secret() {
         let folder = replicas.folder.path();
         std::fs::remove_file(folder.join("secret")).unwrap();
         let first = serve_with("berth-proxy", &replicas.system.config(), &folder.join("first.log"));
-        let (_second, second_url) = second(&replicas.system, folder);
+        let (_second, second_url) = another_proxy(&replicas.system.config(), folder, "second");
         for url in [&replicas.system.url, &second_url] {
             answers(&format!("{url}/readyz")).await;
         }
@@ -226,7 +213,7 @@ async fn who_is_deactivated_is_out_at_every_replica_within_seconds() {
     let tokens = tempfile::tempdir().unwrap();
     let file = tokens.path().join("scim-token");
     std::fs::write(&file, TOKEN).unwrap();
-    let Some(replicas) = Replicas::start_with(json!({"scim": {"tokenFile": file}})).await else { return };
+    let Some(replicas) = Replicas::start_with(json!({"scim": {"tokenFile": file}}), json!({})).await else { return };
     let system = &replicas.system;
     let pusher = Pusher::new(&system.url, TOKEN);
     let id = pusher.push_user("alice", &sub_of("alice")).await;
@@ -275,7 +262,9 @@ async fn a_database_that_goes_away_in_the_middle_of_a_synchronization_leaves_not
     let tokens = tempfile::tempdir().unwrap();
     let file = tokens.path().join("scim-token");
     std::fs::write(&file, TOKEN).unwrap();
-    let Some(mut replicas) = Replicas::start_with(json!({"scim": {"tokenFile": file}})).await else { return };
+    let Some(mut replicas) = Replicas::start_with(json!({"scim": {"tokenFile": file}}), json!({})).await else {
+        return;
+    };
     let pusher = Pusher::new(&replicas.system.url, TOKEN);
     let group = pusher.push_group("everybody").await;
     // As authentik does it: a user, and then that they are in the group.
@@ -329,4 +318,32 @@ async fn a_database_that_goes_away_in_the_middle_of_a_synchronization_leaves_not
         push(n).await.unwrap();
     }
     assert_eq!((members().await.len(), pusher.get("/Users?count=0").await["totalResults"].clone()), (60, json!(60)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_replica_sends_events_and_another_goes_on_when_it_is_killed() {
+    let receiver = Receiver::start().await;
+    let sink =
+        json!({"type": "http", "address": receiver.address(), "privateAddresses": true, "types": ["image.updated"]});
+    let extensions = json!({"events": {"sinks": [sink]}});
+    let Some(mut replicas) = Replicas::start_with(json!({}), extensions).await else { return };
+    let (key, _) = replicas.system.signed_in("alice").await.make_key("a").await;
+    let first = Api::basic(&replicas.system.url, "alice", &key);
+    let second = replicas.second(&key);
+    let image = Image::new(1, 100);
+    for n in 0..20 {
+        let api = if n % 2 == 0 { &first } else { &second };
+        api.must_push("r", &format!("t{n}"), &image).await;
+    }
+    receiver.get("image.updated", |event| event.data["reference"] == json!("t19")).await;
+    let order: Vec<Value> = receiver.received().iter().map(|event| event.data["reference"].clone()).collect();
+    assert_eq!(order, (0..20).map(|n| json!(format!("t{n}"))).collect::<Vec<_>>());
+    // Whichever of them sends, and whatever it was about to do.
+    replicas.system.proxy.kill();
+    second.must_push("r", "after", &image).await;
+    receiver.get("image.updated", |event| event.data["reference"] == json!("after")).await;
+    replicas.system.restart_proxy().await;
+    replicas.second.kill();
+    first.must_push("r", "last", &image).await;
+    receiver.get("image.updated", |event| event.data["reference"] == json!("last")).await;
 }

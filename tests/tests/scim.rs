@@ -355,12 +355,7 @@ async fn five_thousand_users_and_five_hundred_groups_are_synchronized_and_again_
     }
     println!("first synchronization: {:?}", began.elapsed());
     let database = |file: &str| fs::metadata(system.folder.join(file)).map_or(0, |file| file.len());
-    let memory = || {
-        let text = fs::read_to_string(format!("/proc/{}/status", system.proxy.id())).unwrap();
-        let line = text.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
-    };
-    println!("database {} kB, resident {} kB", database("proxy.db") / 1000, memory());
+    println!("database {} kB, resident {} kB", database("proxy.db") / 1000, system.proxy.memory());
     let versions = async || {
         let mut versions = Vec::new();
         for start in (1..=5000).step_by(200) {

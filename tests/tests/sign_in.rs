@@ -73,6 +73,42 @@ async fn two_tabs_can_sign_in_at_once_and_a_callback_works_once() {
 }
 
 #[tokio::test]
+async fn a_sign_in_that_was_cut_short_after_its_code_was_taken_begins_again_and_only_once() {
+    let system = System::start(Setup::default()).await;
+    let (browser, elsewhere) = (no_redirects(), Client::builder().redirect(Policy::none()).build().unwrap());
+    let location = |answer: &reqwest::Response| answer.headers()[header::LOCATION].to_str().unwrap().to_owned();
+    let pending = |answer: &reqwest::Response| {
+        let mut cookies = answer.headers().get_all(header::SET_COOKIE).iter().map(|cookie| cookie.to_str().unwrap());
+        cookies.find(|cookie| cookie.starts_with("berth_sign_in_") && !cookie.contains("Max-Age=0")).unwrap().to_owned()
+    };
+    let mut begun =
+        browser.get(format!("{}/zot/auth/login?callback_ui=/repositories", system.url)).send().await.unwrap();
+    let origin = url::Url::parse(&location(&begun)).unwrap().origin().ascii_serialization();
+    let form = [("username", "alice"), ("password", "alice"), ("next", "/")];
+    browser.post(format!("{origin}/if/flow/default-authentication-flow/")).form(&form).send().await.unwrap();
+    for is_second in [false, true] {
+        let cookie = pending(&begun);
+        let callback = location(&browser.get(location(&begun)).send().await.unwrap());
+        // Its answer is lost: the browser asks again, with what it had.
+        let lost =
+            elsewhere.get(&callback).header(header::COOKIE, cookie.split(';').next().unwrap()).send().await.unwrap();
+        assert_eq!((lost.status(), &*location(&lost)), (StatusCode::FOUND, &*format!("{}/repositories", system.url)));
+        begun = browser.get(&callback).send().await.unwrap();
+        if is_second {
+            assert_eq!(begun.status(), StatusCode::FORBIDDEN);
+            break;
+        }
+        assert_eq!(begun.status(), StatusCode::FOUND);
+        assert!(location(&begun).starts_with(&origin), "{}", location(&begun));
+    }
+    // Who isn't cut short again is signed in, and is where it began.
+    let begun = browser.get(format!("{}/zot/auth/login?callback_ui=/repositories", system.url)).send().await.unwrap();
+    let callback = location(&browser.get(location(&begun)).send().await.unwrap());
+    let home = browser.get(&callback).send().await.unwrap();
+    assert_eq!((home.status(), &*location(&home)), (StatusCode::FOUND, &*format!("{}/repositories", system.url)));
+}
+
+#[tokio::test]
 async fn a_sign_in_returns_only_to_where_it_may() {
     let setup = Setup::default();
     let system = System::start(setup).await;

@@ -51,7 +51,11 @@ fn read_policy(section: Section<'_>) -> Policy {
         groups: section.texts("groups").unwrap_or_default().into_iter().collect(),
         actions: actions(&section, "actions"),
         conditions: section.sections("conditions").into_iter().filter_map(read_condition).collect(),
+        on_demand: section.flag("onDemand").unwrap_or(false),
     };
+    if policy.on_demand && !policy.actions.contains(Action::Read) {
+        section.problem("onDemand", "is for who may read; expected \"read\" among the actions");
+    }
     section.close();
     policy
 }

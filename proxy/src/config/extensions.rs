@@ -1,24 +1,35 @@
-//! `extensions`, zot's: Berth has none of them, so each is judged by what leaving it out would mean.
+//! `extensions`, zot's: each that Berth doesn't have is judged by what leaving it out would mean.
 
 use berth_config::Section;
 
+use super::events;
+use crate::events::EventsConfig;
+
 /// Those that only add something, and what there is instead.
-const ADDED: [(&str, &str); 8] = [
+const ADDED: [(&str, &str); 6] = [
     ("search", "Berth doesn't search inside images"),
     ("ui", "Berth's own pages are always there"),
     ("mgmt", "what it answered is always answered"),
     ("userprefs", "there are no bookmarks and stars"),
-    ("sync", "Berth mirrors no other registry; skopeo sync does"),
     ("scrub", "berth-registry scrub does it when it is asked"),
     ("trust", "signatures are kept beside what they sign, and checked by clients"),
-    ("events", "nobody is told of what happens"),
 ];
 
 /// The first parts of paths that are taken.
 const OURS: [&str; 9] = ["", "v2", "zot", "keys", "sessions", "static", "livez", "readyz", "startupz"];
 
-/// Reads the section; gives the path where the counters are.
-pub fn read(section: Section<'_>) -> String {
+/// What is read of it.
+pub struct Extensions {
+    /// Where the counters are.
+    pub metrics_path: String,
+    /// Who is told of what happens.
+    pub events: Option<EventsConfig>,
+    /// Whether other registries are mirrored.
+    pub is_mirror: bool,
+}
+
+/// Reads the section; events are from `external_url`.
+pub fn read(section: Section<'_>, external_url: &str) -> Extensions {
     for (name, instead) in ADDED {
         let extension = section.section(name);
         if extension.is_present() {
@@ -37,8 +48,12 @@ pub fn read(section: Section<'_>) -> String {
     prometheus.close();
     metrics.close();
     read_lint(&section.section("lint"));
+    let events = events::read(section.section("events"), external_url);
+    // The mirror reads the rest of it.
+    let sync = section.section("sync");
+    let is_mirror = sync.is_present() && sync.flag("enable").unwrap_or(true);
     section.close();
-    path.to_owned()
+    Extensions { metrics_path: path.to_owned(), events, is_mirror }
 }
 
 /// The only one that guards something.

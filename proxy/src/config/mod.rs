@@ -1,6 +1,7 @@
 //! What the proxy reads of the configuration file: `http`, `accessControl` (zot's) and `sidecar` (ours).
 
 mod access;
+mod events;
 mod extensions;
 mod provider;
 mod restart;
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::{
+    events::EventsConfig,
     identity::{
         certificate::NameAttribute,
         htpasswd::{self, PasswordFile},
@@ -63,8 +65,12 @@ pub struct Config {
     pub rules: Rules,
     /// Where the registry is.
     pub upstream: Upstream,
+    /// Where the mirror of other registries is, if there is one.
+    pub mirror: Option<Upstream>,
     /// Where the counters are, beside `/metrics`.
     pub metrics_path: String,
+    /// Who is told of what happens, if anybody is.
+    pub events: Option<EventsConfig>,
     /// What is remembered.
     pub state: State,
     /// What to log, and where to.
@@ -170,6 +176,7 @@ impl Config {
         let sidecar = root.section("sidecar");
         let http = root.section("http");
         let upstream = Upstream::read(&sidecar);
+        let mirror = Upstream::read_mirror(&sidecar);
         let state = read_state(&sidecar);
         let trusted_proxies = read_trusted_proxies(&sidecar);
         let traces = Collector::read(&sidecar);
@@ -216,7 +223,11 @@ impl Config {
         // A registry for everybody needs nobody to sign in.
         read_other_auth(auth, &http, nobody && !rules.has_anonymous());
         read_other_http(http);
-        let metrics_path = extensions::read(root.section("extensions"));
+        let extensions = extensions::read(root.section("extensions"), &external_url.join(""));
+        if extensions.is_mirror && !rules.lets_fetch() {
+            let mend = "write \"onDemand\": true into a policy of http.accessControl that lets read";
+            root.section("extensions").warn("sync", format!("lets nobody fetch anything; {mend}"));
+        }
         read_other_root(root);
         let config = Self {
             listen,
@@ -235,7 +246,9 @@ impl Config {
             secure_cookies,
             rules,
             upstream,
-            metrics_path,
+            metrics_path: extensions.metrics_path,
+            mirror: extensions.is_mirror.then_some(mirror),
+            events: extensions.events,
             state,
             log,
             traces,
@@ -498,13 +511,14 @@ mod tests {
                 "issuer": "https://x", "claimMapping": {{"variables": [{{}}], "validations": [{{}}]}}}}]}}, "htpasswd": {{}}, "mtls": {{}}}},
                 "accessControl": {{"groups": {{"NAME": {{}}}}, "repositories": {{"NAME": {{"policies": [{policy}]}}}},
                 "adminPolicy": {policy}, "metrics": {{}}}}}},
-                "sidecar": {{"session": {{}}}}, "extensions": {{"metrics": {{"prometheus": {{}}}}, "lint": {{}}}}}}"#
+                "sidecar": {{"session": {{}}}}, "extensions": {{"metrics": {{"prometheus": {{}}}}, "lint": {{}},
+                "events": {{"sinks": [{{"type": "http", "tls": {{}}, "tlsconfig": {{}}, "credentials": {{}}}}]}}}}}}"#
         );
         let file = File::parse(&text).expect("JSON");
         let read = file.record();
         let _ = Config::from_file(file);
         berth_config::reference::must_describe("the proxy", &read.keys());
-        berth_config::reference::must_be_read(&["http.", "sidecar.", "log."], &read.keys());
+        berth_config::reference::must_be_read(&["http.", "sidecar.", "log.", "extensions.events."], &read.keys());
     }
 
     #[test]

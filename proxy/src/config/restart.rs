@@ -17,7 +17,9 @@ impl Config {
             api_keys,
             secure_cookies,
             upstream,
+            mirror,
             metrics_path,
+            events,
             state,
             log,
             traces,
@@ -51,6 +53,7 @@ impl Config {
             ("sidecar.drainTimeout", *drain_timeout != new.drain_timeout),
             ("sidecar.connectionsPerAddress", *connections_per_address != new.connections_per_address),
             ("sidecar.upstream", *upstream != new.upstream),
+            ("sidecar.mirror, extensions.sync", *mirror != new.mirror),
             ("sidecar.database", *database != new.state.database),
             ("sidecar.secretFile", *secret_file != new.state.secret_file),
             ("sidecar.session.idle", *session_idle != new.state.session_idle),
@@ -60,6 +63,7 @@ impl Config {
             ("sidecar.refreshTokenLifetime", *refresh_token_lifetime != new.state.refresh_token_lifetime),
             ("sidecar.traces", *traces != new.traces),
             ("extensions.metrics.prometheus.path", *metrics_path != new.metrics_path),
+            ("extensions.events", *events != new.events),
             ("log", *log != new.log),
         ];
         differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()

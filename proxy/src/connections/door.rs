@@ -10,9 +10,11 @@ use std::{
 
 use async_trait::async_trait;
 use pingora::{
-    apps::ServerApp,
+    apps::{HttpPersistentSettings, HttpServerApp, ServerApp},
     listeners::tls::Acceptor,
-    protocols::{GetSocketDigest, SocketDigest, Stream, l4::stream::Stream as TransportStream},
+    protocols::{
+        ALPN, GetSocketDigest, SocketDigest, Stream, http::ServerSession, l4::stream::Stream as TransportStream,
+    },
     server::{ListenFds, ShutdownWatch},
     services::Service,
 };
@@ -47,7 +49,7 @@ struct Serving<A> {
     metrics: Arc<Metrics>,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Door<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Door<A> {
     /// A door at `socket`, with TLS if there is an acceptor.
     pub fn new(
         socket: TcpSocket,
@@ -73,7 +75,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> Service for Door<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Service for Door<A> {
     async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
         let Some(socket) = self.socket.take() else { return };
         let listener = match socket.listen(BACKLOG) {
@@ -106,7 +108,7 @@ impl<A: ServerApp + Send + Sync + 'static> Service for Door<A> {
     }
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Serving<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Serving<A> {
     fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, shutdown: &ShutdownWatch) {
         let Some(connection) = self.connections.admit(peer) else {
             self.metrics.connection_refused();
@@ -145,6 +147,27 @@ impl<A: ServerApp + Send + Sync + 'static> Serving<A> {
         }
     }
 
+    /// Serves one request of HTTP/1 after the other, as [`ServerApp`] does. While none is there, all that is held is the stream.
+    async fn serve_requests(&self, mut stream: Box<Watched>, shutdown: &ShutdownWatch) {
+        let mut settings: Option<HttpPersistentSettings> = None;
+        loop {
+            tokio::select! {
+                () = stream.wait_for_bytes() => {}
+                () = stopping(shutdown.clone()) => return,
+            }
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+            let Some(reused) = self.app.process_new_http(session, shutdown).await else { return };
+            let reused = reused.consume();
+            settings = reused.1;
+            // It is the one that was given.
+            let Ok(same) = reused.0.into_any().downcast::<Watched>() else { return };
+            stream = same;
+        }
+    }
+
     async fn serve(&self, stream: TcpStream, connection: &Arc<Connection>, shutdown: &ShutdownWatch) {
         // Answers are written whole.
         let _ = stream.set_nodelay(true);
@@ -157,7 +180,8 @@ impl<A: ServerApp + Send + Sync + 'static> Serving<A> {
             Some(acceptor) => {
                 // Counted as failed unless it ends well, also if nobody waits for it any more.
                 let failed = FailedHandshake(&self.metrics);
-                match acceptor.tls_handshake(transport).await {
+                // Apart, so that what it needs isn't held for as long as the connection.
+                match Box::pin(acceptor.tls_handshake(transport)).await {
                     Ok(stream) => {
                         std::mem::forget(failed);
                         Box::new(stream)
@@ -167,9 +191,12 @@ impl<A: ServerApp + Send + Sync + 'static> Serving<A> {
             }
         };
         connection.has_shaken_hands();
-        let mut next: Option<Stream> = Some(Box::new(Watched::new(stream, Arc::clone(connection))));
-        while let Some(stream) = next {
-            next = self.app.process_new(stream, shutdown).await;
+        let is_http2 = stream.selected_alpn_proto() == Some(ALPN::H2);
+        let stream = Box::new(Watched::new(stream, Arc::clone(connection)));
+        if is_http2 {
+            self.app.process_new(stream, shutdown).await;
+        } else {
+            self.serve_requests(stream, shutdown).await;
         }
         let aside = lock(&connection.aside).take();
         if let Some(stream) = aside {
@@ -179,6 +206,11 @@ impl<A: ServerApp + Send + Sync + 'static> Serving<A> {
             }
         }
     }
+}
+
+/// When the process is told to stop.
+async fn stopping(mut shutdown: ShutdownWatch) {
+    let _ = shutdown.wait_for(|is_stopping| *is_stopping).await;
 }
 
 struct FailedHandshake<'a>(&'a Metrics);

@@ -72,6 +72,8 @@ pub struct Connection {
     changed: Notify,
     /// The stream, once its headers were too long.
     aside: Mutex<Option<Stream>>,
+    /// What is written now is short and comes at once: it is sent when it is there.
+    gathers: AtomicBool,
 }
 
 /// What a connection waits for.
@@ -128,6 +130,13 @@ impl Drop for InFlight {
 pub struct Waiting<'a>(&'a InFlight);
 
 impl InFlight {
+    /// Says that the whole answer is written at once, up to its flush: then its header isn't sent apart.
+    pub fn gather_answer(&self) {
+        if let Some(connection) = &self.connection {
+            connection.gathers.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Waits for the client until this is dropped.
     pub fn wait_for_client(&self) -> Waiting<'_> {
         let Self { connections, connection } = self;
@@ -157,6 +166,7 @@ impl Connection {
             is_evicted: AtomicBool::new(false),
             changed: Notify::new(),
             aside: Mutex::default(),
+            gathers: AtomicBool::new(false),
         }
     }
 

@@ -2,10 +2,11 @@
 //! HTTP/2's have. Whoever sends more is told so, and nothing of it is kept.
 
 use std::{
+    future::poll_fn,
     io::{self, Cursor},
-    mem,
+    mem::{self, MaybeUninit},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -27,6 +28,12 @@ use super::Connection;
 /// buffer when that is full, so one byte is missing to 64 KiB.
 const MAX_HEADER_BYTES: usize = 64 * 1024 - 1;
 
+/// What the headers of a request have at most, as a rule.
+const USUAL_HEADER_BYTES: usize = 4096;
+
+/// How much is gathered before it is sent, in bytes: headers and a short body go in one packet, and in one record of TLS.
+const MAX_GATHERED_BYTES: usize = 2048;
+
 /// How much more is read and thrown away, so that the client sees the answer and not a broken pipe.
 const MAX_DRAINED_BYTES: usize = 2 * 1024 * 1024;
 
@@ -34,6 +41,8 @@ const MAX_DRAINED_BYTES: usize = 2 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Watched {
     inner: Stream,
+    /// What is to be sent, up to the next flush; and how much of it has been.
+    gathered: (Vec<u8>, usize),
     connection: Arc<Connection>,
     /// HTTP/2 counts for itself.
     counts: bool,
@@ -41,19 +50,42 @@ pub struct Watched {
     requests: u64,
     /// How many bytes of it have come.
     came: usize,
+    /// Those of them that nobody has read yet.
+    ahead: Vec<u8>,
 }
 
 impl Watched {
     /// Watches `inner`, which has shaken hands.
     pub fn new(inner: Stream, connection: Arc<Connection>) -> Self {
         let counts = inner.selected_alpn_proto() != Some(ALPN::H2);
-        Self { inner, connection, counts, requests: 0, came: 0 }
+        Self { inner, gathered: (Vec::new(), 0), connection, counts, requests: 0, came: 0, ahead: Vec::new() }
+    }
+}
+
+impl Watched {
+    /// Waits until something comes, or the end. As long as nothing does, nothing is held for it.
+    pub async fn wait_for_bytes(&mut self) {
+        poll_fn(|cx| {
+            let mut space = [const { MaybeUninit::uninit() }; USUAL_HEADER_BYTES];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            // Whoever reads next meets an error again.
+            let _ = ready!(Pin::new(&mut *self).poll_read(cx, &mut buffer));
+            self.ahead = buffer.filled().to_vec();
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let len = this.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&this.ahead[..len]);
+            this.ahead.drain(..len);
+            return Poll::Ready(Ok(()));
+        }
         if !this.counts {
             return Pin::new(&mut this.inner).poll_read(cx, buffer);
         }
@@ -106,16 +138,42 @@ pub async fn refuse_headers(mut stream: Stream) -> io::Result<()> {
     Ok(())
 }
 
+impl Watched {
+    /// Sends what was gathered.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (bytes, sent) = &mut self.gathered;
+        while *sent < bytes.len() {
+            match ready!(Pin::new(&mut self.inner).poll_write(cx, &bytes[*sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => *sent += n,
+            }
+        }
+        // Nothing is held by a connection that waits.
+        self.gathered = (Vec::new(), 0);
+        self.connection.gathers.store(false, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let gathers = self.connection.gathers.load(Ordering::Relaxed);
+        if gathers && self.gathered.0.len() + bytes.len() <= MAX_GATHERED_BYTES {
+            self.gathered.0.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        // What TLS has sealed goes out before it seals more: it would always have four records ahead of a client that reads slowly.
+        ready!(self.as_mut().poll_flush(cx))?;
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 
@@ -124,6 +182,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.as_mut().poll_flush(cx))?;
         Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
     }
 

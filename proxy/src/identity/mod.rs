@@ -301,10 +301,15 @@ impl Identities {
             Credential::Bearer(text) if login_secret::is_login_secret(text) => {
                 self.by_login_secret(verifiers, text).await?
             }
-            Credential::Bearer(text) => match Verifiers::issuer_of(text) {
-                Some(issuer) if issuer != self.tokens.issuer() => verifiers.by_jwt(&issuer, text).await?,
-                _ => return self.by_own_token(verifiers, text, from).await,
-            },
+            Credential::Bearer(text) => {
+                if let Some(token) = self.tokens.known(text) {
+                    return self.by_own_token(verifiers, &token, from).await;
+                }
+                match Verifiers::issuer_of(text) {
+                    Some(issuer) if issuer != self.tokens.issuer() => verifiers.by_jwt(&issuer, text).await?,
+                    _ => return self.by_own_token(verifiers, &*self.tokens.read(text)?, from).await,
+                }
+            }
             Credential::RefreshToken(text) if terminal::is_refresh_token(text) => self.terminals.find(text).await?,
             Credential::RefreshToken(text) => {
                 let token = self.refresh_tokens.find(text).await?;
@@ -370,31 +375,32 @@ impl Identities {
     async fn by_own_token(
         &self,
         verifiers: &Verifiers,
-        text: &str,
+        token: &VerifiedToken,
         from: &ConnectionInfo<'_>,
     ) -> Result<Caller, Refusal> {
-        let VerifiedToken { id: token, user, origin, access } = self.tokens.verify(text, from.push)?;
+        self.tokens.must_be_in_time(token, from.push)?;
+        let VerifiedToken { id, user, origin, access, .. } = token;
         let identity = match origin {
             Origin::Nobody => None,
             Origin::Key(_) if !self.api_keys => return Err(Rejection::KeysOff.into()),
-            Origin::Key(id) => Some(self.keys.find_by_id(&id, from.client).await?),
+            Origin::Key(id) => Some(self.keys.find_by_id(id, from.client).await?),
             Origin::RefreshToken(id) => {
-                let token = self.refresh_tokens.find_by_id(&id).await?;
+                let token = self.refresh_tokens.find_by_id(id).await?;
                 Some(self.of_refresh_token(verifiers, &token)?)
             }
-            Origin::Terminal(id) => Some(self.terminals.find_by_id(&id).await?),
+            Origin::Terminal(id) => Some(self.terminals.find_by_id(id).await?),
             Origin::LoginSecret { issuer, claims, scopes } => {
-                Some(Arc::new(of_login_secret(verifiers, &issuer, &claims, &scopes)?))
+                Some(Arc::new(of_login_secret(verifiers, issuer, claims, scopes)?))
             }
             Origin::Password(fingerprint) => {
                 let passwords = verifiers.passwords.as_ref();
-                let found = passwords.and_then(|passwords| passwords.find_by_fingerprint(&user, &fingerprint));
+                let found = passwords.and_then(|passwords| passwords.find_by_fingerprint(user, fingerprint));
                 Some(found.ok_or(Rejection::OrphanToken)?)
             }
-            Origin::Workload { issuer, claims } => Some(Arc::new(verifiers.workloads.apply(&issuer, &claims)?)),
-            Origin::SelfContained(contained) => Some(Arc::new(contained.identity(user))),
+            Origin::Workload { issuer, claims } => Some(Arc::new(verifiers.workloads.apply(issuer, claims)?)),
+            Origin::SelfContained(contained) => Some(Arc::new(contained.clone().identity(user.clone()))),
         };
-        Ok(Caller { identity, grant: Grant::Token { id: token, access: access.into() } })
+        Ok(Caller { identity, grant: Grant::Token { id: id.clone(), access: Arc::clone(access) } })
     }
 
     /// Whose refresh token this is, by the rules of now.

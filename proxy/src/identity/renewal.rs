@@ -25,6 +25,7 @@ use futures_util::future::join_all;
 
 use super::Verifiers;
 use crate::{
+    events::Events,
     observe::{Audit, Event},
     oidc::{Provider, ProviderTokens, RenewalError, Renewed},
     secrets::Sealer,
@@ -59,6 +60,7 @@ pub struct Renewals {
     /// Providers that renew nobody.
     trouble: Mutex<BTreeSet<String>>,
     audit: Arc<Audit>,
+    events: Option<Arc<Events>>,
 }
 
 /// What became of a question.
@@ -78,8 +80,15 @@ enum Outcome {
 impl Renewals {
     /// Renewals of the people in `store`, whose sessions live `idle` unused, and who are good for `grace` without a word of
     /// their provider.
-    pub fn new(store: Store, sealer: Arc<Sealer>, idle: Duration, grace: Duration, audit: Arc<Audit>) -> Self {
-        Self { store, sealer, idle, grace, audit, trouble: Mutex::default() }
+    pub fn new(
+        store: Store,
+        sealer: Arc<Sealer>,
+        idle: Duration,
+        grace: Duration,
+        audit: Arc<Audit>,
+        events: Option<Arc<Events>>,
+    ) -> Self {
+        Self { store, sealer, idle, grace, audit, events, trouble: Mutex::default() }
     }
 
     /// The providers that renew nobody, by their keys.
@@ -91,8 +100,11 @@ impl Renewals {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_suspended(&self, user: &str, reason: &str) {
+    async fn note_suspended(&self, provider: &str, user: &str, reason: &str) {
         self.audit.record_own(&Event::Suspended { user, reason });
+        if let Some(events) = &self.events {
+            events.user_deprovisioned(provider, user, reason).await;
+        }
     }
 
     /// For how long somebody is good whose provider can't be asked about them any more.
@@ -109,9 +121,10 @@ impl Renewals {
         // One that hangs delays nobody else's people.
         let all = verifiers.providers.iter().map(|provider| self.run_for(provider));
         join_all(all).await.into_iter().collect::<Result<(), _>>()?;
-        for user in self.store.suspend_unconfirmed(self.grace).await? {
+        for (provider, user) in self.store.suspend_unconfirmed(self.grace).await? {
             tracing::warn!(user, "suspended: for too long, the identity provider could not be asked about them");
-            self.note_suspended(&user, "for too long, the identity provider could not be asked about them");
+            let reason = "for too long, the identity provider could not be asked about them";
+            self.note_suspended(&provider, &user, reason).await;
         }
         Ok(())
     }
@@ -187,7 +200,8 @@ impl Renewals {
             Outcome::Renamed => {
                 if self.store.suspend(due).await? {
                     tracing::warn!(user, "suspended: the identity provider calls them by another name now");
-                    self.note_suspended(user, "the identity provider calls them by another name now");
+                    let reason = "the identity provider calls them by another name now";
+                    self.note_suspended(&provider.config.id, user, reason).await;
                 }
             }
             Outcome::Refused(reason) => {
@@ -201,7 +215,7 @@ impl Renewals {
                         "suspended: the identity provider does not renew their sign-in any more (if it renews nobody's, allow \
                          the grant type refresh_token there)"
                     );
-                    self.note_suspended(user, &reason);
+                    self.note_suspended(&provider.config.id, user, &reason).await;
                 }
             }
         }

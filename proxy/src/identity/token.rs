@@ -3,7 +3,7 @@
 //! A token says which credential it was made of and what it was asked for. It proves nothing beyond that: whether
 //! the credential is still good and what its owner may do is asked again at each use.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use moka::sync::Cache;
@@ -27,6 +27,10 @@ const LEEWAY_SECONDS: i64 = 60;
 
 /// How long an upload may go on with the token that it began with.
 const MAX_UPLOAD_DURATION: Duration = Duration::from_hours(24);
+
+/// How many tokens are remembered, and the longest of them in bytes: those of jobs carry all claims of theirs.
+const MAX_KNOWN: u64 = 10_000;
+const MAX_KNOWN_BYTES: usize = 4096;
 
 /// For how long a token that has run out is taken for the manifest that ends a push that it began. crane would repeat the
 /// manifest with an empty body, and fail.
@@ -127,7 +131,7 @@ impl Origin {
 }
 
 /// A genuine token.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct VerifiedToken {
     /// Its own name.
     pub id: String,
@@ -136,7 +140,9 @@ pub struct VerifiedToken {
     /// What it was made of.
     pub origin: Origin,
     /// What it was made for.
-    pub access: Vec<Access>,
+    pub access: Arc<[Access]>,
+    /// When it ends.
+    expires_at: i64,
 }
 
 /// What a request has to do with a push that goes on for long.
@@ -159,6 +165,8 @@ pub struct Tokens {
     lifetime: i64,
     /// By how much clocks may differ, in seconds.
     leeway: i64,
+    /// Those that were found to be genuine, by their hashes: a client shows the same one for many requests.
+    known: Cache<[u8; 32], Arc<VerifiedToken>>,
     /// Uploads that are going on, who began each, and when.
     uploads: Cache<String, (String, i64)>,
     /// The tokens that have begun uploads, and in which repositories.
@@ -186,6 +194,7 @@ impl Tokens {
             service,
             lifetime,
             leeway,
+            known: Cache::builder().max_capacity(MAX_KNOWN).time_to_live(DEFAULT_LIFETIME).build(),
             uploads: Cache::builder().max_capacity(100_000).time_to_live(MAX_UPLOAD_DURATION).build(),
             pushes: Cache::builder().max_capacity(100_000).time_to_live(MAX_UPLOAD_DURATION).build(),
         }
@@ -231,9 +240,24 @@ impl Tokens {
         Ok((token, lifetime))
     }
 
-    /// Reads a token; one that has run out only for the upload that its own subject began, and for the manifest that ends
-    /// a push that it began itself.
-    pub fn verify(&self, token: &str, push: Option<Push<'_>>) -> Result<VerifiedToken, Refusal> {
+    /// A token that was found to be genuine a while ago; it may have run out.
+    pub fn known(&self, token: &str) -> Option<Arc<VerifiedToken>> {
+        self.known.get(&secrets::digest(token))
+    }
+
+    /// Reads a token, and remembers it if it is genuine; it may have run out.
+    ///
+    /// # Errors
+    /// [`Rejection::NotAToken`]
+    pub fn read(&self, token: &str) -> Result<Arc<VerifiedToken>, Refusal> {
+        let verified = Arc::new(self.decode(token)?);
+        if token.len() <= MAX_KNOWN_BYTES {
+            self.known.insert(secrets::digest(token), Arc::clone(&verified));
+        }
+        Ok(verified)
+    }
+
+    fn decode(&self, token: &str) -> Result<VerifiedToken, Refusal> {
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.check, &self.validation);
         let claims = decoded.map_err(|error| {
             match error.kind() {
@@ -242,26 +266,31 @@ impl Tokens {
             }
             Rejection::NotAToken
         })?;
-        let claims = claims.claims;
-        let good_until = claims.exp + self.leeway;
+        let Claims { jti: id, sub: user, of: origin, access, exp: expires_at, .. } = claims.claims;
+        Ok(VerifiedToken { id, user, origin, access: access.into(), expires_at })
+    }
+
+    /// Fails if a token has run out: it is still taken for the upload that its own subject began, and for the manifest that
+    /// ends a push that it began itself.
+    ///
+    /// # Errors
+    /// [`Rejection::ExpiredToken`]
+    pub fn must_be_in_time(&self, token: &VerifiedToken, push: Option<Push<'_>>) -> Result<(), Refusal> {
+        let good_until = token.expires_at + self.leeway;
         let in_time = good_until > now();
         let begun = || match push {
             // A token that was good when the upload began, and not any old one.
             Some(Push::Upload(id)) => {
-                self.uploads.get(id).is_some_and(|(user, at)| user == claims.sub && good_until > at)
+                self.uploads.get(id).is_some_and(|(user, at)| user == token.user && good_until > at)
             }
             Some(Push::Manifest(repository)) => {
-                let delay = u64::try_from(now().saturating_sub(claims.exp)).unwrap_or_default();
+                let delay = u64::try_from(now().saturating_sub(token.expires_at)).unwrap_or_default();
                 delay <= MAX_MANIFEST_DELAY.as_secs()
-                    && self.pushes.contains_key(&(claims.jti.clone(), repository.to_owned()))
+                    && self.pushes.contains_key(&(token.id.clone(), repository.to_owned()))
             }
             None => false,
         };
-        if in_time || begun() {
-            let Claims { jti: id, sub: user, of: origin, access, .. } = claims;
-            return Ok(VerifiedToken { id, user, origin, access });
-        }
-        Err(Rejection::ExpiredToken.into())
+        if in_time || begun() { Ok(()) } else { Err(Rejection::ExpiredToken.into()) }
     }
 
     /// Remembers that `user` began the upload `id` in a repository, with this token if it was one.
@@ -291,7 +320,18 @@ mod tests {
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &tokens.sign).expect("a token")
     }
 
-    fn rejection(verified: Result<VerifiedToken, Refusal>) -> Rejection {
+    impl Tokens {
+        fn verify(&self, token: &str, push: Option<Push<'_>>) -> Result<Arc<VerifiedToken>, Refusal> {
+            let token = self.known(token).map_or_else(|| self.read(token), Ok)?;
+            self.must_be_in_time(&token, push).map(|()| token)
+        }
+
+        fn is_known(&self, token: &str) -> bool {
+            self.known(token).is_some()
+        }
+    }
+
+    fn rejection(verified: Result<Arc<VerifiedToken>, Refusal>) -> Rejection {
         match verified {
             Err(Refusal::Rejected(rejection)) => rejection,
             other => panic!("{other:?}"),
@@ -311,14 +351,17 @@ mod tests {
             alice.method = method;
             let (token, lifetime) = tokens.mint(Some(&alice), access.clone()).expect("a token");
             let verified = tokens.verify(&token, None).expect("genuine");
-            assert_eq!((verified.user.as_str(), &verified.access, lifetime), ("alice", &access, 900));
-            match (verified.origin, expected) {
+            assert_eq!((verified.user.as_str(), &verified.access[..], lifetime), ("alice", &access[..], 900));
+            match (&verified.origin, expected) {
                 (Origin::SelfContained(contained), None) => {
-                    let identity = contained.identity("alice".to_owned());
+                    let identity = contained.clone().identity("alice".to_owned());
                     assert_eq!((identity.groups, identity.method), (alice.groups.clone(), alice.method.clone()));
                 }
-                (origin, expected) => assert_eq!(Some(origin), expected),
+                (origin, expected) => assert_eq!(Some(origin), expected.as_ref()),
             }
+            // It is remembered, and nothing else is taken for it.
+            assert!(tokens.is_known(&token) && !tokens.is_known(&token[1..]));
+            assert!(tokens.verify(&format!("{token}x"), None).is_err());
         }
         alice.method = AuthMethod::Session("s".to_owned());
         assert!(matches!(tokens.mint(Some(&alice), access), Err(Refusal::Rejected(Rejection::NoTokenOfThis))));
@@ -344,6 +387,8 @@ mod tests {
         tokens.began_upload("later", "alice", "a/b", Some("another token"));
         let token = expired(&tokens, "alice", 900);
         assert!(tokens.verify(&token, Some(Push::Upload("mine"))).is_ok());
+        // It is remembered now, and as good for nothing else as before.
+        assert!(tokens.is_known(&token));
         let manifest = Some(Push::Manifest("a/b"));
         for push in [None, Some(Push::Upload("other")), Some(Push::Upload("later")), Some(Push::Upload("?")), manifest]
         {

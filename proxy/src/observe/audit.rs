@@ -139,6 +139,17 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// A tag, or a manifest without one, went by the rules of retention.
+    Expired {
+        /// Of which repository.
+        repository: &'a str,
+        /// The tag, or the digest of a manifest without one.
+        reference: &'a str,
+        /// The manifest.
+        digest: &'a str,
+        /// The rule that decided.
+        rule: &'a str,
+    },
     /// The configuration was read again.
     Reload {
         /// What changed, or why nothing did.

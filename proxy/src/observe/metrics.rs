@@ -40,6 +40,10 @@ pub struct Metrics {
     connections_evicted: IntCounter,
     connections_refused: IntCounter,
     audit_lines_lost: IntCounter,
+    events_sent: IntCounterVec,
+    events_lost: IntCounter,
+    events_waiting: IntGauge,
+    events_oldest: IntGauge,
     connections: IntGauge,
     dependency_up: IntGaugeVec,
     issuer_up: IntGaugeVec,
@@ -125,6 +129,26 @@ impl Metrics {
                 "berth_audit_lines_lost_total",
                 "Lines of the audit log that could not be written.",
             )?,
+            events_sent: counters(
+                "berth_events_sent_total",
+                "Events that were sent to a sink, by whether it took them.",
+                &["outcome"],
+            )?,
+            events_lost: counter(
+                "berth_events_lost_total",
+                "Events that no sink has taken for a week, and were dropped.",
+            )?,
+            events_waiting: registered(
+                &registry,
+                IntGauge::new(
+                    "berth_events_waiting",
+                    "Events that wait to be taken; from 100,000 on nothing can be pushed.",
+                ),
+            )?,
+            events_oldest: registered(
+                &registry,
+                IntGauge::new("berth_events_oldest_seconds", "How long ago the oldest of those happened."),
+            )?,
             connections: registered(&registry, IntGauge::new("berth_connections", "Connections that are open."))?,
             dependency_up: gauges(
                 "berth_dependency_up",
@@ -202,6 +226,22 @@ impl Metrics {
     /// A line of the audit log could not be written.
     pub fn audit_line_lost(&self) {
         self.audit_lines_lost.inc();
+    }
+
+    /// An event was sent, and taken or not.
+    pub fn event_sent(&self, is_taken: bool) {
+        self.events_sent.with_label_values(&[if is_taken { "taken" } else { "not_taken" }]).inc();
+    }
+
+    /// Events were dropped.
+    pub fn events_lost(&self, count: u64) {
+        self.events_lost.inc_by(count);
+    }
+
+    /// So many events wait, the oldest for so many seconds.
+    pub fn events_waiting(&self, count: i64, oldest: i64) {
+        self.events_waiting.set(count);
+        self.events_oldest.set(oldest);
     }
 
     /// Everything as text: what was counted, what was looked up now, and what the registry counts.

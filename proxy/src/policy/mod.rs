@@ -35,6 +35,8 @@ pub struct Policy {
     pub actions: Actions,
     /// What must hold.
     pub conditions: Vec<Condition>,
+    /// Whether what they may read and the registry lacks is fetched for them from where it is mirrored.
+    pub on_demand: bool,
 }
 
 impl Policy {
@@ -265,6 +267,12 @@ impl Rules {
         self.repositories.iter().any(|(_, rules)| rules.anonymous_policy != Actions::default())
     }
 
+    /// Whether anybody lets fetch what is mirrored.
+    pub fn lets_fetch(&self) -> bool {
+        let mut policies = self.repositories.iter().flat_map(|(_, rules)| &rules.policies).chain([&self.admin]);
+        self.open || policies.any(|policy| policy.on_demand)
+    }
+
     /// The groups of a user, from the claims and from the configuration.
     pub fn groups_of(&self, identity: &Identity) -> Vec<String> {
         let mut groups: Vec<String> = self.subject(Some(identity)).groups().cloned().collect();
@@ -309,21 +317,32 @@ impl Rules {
         question: &Question<'_>,
         circumstances: &Circumstances,
     ) -> Decision<'a> {
-        self.evaluate_conditions(identity, question, Some(circumstances))
+        self.evaluate_policies(identity, question, Some(circumstances), false)
+    }
+
+    /// Whether something that may be read is fetched for somebody from where it is mirrored, if the registry lacks it.
+    pub fn may_fetch(
+        &self,
+        identity: Option<&Identity>,
+        question: &Question<'_>,
+        circumstances: &Circumstances,
+    ) -> bool {
+        self.evaluate_policies(identity, question, Some(circumstances), true).allowed
     }
 
     /// Whether somebody may do something somewhere in a repository, as far as that can be said before it is known with
     /// which tag or manifest: the conditions of the rules may still say no.
     pub fn may_under_some_condition(&self, identity: Option<&Identity>, action: Action, repository: &str) -> bool {
-        self.evaluate_conditions(identity, &Question::of(action, repository), None).allowed
+        self.evaluate_policies(identity, &Question::of(action, repository), None, false).allowed
     }
 
-    /// Without circumstances, all conditions hold.
-    fn evaluate_conditions<'a>(
+    /// By all policies, or by those alone that let fetch. Without circumstances, all conditions hold.
+    fn evaluate_policies<'a>(
         &'a self,
         identity: Option<&Identity>,
         question: &Question<'_>,
         circumstances: Option<&Circumstances>,
+        fetching: bool,
     ) -> Decision<'a> {
         let yes = |place| Decision { allowed: true, rule: Rule::Grants(place) };
         let &Question { action, repository, .. } = question;
@@ -338,7 +357,7 @@ impl Rules {
         // The policies that name the subject and the action and grant nothing all the same.
         let mut unmet = Vec::new();
         let mut grants = |policy: &Policy, place| {
-            if !policy.actions.contains(action) || !policy.names(&subject) {
+            if (fetching && !policy.on_demand) || !policy.actions.contains(action) || !policy.names(&subject) {
                 return false;
             }
             let Some(circumstances) = circumstances.filter(|_| !policy.conditions.is_empty()) else { return true };
@@ -361,7 +380,7 @@ impl Rules {
                 Some(_) => (Place::Default(pattern), rules.default_policy),
                 None => (Place::Anonymous(pattern), rules.anonymous_policy),
             };
-            if others.contains(action) {
+            if !fetching && others.contains(action) {
                 return yes(place);
             }
         }
@@ -488,7 +507,33 @@ mod tests {
             groups: set(groups),
             actions: actions.iter().copied().collect(),
             conditions: Vec::new(),
+            on_demand: false,
         }
+    }
+
+    #[test]
+    fn only_who_is_named_lets_fetch() {
+        let read = &[Action::Read][..];
+        let fetching = |users: &[&str]| Policy { on_demand: true, ..policy(users, &[], read) };
+        let pattern = |text: &str| Pattern::parse(text).expect("a pattern");
+        let rules = RepositoryRules {
+            policies: vec![policy(&["bob"], &[], read), fetching(&["alice"])],
+            default_policy: read.iter().copied().collect(),
+            anonymous_policy: read.iter().copied().collect(),
+        };
+        let rules = vec![(pattern("up/**"), rules), (pattern("up/own/**"), RepositoryRules::default())];
+        let rules = Rules::new(HashMap::new(), rules, fetching(&["root"]), MetricsPolicy::default());
+        let may = |who: Option<&Identity>, repository: &str| {
+            let question = Question::of(Action::Read, repository);
+            rules.may_fetch(who, &question, &Circumstances::default())
+        };
+        let [alice, bob, carol, root] = ["alice", "bob", "carol", "root"].map(|name| who(name, &[]));
+        assert!(may(Some(&alice), "up/a") && may(Some(&root), "up/a") && may(Some(&root), "up/own/a"));
+        for who in [Some(&bob), Some(&carol), None] {
+            assert!(rules.evaluate(who, &Question::of(Action::Read, "up/a"), &Circumstances::default()).allowed);
+            assert!(!may(who, "up/a"));
+        }
+        assert!(!may(Some(&alice), "up/own/a") && !may(Some(&alice), "other"));
     }
 
     fn ask<'a>(rules: &'a Rules, identity: Option<&Identity>, action: Action, repository: &str) -> Decision<'a> {

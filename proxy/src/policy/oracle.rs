@@ -71,6 +71,7 @@ impl Model {
             groups: model.groups.iter().map(ToString::to_string).collect(),
             actions: model.actions.iter().copied().collect(),
             conditions: Vec::new(),
+            on_demand: false,
         };
         let mut groups: HashMap<String, HashSet<String>> = HashMap::new();
         for (group, users) in &self.groups {

@@ -303,7 +303,7 @@ pub async fn create(
         let resource = ScimResource { id, kind: kind.name(), document, version: 1, created_at: at, changed_at: at };
         let members = members_of(kind, &resource.document);
         keep(&app, &client, &resource, None, members.as_ref()).await?;
-        pushed(&app, &request, &client, "created", &resource);
+        pushed(&app, &request, &client, "created", &resource, false).await;
         let body = with_related(&app, kind, &resource, &Asked::default()).await?;
         Ok::<_, ScimError>((resource, body))
     };
@@ -341,14 +341,25 @@ async fn keep(
     })
 }
 
-/// Tells whoever remembers something of people, and the logs.
-fn pushed(app: &App, request: &RequestInfo, client: &Client, change: &str, resource: &ScimResource) {
+/// Tells whoever remembers something of people, the logs, and whoever is told of events.
+async fn pushed(
+    app: &App,
+    request: &RequestInfo,
+    client: &Client,
+    change: &str,
+    resource: &ScimResource,
+    was_active: bool,
+) {
     app.identities.refresh();
     let provider = client.provider.config.id.as_str();
     let (kind, name) = (resource.kind, resource.name());
     tracing::info!(request = request.id, provider, kind, name, id = resource.id, change, "pushed by SCIM");
     let object = format!("{kind} {}", resource.id);
     app.audit.record(&request.origin(), &Event::Pushed { provider, change, object: &object, name });
+    let is_out = was_active && (change == "deleted" || !resource.is_active());
+    if let Some(events) = app.events.as_ref().filter(|_| kind == Kind::User.name() && is_out) {
+        events.user_deprovisioned(provider, name, &format!("{change} by SCIM")).await;
+    }
 }
 
 async fn find(app: &App, client: &Client, kind: Kind, id: &str) -> Result<ScimResource, ScimError> {
@@ -471,7 +482,7 @@ async fn change(
                 Err(error) if error.status == StatusCode::PRECONDITION_FAILED && attempt < MAX_TRIES => continue,
                 kept => kept?,
             }
-            pushed(app, request, client, "changed", &resource);
+            pushed(app, request, client, "changed", &resource, before.is_active()).await;
         }
         let body = with_related(app, kind, &resource, &Asked::default()).await?;
         return Ok(with_etag(answer(StatusCode::OK, &body), &resource));
@@ -500,7 +511,7 @@ pub async fn delete(
         if !there.map_err(|e| database_failed(&e))? {
             return Err(not_found(kind, &id));
         }
-        pushed(&app, &request, &client, "deleted", &resource);
+        pushed(&app, &request, &client, "deleted", &resource, resource.is_active()).await;
         Ok(StatusCode::NO_CONTENT.into_response())
     };
     deleted.await.unwrap_or_else(IntoResponse::into_response)

@@ -6,7 +6,7 @@ use axum::{
     Extension, Json,
     body::Bytes,
     extract::{Query, State},
-    http::{HeaderMap, StatusCode, header::USER_AGENT},
+    http::{HeaderMap, Method, StatusCode, header::USER_AGENT},
     response::{IntoResponse, Response},
 };
 use berth_oci::{Error, ErrorCode};
@@ -175,18 +175,21 @@ pub async fn create(
     };
     match created.await {
         Ok((text, key)) => {
-            key_created(&app, &request, &key);
+            key_created(&app, &request, &key).await;
             (StatusCode::CREATED, Json(Shown::new(&key, Some(&text)))).into_response()
         }
         Err(error) => error_response(&error),
     }
 }
 
-/// Tells the log and the audit log of a new key.
-pub fn key_created(app: &App, request: &RequestInfo, key: &ApiKey) {
+/// Tells the logs, and whoever is told of events, of a new key.
+pub async fn key_created(app: &App, request: &RequestInfo, key: &ApiKey) {
     tracing::info!(request = request.id, user = key.user.name, key = key.id, "an API key was made");
     let ApiKey { id, label, scopes, .. } = key;
     app.audit.record(&request.origin(), &Event::KeyCreated { key: id, label, scopes });
+    if let Some(events) = &app.events {
+        events.key_created(&request.asker(&Method::POST), key).await;
+    }
 }
 
 /// Tells the log and the audit log that a key is gone.

@@ -50,6 +50,9 @@ struct Pending {
     verifier: String,
     return_to: String,
     expires: i64,
+    /// The provider was asked once more, since it didn't take its own code.
+    #[serde(default)]
+    is_second: bool,
 }
 
 /// Why a sign-in ended nowhere, if the provider isn't to blame.
@@ -150,6 +153,16 @@ pub async fn begin(
 async fn begin_with(app: &App, headers: &HeaderMap, query: &Begin) -> Result<Response, Broken> {
     let provider = provider(app, query.provider.as_deref())?;
     let return_to = return_to(app, query.callback_ui.as_deref())?;
+    send_to(&provider, app, headers, return_to, false).await
+}
+
+async fn send_to(
+    provider: &Provider,
+    app: &App,
+    headers: &HeaderMap,
+    return_to: String,
+    is_second: bool,
+) -> Result<Response, Broken> {
     let begun = provider.begin().await?;
     let name = cookie_name(app, &begun.state);
     let pending = Pending {
@@ -159,6 +172,7 @@ async fn begin_with(app: &App, headers: &HeaderMap, query: &Begin) -> Result<Res
         verifier: begun.verifier,
         return_to,
         expires: now() + SIGN_IN_TIMEOUT_SECONDS,
+        is_second,
     };
     let plain = serde_json::to_vec(&pending).map_err(|_| Broken::Pending)?;
     let sealed = app.sign_in_sealer.seal(&plain).map_err(|_| Broken::Pending)?;
@@ -221,7 +235,14 @@ async fn finish_with(
         return Err(SignInError::refused(&error, callback.error_description.as_deref()).into());
     }
     let code = callback.code.ok_or(Broken::NoCode)?;
-    let signed_in = provider.finish(code, pending.verifier, pending.nonce).await?;
+    let signed_in = match provider.finish(code, pending.verifier, pending.nonce).await {
+        // A code is good once, and the process that took it may have been stopped before there was a session. The provider
+        // knows the browser by now and sends it back without a question.
+        Err(SignInError::GrantType(_)) if !pending.is_second => {
+            return send_to(&provider, app, headers, pending.return_to, true).await;
+        }
+        signed_in => signed_in?,
+    };
 
     let user = &signed_in.user;
     app.identities.standings.may_sign_in(&provider.config, user).await.map_err(|refusal| match refusal {

@@ -1,14 +1,17 @@
-//! What the proxy remembers: people, their sessions, API keys and terminals, the refresh tokens of jobs.
+//! What the proxy remembers: people, their sessions, API keys and terminals, the refresh tokens of jobs, and what is to be told
+//! of what has happened.
 //!
 //! Queries are here and nowhere else, one file for each thing that is remembered.
 
 mod backup;
+mod events;
 mod keys;
 mod people;
 mod refresh_tokens;
 mod scim;
 mod sessions;
 mod terminals;
+mod transaction;
 mod usage;
 
 use std::{
@@ -27,6 +30,7 @@ use sqlx::{
 
 pub use self::{
     backup::back_up,
+    events::{Announcement, EventWrite, Intent},
     keys::{ApiKey, NewKey},
     people::{Due, PASSWORD_FILE, Person, PersonId, Renewability, SignInRefused, Standing, SuspensionCause, User},
     refresh_tokens::RefreshToken,
@@ -65,6 +69,7 @@ fn migrations() -> Migrator {
         ("used_from", include_str!("../../migrations/0004_used_from.sql")),
         ("scim", include_str!("../../migrations/0005_scim.sql")),
         ("terminals", include_str!("../../migrations/0006_terminals.sql")),
+        ("events", include_str!("../../migrations/0007_events.sql")),
     ];
     let migrations = files.into_iter().zip(1..).map(|((description, sql), version)| {
         Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -90,6 +95,7 @@ pub struct StoreError(#[from] sqlx::Error);
 #[derive(Clone)]
 pub struct Store {
     pool: AnyPool,
+    is_exclusive: bool,
 }
 
 impl Store {
@@ -138,7 +144,7 @@ impl Store {
         }
         let pool = pool.connect(&with_mode).await.map_err(|e| failed(&e))?;
         migrations().run(&pool).await.map_err(|e| failed(&e))?;
-        Ok(Self { pool })
+        Ok(Self { pool, is_exclusive: is_file(url) })
     }
 
     /// Whether a server can be used, and changes nothing there.

@@ -316,7 +316,7 @@ impl Store {
     }
 
     async fn release_now(&self, name: &str) -> Result<bool, sqlx::Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let holder = sqlx::query("SELECT provider, subject FROM people WHERE name = $1").bind(name);
         let holder = holder.fetch_optional(&mut *transaction).await?.as_ref().map(PersonId::from_row).transpose()?;
         let Some(holder) = holder else { return Ok(false) };
@@ -463,14 +463,15 @@ impl Store {
         Ok(is_suspended)
     }
 
-    /// Suspends whoever was unconfirmed for longer than `grace`; their names.
-    pub async fn suspend_unconfirmed(&self, grace: Duration) -> Result<Vec<String>, StoreError> {
+    /// Suspends whoever was unconfirmed for longer than `grace`; their providers and names.
+    pub async fn suspend_unconfirmed(&self, grace: Duration) -> Result<Vec<(String, String)>, StoreError> {
         let query = sqlx::query(
             "UPDATE people SET suspended_at = $1, suspended_why = 'unconfirmed'
-             WHERE suspended_at = 0 AND unconfirmed_since > 0 AND unconfirmed_since <= $2 RETURNING name",
+             WHERE suspended_at = 0 AND unconfirmed_since > 0 AND unconfirmed_since <= $2 RETURNING provider, name",
         );
         let rows = self.within(query.bind(now()).bind(before(grace)).fetch_all(&self.pool)).await?;
-        Ok(rows.iter().map(|row| row.try_get("name")).collect::<Result<_, _>>()?)
+        let read = |row: &AnyRow| Ok((row.try_get("provider")?, row.try_get("name")?));
+        Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
     }
 
     /// Forgets the refresh tokens of who has no session, API key or terminal: nothing follows from them any more.
@@ -555,7 +556,8 @@ pub(crate) mod tests {
         let standing = async || store.standings(&alice().id, "alice").await.expect("read").remove(0);
         assert!(standing().await.unconfirmed_since.is_some());
         assert!(store.suspend_unconfirmed(Duration::from_hours(1)).await.expect("asked").is_empty());
-        assert_eq!(store.suspend_unconfirmed(Duration::ZERO).await.expect("asked"), ["alice"]);
+        let suspended = store.suspend_unconfirmed(Duration::ZERO).await.expect("asked");
+        assert_eq!(suspended, [("oidc".to_owned(), "alice".to_owned())]);
         assert_eq!(standing().await.suspended.map(|(_, why)| why), Some(SuspensionCause::Unconfirmed));
         store.sign_in(&alice(), renewability).await.expect("signed in");
         let standing = standing().await;

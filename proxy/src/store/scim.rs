@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sqlx::{Row, Transaction, any::AnyRow};
+use sqlx::{AnyConnection, Row, any::AnyRow};
 
 use super::{Store, StoreError, now};
 
@@ -58,7 +58,7 @@ impl ScimResource {
         self.text(if self.kind == "User" { "userName" } else { "displayName" })
     }
 
-    fn is_active(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         self.document.get("active").and_then(Value::as_bool).unwrap_or(true)
     }
 
@@ -181,7 +181,7 @@ impl Store {
         members: Option<&BTreeSet<String>>,
         link: ScimLink,
     ) -> Result<(), ScimRefused> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let mut document = resource.document.clone();
         document.remove("members");
         let document = Value::Object(document).to_string();
@@ -249,7 +249,7 @@ impl Store {
         resource: &ScimResource,
         link: ScimLink,
     ) -> Result<bool, sqlx::Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let members = sqlx::query("DELETE FROM scim_members WHERE group_id = $1 OR user_id = $1");
         members.bind(&resource.id).execute(&mut *transaction).await?;
         let query = sqlx::query("DELETE FROM scim_resources WHERE id = $1 AND provider = $2 AND kind = $3");
@@ -319,27 +319,27 @@ impl Store {
 
 /// Writes only what differs.
 async fn set_members(
-    transaction: &mut Transaction<'_, sqlx::Any>,
+    connection: &mut AnyConnection,
     group: &str,
     members: &BTreeSet<String>,
 ) -> Result<(), sqlx::Error> {
     let rows = sqlx::query("SELECT user_id FROM scim_members WHERE group_id = $1").bind(group);
-    let rows = rows.fetch_all(&mut **transaction).await?;
+    let rows = rows.fetch_all(&mut *connection).await?;
     let before = rows.iter().map(|row| row.try_get("user_id")).collect::<Result<BTreeSet<String>, _>>()?;
     for gone in before.difference(members) {
         let query = sqlx::query("DELETE FROM scim_members WHERE group_id = $1 AND user_id = $2");
-        query.bind(group).bind(gone).execute(&mut **transaction).await?;
+        query.bind(group).bind(gone).execute(&mut *connection).await?;
     }
     for new in members.difference(&before) {
         let query = sqlx::query("INSERT INTO scim_members (group_id, user_id) VALUES ($1, $2)");
-        query.bind(group).bind(new).execute(&mut **transaction).await?;
+        query.bind(group).bind(new).execute(&mut *connection).await?;
     }
     Ok(())
 }
 
 /// Ends sessions and terminals, also those that were let in and have not heard of it; API keys wait.
 async fn end_sessions(
-    transaction: &mut Transaction<'_, sqlx::Any>,
+    connection: &mut AnyConnection,
     provider: &str,
     link: ScimLink,
     by: &str,
@@ -360,7 +360,7 @@ async fn end_sessions(
         ],
     };
     for statement in statements {
-        sqlx::query(statement).bind(provider).bind(by).execute(&mut **transaction).await?;
+        sqlx::query(statement).bind(provider).bind(by).execute(&mut *connection).await?;
     }
     Ok(())
 }

@@ -191,7 +191,7 @@ impl Store {
     }
 
     async fn poll_device_now(&self, device_hash: &str, id: &str, client: &str, most: i64) -> Result<Poll, sqlx::Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         // Nobody else decides about it, or redeems it, from here on.
         let touched = sqlx::query(
             // A second is as fine as times are here.

@@ -53,7 +53,7 @@ impl Usage {
     async fn write_now(&self, store: &Store) -> Result<(), sqlx::Error> {
         let (keys, sessions) = (taken(&self.keys), taken(&self.sessions));
         // One flush for all.
-        let mut transaction = store.pool.begin().await?;
+        let mut transaction = store.begin().await?;
         for (id, (at, client)) in keys {
             let query = "UPDATE api_keys SET used_at = $1, used_from = $3 WHERE id = $2 AND COALESCE(used_at, 0) < $1";
             let client = client.map(|client| client.to_string()).unwrap_or_default();

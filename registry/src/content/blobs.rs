@@ -1,18 +1,20 @@
 //! Blobs and their uploads.
 
-use std::{io, path::PathBuf, pin::Pin};
+use std::{io, path::PathBuf};
 
 use berth_oci::{Algorithm, Digest, Error, ErrorCode, Repository, UploadSession};
 use bytes::Bytes;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{Stream, StreamExt};
 use http::StatusCode;
-use tokio::task::JoinHandle;
 
 use super::{Content, storage_error};
 use crate::storage::{Blob, Upload, UploadError, keys};
 
-/// How much is written at once, if it comes fast enough.
-const BATCH_BYTES: usize = 512 * 1024;
+/// What is shorter is sooner sent than fetched elsewhere.
+const MIN_REDIRECTED_BYTES: u64 = 64 * 1024;
+
+/// How much is received before it is written, at most.
+const BATCH_BYTES: usize = 1024 * 1024;
 
 impl Content {
     /// Opens a blob that `repository` holds.
@@ -25,6 +27,18 @@ impl Content {
         Err(blob_unknown(repository, digest))
     }
 
+    /// Where a client fetches a blob that `repository` holds, if not here. What is small is served at once.
+    pub async fn blob_address(&self, repository: &Repository, digest: &Digest) -> Result<Option<String>, Error> {
+        if !self.storage.redirects() {
+            return Ok(None);
+        }
+        match self.held_len(repository, digest).await? {
+            None => Err(blob_unknown(repository, digest)),
+            Some(len) if len < MIN_REDIRECTED_BYTES => Ok(None),
+            Some(_) => self.storage.address_of(digest).await.map_err(storage_error),
+        }
+    }
+
     /// The length of a blob that `repository` holds.
     pub async fn blob_len(&self, repository: &Repository, digest: &Digest) -> Result<u64, Error> {
         // Looked and told under one lock, so that it isn't collected in between.
@@ -34,16 +48,18 @@ impl Content {
 
     /// The length of a blob, if `repository` holds it: then that stays so for a while. For who has the repository's lock.
     pub(super) async fn tell_len(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Error> {
+        let key = keys::held_blob(repository, digest);
+        let is_leased = self.storage.is_leased(&key);
         let len = self.held_len(repository, digest).await?;
         if len.is_none() {
             return Ok(None); // Nothing to protect.
         }
         self.recent.told(repository, digest);
-        if !self.storage.is_shared() {
+        if !self.storage.is_shared() || is_leased {
             return Ok(len);
         }
         // Another process may be collecting it: looked at again, when that can't be any more.
-        self.acquire_lease(&keys::held_blob(repository, digest)).await?;
+        self.acquire_lease(&key).await?;
         self.held_len(repository, digest).await
     }
 
@@ -93,7 +109,8 @@ impl Content {
     {
         self.quotas.must_fit(repository, Some(digest), announced)?;
         self.may_create(repository).await?;
-        let upload = self.storage.begin_upload(repository, digest.algorithm()).await.map_err(storage_error)?;
+        let mut upload = self.storage.begin_upload(repository, digest.algorithm()).await.map_err(storage_error)?;
+        upload.announce(digest);
         let id = upload.id().clone();
         let pushed = async {
             let upload = self.receive(repository, Some(digest), upload, body, None).await?;
@@ -124,8 +141,8 @@ impl Content {
         self.receive(repository, None, upload, body, len).await?.flush().await.map_err(storage_error)
     }
 
-    /// Appends a request's body. If the client goes away, what it sent so far counts; if it has another length than it has
-    /// said, nothing of it does.
+    /// Appends a request's body. If the client goes away, what it sent so far counts, but for what it has announced to be a blob;
+    /// if it has another length than it has said, nothing of it does.
     pub async fn receive<S, E>(
         &self,
         repository: &Repository,
@@ -140,23 +157,33 @@ impl Content {
     {
         let before = upload.len();
         let mut body = std::pin::pin!(body);
-        let mut broken = None;
-        // While one batch is written, the next is received.
+        let mut end = None;
         let mut writing = tokio::spawn(async move { Ok(upload) });
-        while broken.is_none() {
-            let (batch, end) = next_batch(&mut body).await;
-            broken = end.err();
+        let upload = loop {
+            // While one batch is written, the next is received; what has come by then is the next.
+            let (mut batch, mut len) = (Vec::new(), 0);
+            let upload = loop {
+                tokio::select! {
+                    chunk = body.next(), if end.is_none() && len < BATCH_BYTES => match chunk {
+                        Some(Ok(chunk)) => {
+                            len += chunk.len();
+                            batch.push(chunk);
+                        }
+                        Some(Err(error)) => end = Some(Some(error.to_string())),
+                        None => end = Some(None),
+                    },
+                    written = &mut writing, if end.is_some() || len > 0 => break written,
+                }
+            };
+            let upload = upload.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(storage_error)?;
             if batch.is_empty() {
-                break;
+                break upload;
             }
-            let upload = written(writing).await?;
-            let more = batch.iter().map(|chunk| chunk.len() as u64).sum();
-            let upload = self.fitting(repository, digest, upload, more).await?;
+            let upload = self.fitting(repository, digest, upload, len as u64).await?;
             writing = tokio::spawn(upload.append(batch));
-        }
-        let upload = written(writing).await?;
+        };
         let received = upload.len() - before;
-        match broken {
+        match end.flatten() {
             None if len.is_some_and(|len| len != received) => {
                 upload.release().await.map_err(storage_error)?;
                 let message = format!("the body has {received} bytes, which don't fit its Content-Range");
@@ -233,34 +260,6 @@ impl Content {
         self.overviews.blob_changed(repository, digest);
         Ok(())
     }
-}
-
-/// What has come of a body, at least a chunk of it; nothing at its end. An error ends it.
-async fn next_batch<S, E>(body: &mut Pin<&mut S>) -> (Vec<Bytes>, Result<(), String>)
-where
-    S: Stream<Item = Result<Bytes, E>>,
-    E: std::fmt::Display,
-{
-    let (mut batch, mut len) = (Vec::new(), 0);
-    let mut next = body.next().await;
-    while let Some(chunk) = next {
-        match chunk {
-            Ok(chunk) => {
-                len += chunk.len();
-                batch.push(chunk);
-            }
-            Err(error) => return (batch, Err(error.to_string())),
-        }
-        if len >= BATCH_BYTES {
-            break;
-        }
-        next = body.next().now_or_never().flatten();
-    }
-    (batch, Ok(()))
-}
-
-async fn written(writing: JoinHandle<io::Result<Box<dyn Upload>>>) -> Result<Box<dyn Upload>, Error> {
-    writing.await.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(storage_error)
 }
 
 pub(super) fn blob_unknown(repository: &Repository, digest: &Digest) -> Error {

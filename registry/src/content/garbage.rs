@@ -117,25 +117,18 @@ impl Content {
         let mut live = HashSet::new();
         // What is held and not named, and too young to be collected.
         let mut waiting = HashSet::new();
-        let mut last: Option<String> = None;
-        loop {
-            let names = self.storage.repositories(&[keys::BLOBS, keys::MANIFESTS], last.as_deref(), 1000).await?;
-            for name in &names {
+        let mut last = None;
+        while let Some(repositories) = self.some_repositories(&[keys::BLOBS, keys::MANIFESTS], &mut last).await? {
+            for repository in repositories {
                 if self.is_stopping() {
                     return Ok(collected);
                 }
-                if let Ok(repository) = name.parse() {
-                    let kept = (&mut live, &mut waiting);
-                    // What one repository holds may be all that keeps some bytes.
-                    if let Err(error) = self.collect_unnamed(&repository, young, mode, kept, &mut collected).await {
-                        tracing::error!(%repository, %error, "this can't be read; the others' garbage is collected");
-                        complete = false;
-                    }
+                let kept = (&mut live, &mut waiting);
+                // What one repository holds may be all that keeps some bytes.
+                if let Err(error) = self.collect_unnamed(&repository, young, mode, kept, &mut collected).await {
+                    tracing::error!(%repository, %error, "this can't be read; the others' garbage is collected");
+                    complete = false;
                 }
-            }
-            match names.last() {
-                Some(name) => last = Some(name.clone()),
-                None => break,
             }
         }
         if !complete {
@@ -352,6 +345,9 @@ impl Content {
             if let Err(error) = self.retain(Some(delay)).await {
                 tracing::error!(%error, "what expires can't be found out");
             }
+            if let Err(error) = self.expire_notices().await {
+                tracing::error!(%error, "what nobody wants to be told can't be forgotten");
+            }
             let began = Instant::now();
             let outcome = self.collect(delay, Mode::Online).await;
             if self.is_stopping() {
@@ -391,8 +387,8 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
-    use crate::content::Sent;
-    use crate::storage::{Condition, Directory, digest_of};
+    use crate::content::ManifestPush;
+    use crate::storage::{Directory, digest_of};
 
     const DELAY: Duration = Duration::from_hours(1);
 
@@ -427,9 +423,8 @@ mod tests {
         ) -> Result<Digest, berth_oci::Error> {
             let text = manifest_text(tag, blob);
             let reference = Reference::Tag(tag.parse().expect("a tag"));
-            let pushed =
-                self.content.push_manifest(repository, &reference, &[], Sent::default(), text.into(), Condition::None);
-            pushed.await.map(|pushed| pushed.digest)
+            let pushed = self.content.push_manifest(repository, &ManifestPush::new(&reference, text.into())).await;
+            pushed.map(|pushed| pushed.digest)
         }
 
         /// Makes everything that was written older than the delay, and what was told and held forgotten.

@@ -73,7 +73,7 @@ impl Content {
         let mut manifests = Vec::new();
         for digest in digests(keys::manifests(repository)).await.map_err(storage_error)? {
             let stored = self.find_manifest(repository, &Reference::Digest(digest.clone())).await?;
-            let size = self.manifest_len(&stored).await?;
+            let size = self.manifest_len(repository, &stored).await?;
             let (media_type, annotations) = (stored.media_type, BTreeMap::new());
             manifests.push(Descriptor { media_type, digest, size, urls: Vec::new(), artifact_type: None, annotations });
         }

@@ -2,11 +2,12 @@
 
 use std::{
     collections::HashSet,
+    fmt::Display,
     io,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use berth_oci::{Algorithm, Digest, Error, ErrorCode, Manifest, Reference, Repository, Tag};
+use berth_oci::{Algorithm, Digest, Error, ErrorCode, Manifest, MediaType, Reference, Repository, Tag};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream, try_join};
 use http::StatusCode;
@@ -43,13 +44,65 @@ pub struct Pushed {
 /// What a tag points at, and when it was set by whom, if that is known.
 pub type TagTarget = (Digest, Option<Pushed>);
 
-/// Of a push, beside what is pushed.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sent<'a> {
+/// What is written down of a tag: `<digest>`, and in a second line `<seconds> <name> <media type>`. Older ones lack the type, or
+/// that line.
+struct TagRecord {
+    digest: Digest,
+    pushed: Option<Pushed>,
+    /// Of the manifest, so that a pull by the tag needn't look for it.
+    media_type: Option<MediaType>,
+}
+
+impl TagRecord {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (digest, line) = text.split_once('\n').unwrap_or((text, ""));
+        let mut words = line.splitn(3, ' ');
+        let at = words.next().and_then(|at| at.parse().ok());
+        let pushed = at.zip(words.next()).map(|(at, by)| Pushed { at, by: by.to_owned() });
+        Some(Self { digest: digest.parse().ok()?, pushed, media_type: words.next().and_then(|word| word.parse().ok()) })
+    }
+
+    fn text(digest: &Digest, media_type: MediaType, by: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        format!("{digest}\n{now} {by} {media_type}")
+    }
+}
+
+/// A manifest to push.
+#[derive(Clone, Debug)]
+pub struct ManifestPush<'a> {
+    /// As what.
+    pub reference: &'a Reference,
+    /// Further tags; only with a digest.
+    pub more_tags: &'a [Tag],
     /// `Content-Type`.
     pub content_type: Option<&'a str>,
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// What must be so (`If-None-Match: *` or `If-Match: *` of RFC 9110, section 13.1): of the tags, or of the digest if there
+    /// is no tag.
+    pub condition: Condition,
     /// Who pushes, as in [`Pushed`].
     pub by: &'a str,
+    /// Its parts may come later, or never: a mirror fetches them when somebody asks.
+    pub is_incomplete: bool,
+}
+
+impl<'a> ManifestPush<'a> {
+    /// A push without a condition, of somebody who doesn't say who they are.
+    pub fn new(reference: &'a Reference, bytes: Bytes) -> Self {
+        let (more_tags, content_type, condition) = (&[][..], None, Condition::None);
+        Self { reference, more_tags, content_type, bytes, condition, by: "", is_incomplete: false }
+    }
+
+    /// What its digest is of, and the tags that it sets.
+    pub(super) fn algorithm_and_tags(&self) -> (Algorithm, &'a [Tag]) {
+        match self.reference {
+            Reference::Digest(digest) => (digest.algorithm(), self.more_tags),
+            Reference::Tag(tag) => (Algorithm::default(), std::slice::from_ref(tag)),
+        }
+    }
 }
 
 /// How many names are looked up at once.
@@ -80,16 +133,22 @@ impl Content {
     pub async fn find_manifest(&self, repository: &Repository, reference: &Reference) -> Result<Stored, Error> {
         let (digest, pushed) = match reference {
             Reference::Digest(digest) => (Some(digest.clone()), None),
-            Reference::Tag(tag) => self.read_tag(repository, tag).await.map_err(storage_error)?.unzip(),
+            Reference::Tag(tag) => match self.tag_record(repository, tag).await.map_err(storage_error)? {
+                // A tag is set after its manifest is there, and taken away before that is.
+                Some(TagRecord { digest, pushed, media_type: Some(media_type) }) => {
+                    return Ok(Stored { digest, media_type: media_type.to_string(), pushed });
+                }
+                record => {
+                    (record.as_ref().map(|record| record.digest.clone()), record.and_then(|record| record.pushed))
+                }
+            },
         };
-        let pushed = pushed.flatten();
         if let Some(digest) = digest
             && let Some(bytes) = self.storage.read(&keys::manifest(repository, &digest)).await.map_err(storage_error)?
         {
             return Ok(Stored { digest, media_type: String::from_utf8_lossy(&bytes).into_owned(), pushed });
         }
-        let message = format!("{repository} does not hold the manifest {reference}");
-        Err(Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message))
+        Err(manifest_unknown(repository, reference))
     }
 
     /// The same for a client that asks whether it is there: then that stays so for a while, since it may name it in an index.
@@ -102,15 +161,29 @@ impl Content {
     }
 
     /// The bytes of a manifest, as they were pushed, open for reading.
-    pub async fn manifest(&self, stored: &Stored) -> Result<Box<dyn Blob>, Error> {
-        let blob = self.storage.blob(&stored.digest).await.map_err(storage_error)?;
-        blob.ok_or_else(|| bytes_missing(stored))
+    pub async fn manifest(&self, repository: &Repository, stored: &Stored) -> Result<Box<dyn Blob>, Error> {
+        match self.storage.blob(&stored.digest).await.map_err(storage_error)? {
+            Some(blob) => Ok(blob),
+            None => Err(self.bytes_missing(repository, stored).await),
+        }
     }
 
     /// The length of a manifest in bytes.
-    pub async fn manifest_len(&self, stored: &Stored) -> Result<u64, Error> {
-        let len = self.storage.blob_len(&stored.digest).await.map_err(storage_error)?;
-        len.ok_or_else(|| bytes_missing(stored))
+    pub async fn manifest_len(&self, repository: &Repository, stored: &Stored) -> Result<u64, Error> {
+        match self.storage.blob_len(&stored.digest).await.map_err(storage_error)? {
+            Some(len) => Ok(len),
+            None => Err(self.bytes_missing(repository, stored).await),
+        }
+    }
+
+    /// Two registries that were both stopped, the one in the middle of a push and the other of a removal, may leave a tag
+    /// without its manifest. It is served until the bytes are collected, and then it is none.
+    async fn bytes_missing(&self, repository: &Repository, stored: &Stored) -> Error {
+        match self.storage.exists(&keys::manifest(repository, &stored.digest)).await {
+            Ok(false) => manifest_unknown(repository, &stored.digest),
+            Ok(true) => storage_error(io::Error::other(format!("the bytes of {} are missing", stored.digest))),
+            Err(error) => storage_error(error),
+        }
     }
 
     /// What a tag points at.
@@ -118,53 +191,33 @@ impl Content {
         Ok(self.read_tag(repository, tag).await.map_err(storage_error)?.map(|(digest, _)| digest))
     }
 
-    /// What a tag points at, and when it was set by whom: `<digest>`, and in a second line `<seconds> <name>`.
+    /// What a tag points at, and when it was set by whom.
     pub(super) async fn read_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<Option<TagTarget>> {
-        let bytes = self.storage.read(&keys::tag(repository, tag)).await?;
-        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-        let (digest, pushed) = text.split_once('\n').unwrap_or((&text, ""));
-        let pushed =
-            pushed.split_once(' ').and_then(|(at, by)| Some(Pushed { at: at.parse().ok()?, by: by.to_owned() }));
-        Ok(digest.parse().ok().map(|digest| (digest, pushed)))
+        Ok(self.tag_record(repository, tag).await?.map(|record| (record.digest, record.pushed)))
     }
 
-    /// Keeps a manifest under `reference` and `more_tags`.
+    async fn tag_record(&self, repository: &Repository, tag: &Tag) -> io::Result<Option<TagRecord>> {
+        Ok(self.storage.read(&keys::tag(repository, tag)).await?.and_then(|bytes| TagRecord::parse(&bytes)))
+    }
+
+    /// Keeps a manifest.
     ///
-    /// The condition (`If-None-Match: *` or `If-Match: *` of RFC 9110, section 13.1) is about the tags, and about the
-    /// digest if there is no tag.
-    pub async fn push_manifest(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        more_tags: &[Tag],
-        sent: Sent<'_>,
-        bytes: Bytes,
-        condition: Condition,
-    ) -> Result<Push, Error> {
+    /// # Errors
+    /// Why it isn't kept, for the client.
+    pub async fn push_manifest(&self, repository: &Repository, push: &ManifestPush<'_>) -> Result<Push, Error> {
         // One that is new to the registry counts until it is there.
         let _creating = self.may_create(repository).await?;
-        let pushed = self.push_manifest_now(repository, reference, more_tags, sent, bytes.clone(), condition).await;
+        let pushed = self.push_manifest_now(repository, push).await;
         if pushed.is_err() && !self.quotas.is_empty() {
-            self.count_what_is_there(repository, reference, more_tags, &bytes).await?;
+            self.count_what_is_there(repository, push).await?;
         }
         pushed
     }
 
-    async fn push_manifest_now(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        more_tags: &[Tag],
-        sent: Sent<'_>,
-        bytes: Bytes,
-        condition: Condition,
-    ) -> Result<Push, Error> {
-        let (algorithm, tags) = match reference {
-            Reference::Digest(digest) => (digest.algorithm(), more_tags),
-            Reference::Tag(tag) => (Algorithm::default(), std::slice::from_ref(tag)),
-        };
-        let (manifest, digest) = examine(sent.content_type, bytes.clone(), algorithm).await?;
-        if let Reference::Digest(expected) = reference
+    async fn push_manifest_now(&self, repository: &Repository, push: &ManifestPush<'_>) -> Result<Push, Error> {
+        let ((algorithm, tags), bytes, condition) = (push.algorithm_and_tags(), push.bytes.clone(), push.condition);
+        let (manifest, digest) = examine(push.content_type, bytes.clone(), algorithm).await?;
+        if let Reference::Digest(expected) = push.reference
             && *expected != digest
         {
             let message = format!("the manifest has the digest {digest}, not {expected}");
@@ -190,7 +243,9 @@ impl Content {
             // Before anything is looked for: who deletes it elsewhere looks for these after.
             self.storage.mark(marks.clone()).await.map_err(storage_error)?;
         }
-        self.must_hold_parts(repository, &manifest).await?;
+        if !push.is_incomplete {
+            self.must_hold_parts(repository, &manifest).await?;
+        }
         for tag in tags {
             self.quotas.add_tag(repository, tag)?;
         }
@@ -205,7 +260,12 @@ impl Content {
             if manifest.manifests.is_empty() { keys::held_blobs(repository) } else { keys::manifests(repository) };
         let folders = Algorithm::ALL.map(|algorithm| format!("{folder}/{algorithm}"));
         let settled = self.storage.settle(folders.to_vec());
-        let (is_new, (), ()) = try_join!(stored, marked, settled).map_err(storage_error)?;
+        let storing = async { try_join!(stored, marked, settled).map_err(storage_error) };
+        let tag_keys: Vec<String> = tags.iter().map(|tag| keys::tag(repository, tag)).collect();
+        let reviving = stream::iter(tag_keys.clone())
+            .map(async |key: String| self.revive(&key).await)
+            .buffer_unordered(CHECK_CONCURRENCY);
+        let ((is_new, (), ()), ()) = try_join!(storing, reviving.try_collect())?;
         if is_new {
             self.statistics.added(len as u64);
         }
@@ -217,21 +277,20 @@ impl Content {
         // Other processes may have written since we looked, where they can: then the last writes decide.
         let (of_manifest, of_tags) =
             if tags.is_empty() { (condition, Condition::None) } else { (Condition::None, condition) };
-        self.write(keys::manifest(repository, &digest), media_type, of_manifest).await?;
+        self.write(keys::manifest(repository, &digest), media_type.clone(), of_manifest).await?;
         self.recent.told(repository, &digest);
         self.names.added(repository).await;
         self.overviews.manifest_changed(repository, &digest);
-        self.tell_parts_again(repository, &manifest, told).await?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let target = format!("{digest}\n{now} {}", sent.by).into_bytes();
-        for tag in tags {
+        if !push.is_incomplete {
+            self.tell_parts_again(repository, &manifest, told).await?;
+        }
+        let target = TagRecord::text(&digest, manifest.media_type, push.by).into_bytes();
+        for (tag, key) in tags.iter().zip(tag_keys) {
             let is_immutable = immutable.contains(&tag);
             if is_immutable && self.tag(repository, tag).await?.as_ref() == Some(&digest) {
                 continue; // It is what it is, and as old.
             }
             let of_tag = if is_immutable { Condition::Absent } else { of_tags };
-            let key = keys::tag(repository, tag);
-            self.revive(&key).await?;
             let written = self.write(key, target.clone(), of_tag).await;
             match &written {
                 Ok(()) => self.tag_changed(repository, tag, Change::Set),
@@ -243,7 +302,7 @@ impl Content {
         let key = keys::manifest(repository, &digest);
         if self.storage.is_shared() && !self.storage.exists(&key).await.map_err(storage_error)? {
             self.storage.mark(marks).await.map_err(storage_error)?;
-            self.write(key, manifest.media_type.to_string().into_bytes(), Condition::None).await?;
+            self.write(key, media_type, Condition::None).await?;
             for tag in tags {
                 let key = keys::tag(repository, tag);
                 self.revive(&key).await?;
@@ -259,7 +318,13 @@ impl Content {
         let blobs: HashSet<Digest> = manifest.required_blobs().map(|blob| blob.digest.clone()).collect();
         let children: HashSet<Digest> = manifest.manifests.iter().map(|child| child.digest.clone()).collect();
         let blobs = stream::iter(blobs).map(async |digest| {
-            let held = self.tell_len(repository, &digest).await?.is_some();
+            let key = keys::held_blob(repository, &digest);
+            // Whoever has leased it here has seen its bytes, which stay as long as somebody holds them.
+            let held = if self.storage.is_leased(&key) {
+                self.storage.exists(&key).await.map_err(storage_error)?
+            } else {
+                self.tell_len(repository, &digest).await?.is_some()
+            };
             Ok::<_, Error>((digest, held))
         });
         let children = stream::iter(children).map(async |digest| {
@@ -356,8 +421,9 @@ async fn examine(content_type: Option<&str>, bytes: Bytes, algorithm: Algorithm)
     examining.unwrap_or_else(|panic| Err(storage_error(std::io::Error::other(panic))))
 }
 
-fn bytes_missing(stored: &Stored) -> Error {
-    storage_error(std::io::Error::other(format!("the bytes of {} are missing", stored.digest)))
+fn manifest_unknown(repository: &Repository, reference: impl Display) -> Error {
+    let message = format!("{repository} does not hold the manifest {reference}");
+    Error::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message)
 }
 
 fn part_unknown(repository: &Repository, digest: &Digest) -> Error {
@@ -376,7 +442,7 @@ mod tests {
     /// Registries that share a bucket.
     fn registries() -> Vec<Arc<Content>> {
         let bucket = Objects::in_memory(Duration::from_hours(1));
-        (0..4).map(|_| Arc::new(Content::new(Arc::new(bucket.clone()), true))).collect()
+        (0..4).map(|_| Arc::new(Content::new(Arc::new(bucket.of_another_process()), true))).collect()
     }
 
     fn manifest(subject: Option<&Digest>, seed: usize) -> Bytes {
@@ -396,7 +462,9 @@ mod tests {
             let creators = (0..48).map(|i| {
                 let (content, r, tag) = (Arc::clone(&registries[i % 4]), r.clone(), tag.clone());
                 tokio::spawn(async move {
-                    content.push_manifest(&r, &tag, &[], Sent::default(), manifest(None, i), Condition::Absent).await
+                    let push =
+                        ManifestPush { condition: Condition::Absent, ..ManifestPush::new(&tag, manifest(None, i)) };
+                    content.push_manifest(&r, &push).await
                 })
             });
             let mut created = Vec::new();
@@ -420,10 +488,7 @@ mod tests {
         for (i, content) in registries.iter().enumerate() {
             let bytes = manifest(Some(&subject), i);
             let reference = Reference::Digest(digest_of(Algorithm::Sha256, &bytes).expect("a digest"));
-            let pushed = content
-                .push_manifest(&r, &reference, &[], Sent::default(), bytes, Condition::None)
-                .await
-                .expect("pushed");
+            let pushed = content.push_manifest(&r, &ManifestPush::new(&reference, bytes)).await.expect("pushed");
             assert_eq!(pushed.subject.as_ref(), Some(&subject));
             for other in &registries {
                 assert_eq!(other.referrers(&r, &subject, Some("a/b"), None).await.expect("listed").0.len(), i + 1);

@@ -11,6 +11,7 @@ mod lists;
 mod locks;
 mod manifests;
 mod names;
+mod notices;
 mod overviews;
 pub mod quotas;
 mod recent;
@@ -31,7 +32,7 @@ use tokio::sync::watch;
 pub use self::{
     garbage::Mode,
     lists::{List, TagPage},
-    manifests::{Sent, Stored},
+    manifests::{ManifestPush, Stored},
     statistics::{LastCollection, Usage},
 };
 use self::{
@@ -73,6 +74,9 @@ pub struct Content {
     /// A push that has taken longer looks again whether what it names is there, in a bucket.
     renewal: Duration,
 }
+
+/// How many repositories are listed at once.
+const REPOSITORIES_AT_ONCE: usize = 1000;
 
 /// For how long it is known whether something can be written: strangers may make the proxy ask.
 const READINESS_LIFETIME: Duration = Duration::from_secs(2);
@@ -191,6 +195,28 @@ impl Content {
         self.storage.space().await
     }
 
+    /// Repositories after `last` that have one of these folders; `last` goes on with them. Nothing, if there are no more.
+    async fn some_repositories(
+        &self,
+        having: &[&str],
+        last: &mut Option<String>,
+    ) -> std::io::Result<Option<Vec<Repository>>> {
+        let names = self.storage.repositories(having, last.as_deref(), REPOSITORIES_AT_ONCE).await?;
+        let Some(end) = names.last().cloned() else { return Ok(None) };
+        *last = Some(end);
+        Ok(Some(names.iter().filter_map(|name| name.parse().ok()).collect()))
+    }
+
+    /// The digests in a folder that has one folder an algorithm, and how long ago each was written.
+    async fn digests_with_ages(&self, folder: &str) -> std::io::Result<Vec<(Digest, Duration)>> {
+        let mut digests = Vec::new();
+        for algorithm in Algorithm::ALL {
+            let names = self.storage.ages_in(&format!("{folder}/{algorithm}")).await?;
+            digests.extend(names.into_iter().filter_map(|(name, age)| Some((digest_named(algorithm, &name)?, age))));
+        }
+        Ok(digests)
+    }
+
     /// The digests in a folder that has one folder an algorithm, of what was written at least `age` ago.
     async fn digests_in(&self, folder: &str, age: Duration) -> std::io::Result<Vec<Digest>> {
         digests_in(&*self.storage, folder, age).await
@@ -211,10 +237,14 @@ pub async fn digests_in(storage: &dyn Storage, folder: &str, age: Duration) -> s
     let mut digests = Vec::new();
     for algorithm in Algorithm::ALL {
         let names = storage.older_in(&format!("{folder}/{algorithm}"), age).await?;
-        // Whatever isn't a digest is none of ours.
-        digests.extend(names.iter().filter_map(|name| format!("{algorithm}:{name}").parse::<Digest>().ok()));
+        digests.extend(names.iter().filter_map(|name| digest_named(algorithm, name)));
     }
     Ok(digests)
+}
+
+/// What a file is named by; whatever isn't a digest is none of ours.
+fn digest_named(algorithm: Algorithm, name: &str) -> Option<Digest> {
+    format!("{algorithm}:{name}").parse().ok()
 }
 
 /// How often it is said that descriptors have run out.

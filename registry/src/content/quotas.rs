@@ -13,11 +13,12 @@ use std::{
 };
 
 use berth_config::Pattern;
-use berth_oci::{Algorithm, Amount, Digest, Error, ErrorCode, QuotaUsage, Reference, Repository, Tag};
+use berth_oci::{Amount, Digest, Error, ErrorCode, Notice, QuotaUsage, Repository, Tag};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
-use super::{Content, digests_in};
+use super::{Content, digests_in, manifests::ManifestPush};
 use crate::storage::{Condition, Upload, digest_of, keys};
 
 /// How often the sums are written down, if they have changed.
@@ -148,7 +149,7 @@ impl Reservation<'_> {
         for ((limit, mut counted), growth) in self.quotas.of(&self.repository).zip(growths) {
             counted.reserved = counted.reserved.saturating_sub(growth);
             counted.come(prints, len);
-            warn(limit, &mut counted);
+            self.quotas.warn(limit, &mut counted);
         }
     }
 }
@@ -166,6 +167,9 @@ impl Drop for Reservation<'_> {
 pub struct Quotas {
     all: Vec<(Limit, Mutex<Counted>)>,
     hasher: RandomState,
+    /// What isn't written down yet of those that are nearly used up.
+    warnings: Mutex<Vec<Notice>>,
+    warned: Notify,
 }
 
 impl Quotas {
@@ -173,7 +177,7 @@ impl Quotas {
     pub fn new(limits: Vec<Limit>) -> Self {
         let counting = || Counted { gone: Some(HashSet::new()), ..Counted::default() };
         let all = limits.into_iter().map(|limit| (limit, Mutex::new(counting()))).collect();
-        Self { all, hasher: RandomState::new() }
+        Self { all, ..Self::default() }
     }
 
     /// Whether there are none.
@@ -240,7 +244,7 @@ impl Quotas {
         }
         for (limit, counted) in &mut all {
             counted.come(prints, len);
-            warn(limit, counted);
+            self.warn(limit, counted);
         }
         Ok(())
     }
@@ -253,7 +257,7 @@ impl Quotas {
             if let Some(gone) = &mut counted.gone {
                 gone.insert(prints.0);
             }
-            warn(limit, &mut counted);
+            self.warn(limit, &mut counted);
         }
     }
 
@@ -295,6 +299,22 @@ impl Quotas {
             if let Some(gone) = &mut counted.gone {
                 gone.insert(print);
             }
+        }
+    }
+
+    /// Says once that a quota is nearly used up.
+    fn warn(&self, limit: &Limit, counted: &mut Counted) {
+        let Some(most) = limit.bytes else { return };
+        let percent = counted.bytes.saturating_mul(100) / most.max(1);
+        if percent >= WARN_PERCENT && !counted.has_warned {
+            counted.has_warned = true;
+            let (used, most) = (readable(counted.bytes), readable(most));
+            tracing::warn!(repositories = limit.name(), used, limit = most, "a quota is nearly used up");
+            let warning = Notice::QuotaWarning { usage: usage(limit, counted) };
+            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+            self.warned.notify_one();
+        } else if percent < CALM_PERCENT {
+            counted.has_warned = false;
         }
     }
 
@@ -351,19 +371,6 @@ fn readable(bytes: u64) -> String {
     }
 }
 
-/// Says once that a quota is nearly used up.
-fn warn(limit: &Limit, counted: &mut Counted) {
-    let Some(most) = limit.bytes else { return };
-    let percent = counted.bytes.saturating_mul(100) / most.max(1);
-    if percent >= WARN_PERCENT && !counted.has_warned {
-        counted.has_warned = true;
-        let (used, most) = (readable(counted.bytes), readable(most));
-        tracing::warn!(repositories = limit.name(), used, limit = most, "a quota is nearly used up");
-    } else if percent < CALM_PERCENT {
-        counted.has_warned = false;
-    }
-}
-
 impl Content {
     /// What is used of what, for a repository.
     pub fn quota_usage(&self, repository: &Repository) -> Vec<QuotaUsage> {
@@ -408,20 +415,15 @@ impl Content {
     pub(super) async fn count_what_is_there(
         &self,
         repository: &Repository,
-        reference: &Reference,
-        more_tags: &[Tag],
-        bytes: &[u8],
+        push: &ManifestPush<'_>,
     ) -> Result<(), Error> {
-        let (algorithm, tags) = match reference {
-            Reference::Digest(digest) => (digest.algorithm(), more_tags),
-            Reference::Tag(tag) => (Algorithm::default(), std::slice::from_ref(tag)),
-        };
+        let (algorithm, tags) = push.algorithm_and_tags();
         for tag in tags {
             if !self.storage.exists(&keys::tag(repository, tag)).await.map_err(super::storage_error)? {
                 self.quotas.remove_tag(repository, tag);
             }
         }
-        let digest = digest_of(algorithm, bytes).map_err(super::storage_error)?;
+        let digest = digest_of(algorithm, &push.bytes).map_err(super::storage_error)?;
         if !self.storage.exists(&keys::manifest(repository, &digest)).await.map_err(super::storage_error)? {
             self.quotas.remove(repository, Kind::Manifest, &digest);
         }
@@ -453,6 +455,17 @@ impl Content {
                 let written = counted.sums();
                 let (reserved, has_warned) = (counted.reserved, counted.has_warned);
                 *counted = Counted { gone: Some(HashSet::new()), written, reserved, has_warned, ..Counted::default() };
+            }
+        }
+    }
+
+    /// Writes down which quotas are nearly used up, for as long as the process lives.
+    pub async fn keep_warnings(&self) {
+        loop {
+            self.quotas.warned.notified().await;
+            let warnings = std::mem::take(&mut *self.quotas.warnings.lock().unwrap_or_else(PoisonError::into_inner));
+            if let Err(error) = self.notice(warnings).await {
+                tracing::error!(%error, "that a quota is nearly used up can't be written down");
             }
         }
     }
@@ -494,17 +507,12 @@ impl Content {
     }
 
     async fn count_quotas(&self) -> io::Result<()> {
-        let mut last: Option<String> = None;
-        loop {
-            let names = self.storage.repositories(&[keys::BLOBS, keys::MANIFESTS], last.as_deref(), 1000).await?;
-            for repository in names.iter().filter_map(|name| name.parse::<Repository>().ok()) {
+        let mut last = None;
+        while let Some(repositories) = self.some_repositories(&[keys::BLOBS, keys::MANIFESTS], &mut last).await? {
+            for repository in repositories {
                 if self.quotas.of(&repository).next().is_some() {
                     self.count_repository(&repository).await?;
                 }
-            }
-            match names.into_iter().last() {
-                Some(name) => last = Some(name),
-                None => break,
             }
         }
         for (_, counted) in &self.quotas.all {

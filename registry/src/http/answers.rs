@@ -73,6 +73,17 @@ pub fn blob_headers(digest: &Digest, len: u64) -> Result<Response, Error> {
     Ok(response)
 }
 
+/// Sends a client to where the blob is: the same request, and so the same range of it (RFC 9110, section 15.4.8). The address is
+/// good for a short time.
+pub fn redirect(digest: &Digest, address: &str) -> Result<Response, Error> {
+    let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
+    let out = response.headers_mut();
+    out.insert(LOCATION, value(&address)?);
+    out.insert(CONTENT_DIGEST, value(digest)?);
+    out.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
 pub fn not_modified(mut response: Response) -> Response {
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     *response.body_mut() = Body::empty();

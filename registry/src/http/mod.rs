@@ -4,22 +4,23 @@
 
 mod answers;
 mod conditions;
+mod handover;
 mod limits;
 mod server;
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, ops::Range, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use berth_observe::Traces;
-use berth_oci::{Digest, Error, ErrorCode, MediaType, Operation, Repository, RouteError, UsageList};
+use berth_observe::{Span, Traces};
+use berth_oci::{Digest, Error, ErrorCode, MediaType, Operation, Reference, Repository, RouteError, UsageList};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK, RANGE},
 };
 use serde_json::json;
@@ -28,7 +29,7 @@ use tracing::Instrument;
 use self::{
     answers::{
         blob_headers, created, error_response, json_response, link, list_response, manifest_response, not_modified,
-        unreadable, upload_response, value,
+        redirect, unreadable, upload_response, value,
     },
     conditions::{ByteRange, condition, in_order, matches_etag},
     limits::Place,
@@ -38,7 +39,7 @@ pub use self::{
     server::{health, serve},
 };
 use crate::{
-    content::{Content, List, Sent, TagPage},
+    content::{Content, List, ManifestPush, TagPage},
     metrics::Metrics,
     status,
     storage::Blob,
@@ -51,6 +52,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UNCOUNTED: HeaderName = HeaderName::from_static("berth-uncounted");
 /// Who pushes, as the proxy calls them, percent-encoded.
 const USER: HeaderName = HeaderName::from_static("berth-user");
+
+/// By which a mirror pushes a manifest whose parts may come later, or never.
+const INCOMPLETE: HeaderName = HeaderName::from_static("berth-incomplete");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// Tells the proxy that the conditions of a manifest push are decided here, in one step with the write.
@@ -87,19 +91,34 @@ async fn answer(State(serving): State<Arc<Serving>>, request: Request) -> Respon
     match request.uri().path() {
         "/metrics" => return status::metrics(&serving).await,
         "/readyz" => return status::ready(&serving).await,
-        _ => {}
+        "/notices" => return status::notices(&serving, request.method(), None).await,
+        path => {
+            if let Some(id) = path.strip_prefix("/notices/") {
+                return status::notices(&serving, request.method(), Some(id)).await;
+            }
+        }
     }
     let began = Instant::now();
     let trace = serving.traces.begin(request.headers());
-    // Whatever is logged on the way says which request it is about.
-    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| is_request_id(id));
-    let span = tracing::error_span!("request", id, method = %request.method(), path = request.uri().path());
+    let span = request_span(request.headers(), request.method(), request.uri().path());
     let parsed = Operation::parse(request.method(), request.uri());
     let name = parsed.as_ref().map_or("unknown", Operation::name);
     let outcome = answer_operation(&serving, parsed, request).instrument(span.clone()).await;
     let mut response = outcome.unwrap_or_else(|error| error_response(&error));
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    let (status, took) = (response.status().as_u16(), began.elapsed());
+    ended(&serving, name, response.status().as_u16(), began, trace, &span);
+    response
+}
+
+/// Whatever is logged on the way says which request it is about.
+fn request_span(headers: &HeaderMap, method: &Method, path: &str) -> tracing::Span {
+    let id = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| is_request_id(id));
+    tracing::error_span!("request", id, %method, path)
+}
+
+/// A request has been answered.
+fn ended(serving: &Serving, name: &'static str, status: u16, began: Instant, trace: Span, span: &tracing::Span) {
+    let took = began.elapsed();
     serving.metrics.request(name, status, took);
     let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     span.in_scope(|| tracing::debug!(operation = name, status, us, "answered"));
@@ -107,7 +126,6 @@ async fn answer(State(serving): State<Arc<Serving>>, request: Request) -> Respon
         trace.named(name);
         trace.end(status);
     }
-    response
 }
 
 async fn answer_operation(
@@ -154,22 +172,16 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
         }
         Op::HeadManifest { repository, reference } => {
             let stored = content.tell_manifest(&repository, &reference).await?;
-            let len = content.manifest_len(&stored).await?;
+            let len = content.manifest_len(&repository, &stored).await?;
             manifest_response(headers, &reference, &stored, len)
         }
         Op::PullManifest { repository, reference } => {
-            let stored = content.find_manifest(&repository, &reference).await?;
-            let blob = content.manifest(&stored).await?;
-            let len = blob.len();
-            let mut response = manifest_response(headers, &reference, &stored, len)?;
-            if response.status() == StatusCode::OK {
-                *response.body_mut() = match len {
-                    0..=MAX_WHOLE_MANIFEST_BYTES => whole(blob).await?,
-                    _ => body_of(blob, 0..len, place),
+            let (mut response, part) = manifest_part(content, headers, &repository, &reference).await?;
+            if let Some((blob, range)) = part {
+                *response.body_mut() = match range.end {
+                    0..=MAX_WHOLE_MANIFEST_BYTES => whole(blob, range).await?.into(),
+                    _ => body_of(blob, range, place),
                 };
-                if !headers.contains_key(UNCOUNTED) {
-                    content.pulled(&repository, &stored.digest);
-                }
             }
             Ok(response)
         }
@@ -177,8 +189,11 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
             let condition = condition(headers)?;
             let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let (bytes, _place) = limits.receive_manifest(headers, body).await?;
-            let sent = Sent { content_type, by: user(headers) };
-            let pushed = content.push_manifest(&repository, &reference, &tags, sent, bytes, condition).await?;
+            let is_incomplete = headers.contains_key(INCOMPLETE);
+            let by = user(headers);
+            let (reference, more_tags) = (&reference, &tags[..]);
+            let push = ManifestPush { reference, more_tags, content_type, bytes, condition, by, is_incomplete };
+            let pushed = content.push_manifest(&repository, &push).await?;
             let mut response = created(format!("/v2/{repository}/manifests/{}", pushed.digest), &pushed.digest)?;
             for tag in &tags {
                 response.headers_mut().append(OCI_TAG, value(tag)?);
@@ -229,9 +244,9 @@ async fn perform(serving: &Serving, operation: Operation, request: Request) -> R
         Op::FinishUpload { session, digest } => {
             let mut upload = content.resume_upload(&session).await?;
             let len = in_order(headers, &session.repository, &*upload)?;
-            // Nothing has been hashed yet, so it isn't too late to learn the algorithm.
+            // Nothing has been hashed or written yet.
             if upload.len() == 0 {
-                upload.restart(digest.algorithm());
+                upload.announce(&digest);
             }
             let upload = content.fitting(&session.repository, Some(&digest), upload, announced(headers)).await?;
             let upload =
@@ -284,7 +299,6 @@ fn user(headers: &HeaderMap) -> &str {
     if is_one { user } else { "" }
 }
 
-/// end-2, with `Range` (RFC 9110, section 14).
 async fn pull_blob(
     content: &Content,
     headers: &HeaderMap,
@@ -292,11 +306,55 @@ async fn pull_blob(
     digest: &Digest,
     place: Place,
 ) -> Result<Response, Error> {
+    // Not the proxy itself, which reads it for a page.
+    if !headers.contains_key(UNCOUNTED)
+        && !matches_etag(headers, digest)
+        && let Some(address) = content.blob_address(repository, digest).await?
+    {
+        return redirect(digest, &address);
+    }
+    let (mut response, part) = blob_part(content, headers, repository, digest).await?;
+    if let Some((blob, range)) = part {
+        *response.body_mut() = body_of(blob, range, place);
+    }
+    Ok(response)
+}
+
+/// A part of something that is stored.
+type Part = (Box<dyn Blob>, Range<u64>);
+
+/// end-3: the answer, and what is its body.
+async fn manifest_part(
+    content: &Content,
+    headers: &HeaderMap,
+    repository: &Repository,
+    reference: &Reference,
+) -> Result<(Response, Option<Part>), Error> {
+    let stored = content.find_manifest(repository, reference).await?;
+    let blob = content.manifest(repository, &stored).await?;
+    let len = blob.len();
+    let response = manifest_response(headers, reference, &stored, len)?;
+    if response.status() != StatusCode::OK {
+        return Ok((response, None));
+    }
+    if !headers.contains_key(UNCOUNTED) {
+        content.pulled(repository, &stored.digest);
+    }
+    Ok((response, Some((blob, 0..len))))
+}
+
+/// end-2, with `Range` (RFC 9110, section 14): the answer, and the part of a blob that is its body.
+async fn blob_part(
+    content: &Content,
+    headers: &HeaderMap,
+    repository: &Repository,
+    digest: &Digest,
+) -> Result<(Response, Option<Part>), Error> {
     let blob = content.blob(repository, digest).await?;
     let whole = blob.len();
     let mut response = blob_headers(digest, whole)?;
     if matches_etag(headers, digest) {
-        return Ok(not_modified(response));
+        return Ok((not_modified(response), None));
     }
     let requested = headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(|range| {
         // A range that can't be read, or several of them, may be answered with the whole (section 14.2).
@@ -309,7 +367,7 @@ async fn pull_blob(
             let error = Error::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::SizeInvalid, message);
             let mut response = error_response(&error);
             response.headers_mut().insert(CONTENT_RANGE, value(&format!("bytes */{whole}"))?);
-            return Ok(response);
+            return Ok((response, None));
         }
         Some(ByteRange::Part { first, last }) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -320,26 +378,24 @@ async fn pull_blob(
         }
     };
     tracing::debug!(%repository, %digest, ?range, "blob");
-    *response.body_mut() = body_of(blob, range, place);
-    Ok(response)
+    Ok((response, Some((blob, range))))
 }
 
 /// A part of a blob as a body; its transfer ends with it.
-fn body_of(blob: Box<dyn Blob>, range: std::ops::Range<u64>, place: Place) -> Body {
+fn body_of(blob: Box<dyn Blob>, range: Range<u64>, place: Place) -> Body {
     let pieces = blob.read(range).map(move |piece| {
         let _until_the_end = &place;
-        piece
+        // All that the client sees is that it ends too early.
+        piece.inspect_err(|error| tracing::error!(%error, "a blob can't be read to its end"))
     });
     Body::from_stream(pieces)
 }
 
-/// All of a small blob.
-async fn whole(blob: Box<dyn Blob>) -> Result<Body, Error> {
-    let len = blob.len();
-    let mut pieces: Vec<Bytes> = blob.read(0..len).try_collect().await.map_err(|e| unreadable(&e))?;
+/// A small part, whole.
+async fn whole(blob: Box<dyn Blob>, range: Range<u64>) -> Result<Bytes, Error> {
+    let mut pieces: Vec<Bytes> = blob.read(range).try_collect().await.map_err(|e| unreadable(&e))?;
     // As a rule there is one.
-    let bytes = if pieces.len() == 1 { pieces.remove(0) } else { pieces.concat().into() };
-    Ok(Body::from(bytes))
+    Ok(if pieces.len() == 1 { pieces.remove(0) } else { pieces.concat().into() })
 }
 
 /// end-8: the tags piece by piece, from a list that all readers share.

@@ -1,6 +1,6 @@
 //! The listener, and the end of it all.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{future::Future, io, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
 use berth_config::Upstream;
@@ -13,7 +13,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{Serving, answer, limits::Bounded};
+use super::{Serving, answer, handover, limits::Bounded};
 
 /// How long requests may go on after the registry was told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -37,16 +37,24 @@ pub async fn serve(upstream: &Upstream, serving: Arc<Serving>) -> Result<(), Str
             finish(axum::serve(listener, router).with_graceful_shutdown(stopping.clone()).into_future(), stopping).await
         }
         Upstream::Unix(path) => {
-            // A socket that a killed process left behind would keep this one from listening.
-            match std::fs::remove_file(path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot(e)),
-                _ => {}
+            let listener = Bounded::new(bind_anew(path).map_err(cannot)?, &serving.limits);
+            if !serving.content.is_shared() {
+                let files = handover::listen(path).map_err(cannot)?;
+                tokio::spawn(handover::serve(files, Arc::clone(&serving)));
             }
-            let listener = Bounded::new(UnixListener::bind(path).map_err(cannot)?, &serving.limits);
             tracing::info!("listening on {upstream}");
             finish(axum::serve(listener, router).with_graceful_shutdown(stopping.clone()).into_future(), stopping).await
         }
     }
+}
+
+/// Listens on a socket. One that a killed process left behind would keep this one from it.
+pub fn bind_anew(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    UnixListener::bind(path)
 }
 
 /// Serves until told to stop, and then lets the last requests end, for a while.

@@ -13,9 +13,9 @@ use super::{
     layouts::{BucketLayouts, FolderLayout, Layout, find_layouts},
 };
 use crate::{
-    content::{Content, Sent},
+    content::{Content, ManifestPush},
     progress_bar::Progress,
-    storage::{Condition, Objects},
+    storage::Objects,
 };
 
 /// What was brought in.
@@ -144,8 +144,9 @@ async fn import_one(
     for (digest, media_type, bytes) in manifests {
         let tags = tags.remove(&digest).unwrap_or_default();
         let reference = Reference::Digest(digest);
-        let sent = Sent { content_type: Some(media_type.as_str()), by: "" };
-        match content.push_manifest(repository, &reference, &tags, sent, bytes.into(), Condition::None).await {
+        let push = ManifestPush::new(&reference, bytes.into());
+        let push = ManifestPush { more_tags: &tags, content_type: Some(media_type.as_str()), ..push };
+        match content.push_manifest(repository, &push).await {
             Ok(_) => {
                 imported.manifests += 1;
                 imported.tags += tags.len() as u64;

@@ -11,6 +11,7 @@
 //! repositories/<name>/_overview/all                  what lists show of it; may be found out anew
 //! repositories/<name>/_overview/totals               its size, and the like
 //! uploads/<id>/…                                     what has not been finished
+//! notices/<time>-<id>                                what the registry did by itself, until the proxy has told of it
 //! statistics.json                                    how much is stored
 //! layout.json                                        which of these folders have been kept from the beginning
 //! ```
@@ -33,6 +34,14 @@ pub const UPLOADS: &str = "uploads";
 /// The folder of one upload.
 pub fn upload(id: &UploadId) -> String {
     format!("{UPLOADS}/{id}")
+}
+
+/// The folder of what the registry did by itself.
+pub const NOTICES: &str = "notices";
+
+/// Some of that.
+pub fn notice(id: &str) -> String {
+    format!("{NOTICES}/{id}")
 }
 
 /// How much is stored.

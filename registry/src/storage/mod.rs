@@ -9,7 +9,7 @@ mod hasher;
 pub mod keys;
 mod objects;
 
-use std::{io, ops::Range, path::PathBuf, time::Duration};
+use std::{fs::File, io, ops::Range, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use berth_oci::{Algorithm, Digest, Repository, UploadId};
@@ -18,7 +18,7 @@ use futures_util::stream::BoxStream;
 
 pub use directory::Directory;
 pub use hasher::{Hasher, digest_of};
-pub use objects::{Kind, Objects, Service};
+pub use objects::{Kind, Objects, Redirect, Service};
 
 /// Where the registry keeps its bytes. Keys are those of [`keys`].
 #[async_trait]
@@ -78,6 +78,19 @@ pub trait Storage: Send + Sync {
     /// How many bytes have this digest, if they are here.
     async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>>;
 
+    /// Whether clients fetch blobs from the storage itself.
+    fn redirects(&self) -> bool {
+        false
+    }
+
+    /// Where a client fetches a blob that is there, for a short time and without a credential of its own.
+    ///
+    /// # Errors
+    /// If the service doesn't sign it.
+    async fn address_of(&self, _digest: &Digest) -> io::Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Keeps a small blob whose bytes are all at hand, and whose digest the caller has computed. Whether it is new, as far
     /// as that is known.
     async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<bool>;
@@ -136,6 +149,11 @@ pub trait Storage: Send + Sync {
     /// collector may be at it already; then it is as good as gone, and the answer is no.
     async fn acquire_lease(&self, key: &str) -> io::Result<bool>;
 
+    /// Whether such a lease is known to hold, without asking anybody.
+    fn is_leased(&self, _key: &str) -> bool {
+        false
+    }
+
     /// The same before something is written under a key that may have been taken away [lately](Self::remove_if).
     async fn revive(&self, key: &str) -> io::Result<bool>;
 
@@ -185,6 +203,11 @@ pub trait Blob: Send {
 
     /// A part of them, in pieces of a bounded length.
     fn read(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>>;
+
+    /// The open file, if it is one.
+    fn file(self: Box<Self>) -> Option<File> {
+        None
+    }
 }
 
 /// An upload that one request holds.
@@ -196,8 +219,10 @@ pub trait Upload: Send {
     /// How many bytes it has.
     fn len(&self) -> u64;
 
-    /// Hashes anew, with another algorithm. Only an empty upload can; another one is read again when it is finished.
-    fn restart(&mut self, algorithm: Algorithm);
+    /// Says which blob it will be at the end of the request that holds it; only of an empty upload. If that request breaks off,
+    /// its bytes may not count. Any other upload is read again at the end, if its digest isn't of the algorithm that it was hashed
+    /// with.
+    fn announce(&mut self, digest: &Digest);
 
     /// Appends some bytes, off the async threads. They count when they are flushed.
     ///

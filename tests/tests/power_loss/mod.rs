@@ -231,6 +231,10 @@ async fn examine(
         match found {
             Some(number) => {
                 let image = image(*number);
+                let answer = api.get(&format!("/v2/{repository}/manifests/{}", digest(&image.manifest))).await;
+                if answer.status() != StatusCode::OK {
+                    wrong.push(format!("{repository}:{tag} is there, and not by its digest"));
+                }
                 for blob in [&image.layer, &image.config] {
                     let answer = api.get(&format!("/v2/{repository}/blobs/{}", digest(blob))).await;
                     if answer.status() != StatusCode::OK || answer.bytes().await.unwrap() != *blob {
@@ -311,7 +315,7 @@ async fn what_was_acknowledged_survives_a_power_cut_at_any_moment_and_each_flush
     ];
     for (kind, ignored) in kinds {
         let mut found = false;
-        for (moment, state) in draw(&events, &root, &ignored, 60) {
+        for (moment, state) in draw(&events, &root, &ignored, cuts()) {
             if !examine(&state, &root, &expected(&done, &answers, moment)).await.is_empty() {
                 found = true;
                 break;

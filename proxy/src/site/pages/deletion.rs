@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Extension,
     extract::{Path, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse, Redirect, Response},
 };
 use berth_oci::{Digest, Operation, Page as ListPage, Reference, Repository, Search, TagSelection};
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     app::App,
+    events::Pending,
     observe::Event,
     registry::{Deletion, RegistryError},
     request::RequestInfo,
@@ -155,7 +156,25 @@ pub async fn delete(
     else {
         return nothing_here(&viewer, "image that you may delete");
     };
-    match app.registry.delete(&repository, &reference).await {
+    // Of what is told of, nothing is done that can't be.
+    let mut pending = None;
+    if let Some(events) = &app.events {
+        let asker = request.asker(&Method::DELETE);
+        pending = match Pending::deletion(events, &app.registry, &repository, &reference, asker).await {
+            Ok(pending) => Some(pending),
+            Err(error) => {
+                let why = plain(&error.to_string());
+                return frame::refusal(StatusCode::SERVICE_UNAVAILABLE, "Nothing was deleted", &why, &request.id)
+                    .into_response();
+            }
+        };
+    }
+    let deleted = app.registry.delete(&repository, &reference).await;
+    if let (Some(pending), Ok(deletion)) = (&mut pending, &deleted) {
+        let is_done = matches!(deletion, Deletion::Done);
+        pending.answered(if is_done { StatusCode::ACCEPTED } else { StatusCode::CONFLICT }).await;
+    }
+    match deleted {
         Ok(Deletion::Done) => {
             tracing::info!(request = request.id, user = owner.identity.user, target = text, "deleted from a page");
             let operation = Operation::DeleteManifest { repository: repository.clone(), reference: reference.clone() };

@@ -194,7 +194,7 @@ pub async fn create(
     match app.identities.keys.create(&owner.id, &wanted).await {
         Ok(None) => refused(StatusCode::FORBIDDEN, &too_many_keys().to_string()),
         Ok(Some((text, key))) => {
-            key_created(&app, &request, &key);
+            key_created(&app, &request, &key).await;
             list(&app, &viewer, &owner, Some(NewKey { text, label }), &request).await
         }
         Err(error) => database_failed(&error, &request),

@@ -480,10 +480,9 @@ impl Content {
 
     /// Compares all that was written down with what is stored; in a bucket, where that is dear, finds out only what wasn't.
     async fn fill_overviews(&self) -> io::Result<()> {
-        let mut last: Option<String> = None;
-        loop {
-            let names = self.storage.repositories(&[keys::MANIFESTS], last.as_deref(), 1000).await?;
-            for repository in names.iter().filter_map(|name| name.parse::<Repository>().ok()) {
+        let mut last = None;
+        while let Some(repositories) = self.some_repositories(&[keys::MANIFESTS], &mut last).await? {
+            for repository in repositories {
                 if self.is_stopping() {
                     return Ok(());
                 }
@@ -498,11 +497,8 @@ impl Content {
                 // Nobody has asked for it.
                 self.overviews.kept.invalidate(&repository);
             }
-            match names.into_iter().last() {
-                Some(name) => last = Some(name),
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 }
 

@@ -12,14 +12,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use berth_oci::{Digest, Reference, Repository, Tag};
+use berth_oci::{Digest, Notice, Reference, Repository, Tag};
 
 use self::rules::{Facts, ImmutableTags, Policy, Retention, Verdict, judge, judge_tags, keeps_always};
 use super::{Content, storage_error};
 use crate::storage::keys;
 
-/// How many repositories are listed at once.
-const REPOSITORIES_AT_ONCE: usize = 1000;
+/// How many removals are written down together.
+const EXPIRED_PER_NOTICE: usize = 100;
 
 /// How many rounds it takes at most until nothing more goes of a repository: each index lets go of what it names.
 const MAX_ROUNDS: usize = 8;
@@ -49,6 +49,10 @@ pub struct Expired {
     pub digest: Digest,
     /// The rule that decided.
     pub rule: String,
+    /// When its tag was set: one that was set since stays.
+    set_at: Option<u64>,
+    /// What it belongs to, if to something: as long as that is there, this stays.
+    subject: Option<Digest>,
 }
 
 /// What goes of one repository.
@@ -58,10 +62,6 @@ pub struct Plan {
     pub expired: Vec<Expired>,
     /// How many bytes only that needs, here; other repositories may hold some of them.
     pub bytes: u64,
-    /// When each of the tags was set that go: one that was set since stays.
-    set_at: HashMap<String, Option<u64>>,
-    /// What they belong to that belong to something.
-    subjects: HashMap<(Option<String>, Digest), Digest>,
 }
 
 /// A tag, what it points at, and what is known of it.
@@ -97,13 +97,13 @@ struct Attachments<'a> {
 }
 
 /// What a tag is attached to.
-enum Attached<'a> {
+enum Attached {
     /// To nothing: it is a tag as others.
     No,
     /// To something that isn't here.
     Gone,
     /// To this.
-    To(std::borrow::Cow<'a, Digest>),
+    To(Digest),
 }
 
 impl<'a> Attachments<'a> {
@@ -113,16 +113,16 @@ impl<'a> Attachments<'a> {
         Self { cut: cut.collect() }
     }
 
-    fn subject(&self, tag: &str, held: &'a HashMap<Digest, Held>) -> Attached<'a> {
+    fn subject(&self, tag: &str, held: &'a HashMap<Digest, Held>) -> Attached {
         let (subject, kind) = tag.rsplit_once('.').unwrap_or((tag, ""));
         if !matches!(kind, "" | "sig" | "att" | "sbom") {
             return Attached::No;
         }
         if let Some(digest) = self.cut.get(subject) {
-            return Attached::To(std::borrow::Cow::Borrowed(digest));
+            return Attached::To((*digest).clone());
         }
         match subject.replacen('-', ":", 1).parse::<Digest>() {
-            Ok(digest) if held.contains_key(&digest) => Attached::To(std::borrow::Cow::Owned(digest)),
+            Ok(digest) if held.contains_key(&digest) => Attached::To(digest),
             Ok(_) => Attached::Gone,
             Err(_) => Attached::No,
         }
@@ -138,7 +138,7 @@ impl Content {
     pub async fn retain(&self, told: Option<Duration>) -> io::Result<()> {
         let Some(retention) = &self.rules.retention else { return Ok(()) };
         let mut last = None;
-        while let Some(repositories) = self.some_repositories(&mut last).await? {
+        while let Some(repositories) = self.some_repositories(&[keys::MANIFESTS], &mut last).await? {
             for repository in repositories {
                 if self.is_stopping() {
                     return Ok(());
@@ -157,7 +157,7 @@ impl Content {
     /// If something can't be read.
     pub async fn each_retention_plan(&self, mut give: impl FnMut(&Repository, Plan)) -> io::Result<()> {
         let mut last = None;
-        while let Some(repositories) = self.some_repositories(&mut last).await? {
+        while let Some(repositories) = self.some_repositories(&[keys::MANIFESTS], &mut last).await? {
             for repository in repositories {
                 if let Some(plan) = self.plan_retention(&repository, None).await? {
                     give(&repository, plan);
@@ -165,14 +165,6 @@ impl Content {
             }
         }
         Ok(())
-    }
-
-    /// Repositories after `last`, which goes on with them; nothing, if there are no more.
-    async fn some_repositories(&self, last: &mut Option<String>) -> io::Result<Option<Vec<Repository>>> {
-        let names = self.storage.repositories(&[keys::MANIFESTS], last.as_deref(), REPOSITORIES_AT_ONCE).await?;
-        let Some(end) = names.last().cloned() else { return Ok(None) };
-        *last = Some(end);
-        Ok(Some(names.iter().filter_map(|name| name.parse().ok()).collect()))
     }
 
     async fn retain_in(
@@ -184,25 +176,52 @@ impl Content {
         for _ in 0..MAX_ROUNDS {
             let Some(plan) = self.plan_retention(repository, told).await? else { return Ok(()) };
             let mut removed = 0;
-            for one in &plan.expired {
+            for some in plan.expired.chunks(EXPIRED_PER_NOTICE) {
                 if self.is_stopping() {
                     return Ok(());
                 }
-                {
-                    let gone = !retention.dry_run && self.expire(repository, one, &plan, told).await?;
-                    removed += usize::from(gone);
-                    if gone || retention.dry_run {
-                        let Expired { tag, digest, rule } = one;
-                        let what = if retention.dry_run { "this would expire" } else { "expired" };
-                        tracing::info!(%repository, tag, %digest, rule, "{what}");
-                    }
-                }
+                removed += self.expire_some(repository, some, retention.dry_run, told).await?;
             }
             if removed == 0 {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Takes some away, and writes down what has gone; how much that is.
+    async fn expire_some(
+        &self,
+        repository: &Repository,
+        some: &[Expired],
+        dry_run: bool,
+        told: Option<Duration>,
+    ) -> io::Result<usize> {
+        let (mut notices, mut outcome) = (Vec::new(), Ok(()));
+        for one in some {
+            let Expired { tag, digest, rule, .. } = one;
+            if dry_run {
+                tracing::info!(%repository, tag, %digest, rule, "this would expire");
+                continue;
+            }
+            match self.expire(repository, one, told).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!(%repository, tag, %digest, rule, "expired");
+                    let (repository, tag, digest, rule) =
+                        (repository.clone(), tag.clone(), digest.clone(), rule.clone());
+                    notices.push(Notice::Expired { repository, tag, digest, rule });
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        // What went before something failed went, too.
+        let removed = notices.len();
+        self.notice(notices).await?;
+        outcome.map(|()| removed)
     }
 
     /// What goes of a repository now; nothing, if no policy has it.
@@ -226,7 +245,7 @@ impl Content {
             match attachments.subject(&tag.name, &held) {
                 Attached::No => own.push(tag),
                 _ if self.stays_by_itself(repository, policy, &tag.name) => drop(tagged.insert(&tag.digest)),
-                Attached::To(subject) => attached.push((tag, subject.into_owned())),
+                Attached::To(subject) => attached.push((tag, subject)),
                 Attached::Gone if policy.delete_referrers => orphans.push(tag),
                 Attached::Gone => drop(tagged.insert(&tag.digest)),
             }
@@ -241,24 +260,27 @@ impl Content {
         let may_be_told = |digest: &Digest| self.may_be_told(repository, digest, told);
         let untagged = untagged_that_stay(policy, retention.delay, &tags, &held, may_be_told);
         let kept = keep_together(&held, tagged, untagged, policy, retention.delay, &mut attached);
-        for (tag, subject) in &attached {
-            plan.subjects.insert((Some(tag.name.clone()), tag.digest.clone()), subject.clone());
-        }
         // With their images; once those are gone, as referrers are.
-        let with_images = attached.into_iter().map(|(tag, _)| tag).filter(|_| policy.delete_referrers);
-        let referrers = with_images.chain(orphans).map(|tag| (tag, format!("{}.deleteReferrers", policy.path)));
-        going.extend(referrers);
-        for (tag, rule) in going {
-            plan.set_at.insert(tag.name.clone(), tag.pushed_at);
-            plan.expired.push(Expired { tag: Some(tag.name.clone()), digest: tag.digest.clone(), rule });
-        }
+        let with_images = attached.into_iter().map(|(tag, subject)| (tag, Some(subject)));
+        let with_images = with_images.filter(|_| policy.delete_referrers);
+        let orphans = orphans.into_iter().map(|tag| (tag, None));
+        let rule = format!("{}.deleteReferrers", policy.path);
+        let referrers = with_images.chain(orphans).map(|(tag, subject)| (tag, subject, rule.clone()));
+        let own = going.into_iter().map(|(tag, rule)| (tag, None, rule));
+        plan.expired.extend(own.chain(referrers).map(|(tag, subject, rule)| Expired {
+            tag: Some(tag.name.clone()),
+            digest: tag.digest.clone(),
+            rule,
+            set_at: tag.pushed_at,
+            subject,
+        }));
         // What a tag still points at, or points at until this is done, isn't without one.
         let pointed_at: HashSet<&Digest> = tags.iter().map(|tag| &tag.digest).collect();
         let gone = held.iter().filter(|(digest, _)| !kept.contains(*digest));
         for (digest, manifest) in gone.clone().filter(|(digest, _)| !pointed_at.contains(*digest)) {
             let key = if manifest.subject.is_some() { "deleteReferrers" } else { "deleteUntagged" };
-            plan.subjects.extend(manifest.subject.iter().map(|subject| ((None, digest.clone()), subject.clone())));
-            plan.expired.push(Expired { tag: None, digest: digest.clone(), rule: format!("{}.{key}", policy.path) });
+            let (digest, rule, subject) = (digest.clone(), format!("{}.{key}", policy.path), manifest.subject.clone());
+            plan.expired.push(Expired { tag: None, digest, rule, set_at: None, subject });
         }
         let still: HashSet<&Digest> = held
             .iter()
@@ -334,17 +356,11 @@ impl Content {
     }
 
     /// Takes away a tag, or a manifest without one, unless something has changed since it was judged; whether it did.
-    async fn expire(
-        &self,
-        repository: &Repository,
-        one: &Expired,
-        plan: &Plan,
-        told: Option<Duration>,
-    ) -> io::Result<bool> {
+    async fn expire(&self, repository: &Repository, one: &Expired, told: Option<Duration>) -> io::Result<bool> {
         let _alone = self.repositories.alone(repository).await;
         let refused = |error: berth_oci::Error| io::Error::other(error.to_string());
         // What belongs to something goes when that has gone: it may have come back since this was judged.
-        if let Some(subject) = plan.subjects.get(&(one.tag.clone(), one.digest.clone()))
+        if let Some(subject) = &one.subject
             && self.storage.exists(&keys::manifest(repository, subject)).await?
         {
             return Ok(false);
@@ -352,9 +368,8 @@ impl Content {
         if let Some(name) = &one.tag {
             let Ok(tag) = name.parse::<Tag>() else { return Ok(false) };
             let found = self.read_tag(repository, &tag).await?;
-            let set_at = plan.set_at.get(name).copied().flatten();
-            let is_same =
-                found.is_some_and(|(digest, pushed)| digest == one.digest && pushed.map(|pushed| pushed.at) == set_at);
+            let is_same = found
+                .is_some_and(|(digest, pushed)| digest == one.digest && pushed.map(|pushed| pushed.at) == one.set_at);
             if is_same {
                 self.remove_tags(repository, &one.digest, &[tag]).await.map_err(refused)?;
             }
@@ -497,19 +512,5 @@ fn keep_together<'a>(
         if open.is_empty() {
             return kept;
         }
-    }
-}
-
-impl Content {
-    /// The digests in a folder that has one folder an algorithm, and how long ago each was written.
-    async fn digests_with_ages(&self, folder: &str) -> io::Result<Vec<(Digest, Duration)>> {
-        let mut digests = Vec::new();
-        for algorithm in berth_oci::Algorithm::ALL {
-            let names = self.storage.ages_in(&format!("{folder}/{algorithm}")).await?;
-            let parsed =
-                names.into_iter().filter_map(|(name, age)| Some((format!("{algorithm}:{name}").parse().ok()?, age)));
-            digests.extend(parsed);
-        }
-        Ok(digests)
     }
 }

@@ -4,14 +4,12 @@
 //! `RESOLVE_CACHED` of openat2(2) looks a path up only in memory, and `RWF_NOWAIT` of preadv2(2) reads only what is
 //! there. A kernel that knows neither costs nothing but speed.
 
-use std::{
-    fs::File,
-    io::{self, IoSliceMut},
-};
+use std::{fs::File, io};
 
+use berth_files::read_cached;
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, fstat, openat2},
-    io::{Errno, ReadWriteFlags, preadv2},
+    io::Errno,
 };
 
 /// Larger files are worth a thread.
@@ -46,11 +44,6 @@ pub fn read(root: &File, key: &str) -> Option<io::Result<Option<Vec<u8>>>> {
     };
     let len = fstat(&file).ok().map(|stat| stat.st_size).filter(|len| (0..=MAX_CACHED_BYTES).contains(len))?;
     let mut bytes = vec![0; usize::try_from(len).ok()?];
-    let all = bytes.is_empty() || read_at(&file, &mut bytes, 0)? == bytes.len();
+    let all = bytes.is_empty() || read_cached(&file, &mut bytes, 0)? == bytes.len();
     all.then_some(Ok(Some(bytes)))
-}
-
-/// Reads what is in memory of a file from `at` on; nothing if that is nothing.
-pub fn read_at(file: &File, buffer: &mut [u8], at: u64) -> Option<usize> {
-    preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT).ok().filter(|read| *read > 0)
 }

@@ -7,6 +7,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -14,9 +15,16 @@ use berth_oci::{Algorithm, Digest, Repository, UploadId};
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use super::{Directory, durable::found, files::named};
 use crate::storage::{Condition, Hasher, Upload, UploadError, keys, new_upload_id};
+
+/// After how many bytes the disk is given work, while more come: the flush in the end has less to wait for then.
+const WRITE_BACK_BYTES: u64 = 32 * 1024 * 1024;
+
+/// What is shorter is hashed and written in one go: two threads cost more than they bring.
+const MIN_PARALLEL_BYTES: usize = 64 * 1024;
 
 /// An upload that one request holds.
 struct UploadFolder {
@@ -29,6 +37,8 @@ struct UploadFolder {
     /// How many bytes count after a crash.
     flushed: u64,
     hasher: Hasher,
+    /// How many bytes there were when the disk was given work, and whether it is done. The kernel tells an error of it once.
+    write_back: (u64, Option<JoinHandle<io::Result<()>>>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,7 +58,7 @@ pub fn begin(storage: Directory, repository: Repository, algorithm: Algorithm) -
         let data = OpenOptions::new().write(true).create_new(true).open(folder.join("data"))?;
         flock(&data, FlockOperation::NonBlockingLockExclusive)?;
         let hasher = Hasher::new(algorithm);
-        let upload = UploadFolder { storage, id, repository, data, len: 0, flushed: 0, hasher };
+        let upload = UploadFolder { storage, id, repository, data, len: 0, flushed: 0, hasher, write_back: (0, None) };
         upload.save()?;
         Ok(Box::new(upload) as Box<dyn Upload>)
     };
@@ -76,7 +86,8 @@ pub fn resume(storage: Directory, repository: &Repository, id: UploadId) -> Resu
     }
     let hasher = Hasher::of_upload(&state.algorithm, &state.hash)?;
     let (len, flushed) = (state.len, state.len);
-    let mut upload = UploadFolder { storage, id, repository: repository.clone(), data, len, flushed, hasher };
+    let (repository, write_back) = (repository.clone(), (len, None));
+    let mut upload = UploadFolder { storage, id, repository, data, len, flushed, hasher, write_back };
     upload.data.set_len(len)?;
     upload.data.seek(SeekFrom::End(0))?;
     Ok(Box::new(upload))
@@ -92,42 +103,64 @@ impl Upload for UploadFolder {
         self.len
     }
 
-    fn restart(&mut self, algorithm: Algorithm) {
-        self.hasher = Hasher::new(algorithm);
+    fn announce(&mut self, digest: &Digest) {
+        self.hasher = Hasher::new(digest.algorithm());
     }
 
     async fn append(self: Box<Self>, chunks: Vec<Bytes>) -> io::Result<Box<dyn Upload>> {
-        self.change(move |upload| {
-            for chunk in &chunks {
+        let storage = self.storage.clone();
+        let is_small = chunks.iter().map(Bytes::len).sum::<usize>() < MIN_PARALLEL_BYTES;
+        let (mut hasher, chunks) = (self.hasher.clone(), Arc::new(chunks));
+        let to_hash = Arc::clone(&chunks);
+        let hash = move || {
+            to_hash.iter().for_each(|chunk| hasher.update(chunk));
+            hasher
+        };
+        let write = move |upload: &mut Self| {
+            for chunk in chunks.iter() {
                 upload.data.write_all(chunk)?;
-                upload.hasher.update(chunk);
                 upload.len += chunk.len() as u64;
             }
             Ok(())
-        })
-        .await
+        };
+        if is_small {
+            let both = move |upload: &mut Self| {
+                upload.hasher = hash();
+                write(upload)
+            };
+            return Ok(self.change(both).await?);
+        }
+        let (hasher, written) = tokio::join!(storage.blocking(move |_| Ok::<_, io::Error>(hash())), self.change(write));
+        let mut upload = written?;
+        upload.hasher = hasher?;
+        upload.write_back().await?;
+        Ok(upload)
     }
 
-    async fn flush(self: Box<Self>) -> io::Result<Box<dyn Upload>> {
-        self.change(|upload| {
+    async fn flush(mut self: Box<Self>) -> io::Result<Box<dyn Upload>> {
+        self.written_back().await?;
+        let flush = |upload: &mut Self| {
             upload.data.sync_data()?;
             upload.save()?;
             upload.flushed = upload.len;
             Ok(())
-        })
-        .await
+        };
+        Ok(self.change(flush).await?)
     }
 
-    async fn finish(self: Box<Self>, expected: &Digest) -> Result<bool, UploadError> {
+    async fn finish(mut self: Box<Self>, expected: &Digest) -> Result<bool, UploadError> {
+        self.written_back().await?;
         let (storage, expected) = (self.storage.clone(), expected.clone());
         storage.blocking(move |_| self.close(expected)).await
     }
 
-    async fn release(self: Box<Self>) -> io::Result<()> {
-        Ok(()) // With the lock, as soon as nobody has it.
+    async fn release(mut self: Box<Self>) -> io::Result<()> {
+        // With the lock, as soon as nobody has it.
+        self.written_back().await
     }
 
-    async fn cancel(self: Box<Self>) -> io::Result<()> {
+    async fn cancel(mut self: Box<Self>) -> io::Result<()> {
+        let _ = self.written_back().await;
         let storage = self.storage.clone();
         storage.blocking(move |_| fs::remove_dir_all(self.folder())).await
     }
@@ -141,16 +174,39 @@ impl UploadFolder {
     async fn change(
         mut self: Box<Self>,
         change: impl FnOnce(&mut Self) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<Box<dyn Upload>> {
+    ) -> io::Result<Box<Self>> {
         let storage = self.storage.clone();
         let changed = storage.blocking(move |_| match change(&mut self) {
             Ok(()) => Ok(self),
-            Err(error) => {
-                self.data.set_len(self.flushed)?;
-                Err(named(&self.folder(), error))
-            }
+            Err(error) => Err(self.cut_off(error)),
         });
-        Ok(changed.await?)
+        changed.await
+    }
+
+    /// Gives the room back of what doesn't count, after an error.
+    fn cut_off(&self, error: io::Error) -> io::Error {
+        match self.data.set_len(self.flushed) {
+            Ok(()) => named(&self.folder(), error),
+            Err(error) => error,
+        }
+    }
+
+    /// Gives the disk work, if there is enough of it and it has done what it had.
+    async fn write_back(&mut self) -> io::Result<()> {
+        let (begun, running) = &self.write_back;
+        if self.len - begun < WRITE_BACK_BYTES || running.as_ref().is_some_and(|running| !running.is_finished()) {
+            return Ok(());
+        }
+        self.written_back().await?;
+        let data = self.data.try_clone()?;
+        self.write_back = (self.len, Some(tokio::task::spawn_blocking(move || data.sync_data())));
+        Ok(())
+    }
+
+    /// Waits for the disk.
+    async fn written_back(&mut self) -> io::Result<()> {
+        let Some(running) = self.write_back.1.take() else { return Ok(()) };
+        running.await.map_err(io::Error::other).flatten().map_err(|error| self.cut_off(error))
     }
 
     /// Writes down how far it is.

@@ -6,6 +6,7 @@
 mod errors;
 mod gc_leases;
 mod service;
+mod small_blobs;
 mod upload;
 
 use std::{
@@ -24,19 +25,41 @@ use futures_util::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
+use http::Method;
 use object_store::{
     Error, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    UpdateVersion, WriteMultipart, multipart::MultipartStore, path::Path,
+    UpdateVersion, WriteMultipart, multipart::MultipartStore, path::Path, signer::Signer,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Semaphore,
+    task::AbortHandle,
+};
 
-use self::errors::{REQUEST_TIMEOUT, failed, found, in_time, time_for, within};
-pub use self::service::{Kind, Service};
+pub use self::service::{Kind, Redirect, Service};
+use self::{
+    errors::{REQUEST_TIMEOUT, failed, found, in_time, time_for, within},
+    gc_leases::KnownLeases,
+    small_blobs::{BlobInMemory, MAX_BLOB_BYTES, SmallBlobs},
+};
 use super::{Blob, Condition, Space, Storage, StoredBlob, Upload, UploadError, first_line, keys};
 
 /// How large the parts are in which a blob is sent: the same for all but the last, as some services demand, and large
 /// enough for 10,000 of them to make 80 GB.
 const PART_BYTES: usize = 8 * 1024 * 1024;
+
+/// How many parts all uploads together send ahead: 128 MiB.
+const ALL_PARTS_AHEAD: usize = 16;
+
+/// How much of an object is asked for with the question whether it is there.
+const OPENED_BYTES: u64 = 256 * 1024;
+
+/// A large object is read in pieces of as many bytes.
+const PIECE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How many of them are asked for at once, for how many readers: 64 MiB in all. Other readers get the whole with one request.
+const PIECES_AHEAD: usize = 4;
+const MAX_READERS_AHEAD: usize = 4;
 
 /// How many parts are on their way at once when a file is sent.
 const PART_CONCURRENCY: usize = 2;
@@ -50,6 +73,9 @@ const KEY_CONCURRENCY: usize = 16;
 /// How long a bucket may take to say that it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the address of a blob is good that a client gets: to begin with it.
+const ADDRESS_LIFETIME: Duration = Duration::from_mins(5);
+
 /// The most that services copy in one request: 5 GB at S3.
 const MAX_COPY_BYTES: u64 = 5_000_000_000;
 
@@ -62,10 +88,46 @@ struct Inner {
     /// The same for what takes long: copies, and the parts of large objects.
     patient: Arc<dyn ObjectStore>,
     parts: Arc<dyn MultipartStore>,
+    /// Whether parts belong to an upload. At Azure they belong to the name that they will have, where others may send theirs.
+    keeps_uploads_apart: bool,
+    /// Signs addresses for clients, if they are sent to the service.
+    signer: Option<Arc<dyn Signer>>,
     /// What all our keys begin with: nothing, or a folder with a slash at its end.
     prefix: String,
     /// How long a promise is kept.
     lease: Duration,
+    known_leases: KnownLeases,
+    small_blobs: SmallBlobs,
+    /// The room for parts that uploads send ahead of the one that each may.
+    parts_ahead: Arc<Semaphore>,
+    /// The room for readers that are sent pieces ahead.
+    reads_ahead: Arc<Semaphore>,
+}
+
+impl Inner {
+    /// With the defaults: it keeps uploads apart, and signs nothing.
+    fn new(
+        objects: Arc<dyn ObjectStore>,
+        patient: Arc<dyn ObjectStore>,
+        parts: Arc<dyn MultipartStore>,
+        prefix: String,
+        lease: Duration,
+    ) -> Self {
+        let [parts_ahead, reads_ahead] = [ALL_PARTS_AHEAD, MAX_READERS_AHEAD].map(|n| Arc::new(Semaphore::new(n)));
+        Self {
+            objects,
+            patient,
+            parts,
+            keeps_uploads_apart: true,
+            signer: None,
+            prefix,
+            lease,
+            known_leases: KnownLeases::new(lease),
+            small_blobs: SmallBlobs::new(),
+            parts_ahead,
+            reads_ahead,
+        }
+    }
 }
 
 impl Objects {
@@ -76,9 +138,12 @@ impl Objects {
     pub fn open(service: &Service, lease: Duration) -> Result<Self, String> {
         let (objects, _) = service.connect(service::Patience::Short)?;
         let (patient, parts) = service.connect(service::Patience::Long)?;
+        let signer = service.signer()?;
         let folder = service.folder.trim_matches('/');
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        Ok(Self(Arc::new(Inner { objects, patient, parts, prefix, lease })))
+        let keeps_uploads_apart = !matches!(service.kind, Kind::Azure { .. });
+        let inner = Inner::new(objects, patient, parts, prefix, lease);
+        Ok(Self(Arc::new(Inner { signer, keeps_uploads_apart, ..inner })))
     }
 
     /// Everything in it, with its length: for who takes over a store of another kind.
@@ -98,13 +163,31 @@ impl Objects {
     /// # Errors
     /// If the service doesn't say whether it is there.
     pub async fn open_object(&self, key: &str) -> io::Result<Option<Box<dyn Blob>>> {
-        let path = self.path(key)?;
-        let opened = found(in_time(self.0.objects.get(&path)).await)?;
+        let opened = self.begin_reading(key).await?;
         Ok(opened.map(|opened| Box::new(BlobObject { storage: self.clone(), opened }) as Box<dyn Blob>))
+    }
+
+    /// The beginning of an object, with the length of all of it.
+    async fn begin_reading(&self, key: &str) -> io::Result<Option<GetResult>> {
+        let path = self.path(key)?;
+        // The length of the whole comes with its beginning.
+        let options = || GetOptions { range: Some((0..OPENED_BYTES).into()), ..GetOptions::default() };
+        let opened = match in_time(self.0.objects.get_opts(&path, options())).await {
+            // Of nothing there is no part (RFC 9110, section 15.5.17).
+            Err(error) if !matches!(error, Error::NotFound { .. }) && self.is_empty(key).await => {
+                in_time(self.0.objects.get(&path)).await
+            }
+            opened => opened,
+        };
+        found(opened)
     }
 
     fn path(&self, key: &str) -> io::Result<Path> {
         Path::parse(format!("{}{key}", self.0.prefix)).map_err(io::Error::other)
+    }
+
+    async fn is_empty(&self, key: &str) -> bool {
+        matches!(self.meta(key).await, Ok(Some(meta)) if meta.size == 0)
     }
 
     async fn meta(&self, key: &str) -> io::Result<Option<ObjectMeta>> {
@@ -132,11 +215,17 @@ impl Objects {
 
     /// A small object, and which version of it this is.
     async fn read_version(&self, key: &str) -> io::Result<Option<(Bytes, UpdateVersion)>> {
+        let read = self.read_object(key).await?;
+        Ok(read.map(|(bytes, ObjectMeta { e_tag, version, .. })| (bytes, UpdateVersion { e_tag, version })))
+    }
+
+    /// A small object, and what the service knows of it.
+    async fn read_object(&self, key: &str) -> io::Result<Option<(Bytes, ObjectMeta)>> {
         let path = self.path(key)?;
         let read = async {
             let object = self.0.objects.get(&path).await?;
-            let ObjectMeta { e_tag, version, .. } = object.meta.clone();
-            Ok((object.bytes().await?, UpdateVersion { e_tag, version }))
+            let meta = object.meta.clone();
+            Ok((object.bytes().await?, meta))
         };
         found(in_time(read).await)
     }
@@ -352,16 +441,39 @@ impl Storage for Objects {
     }
 
     async fn blob(&self, digest: &Digest) -> io::Result<Option<Box<dyn Blob>>> {
-        self.open_object(&keys::blob(digest)).await
+        if let Some(bytes) = self.0.small_blobs.get(digest) {
+            return Ok(Some(Box::new(BlobInMemory(bytes))));
+        }
+        let Some(opened) = self.begin_reading(&keys::blob(digest)).await? else { return Ok(None) };
+        if opened.meta.size > MAX_BLOB_BYTES as u64 {
+            return Ok(Some(Box::new(BlobObject { storage: self.clone(), opened })));
+        }
+        let bytes = in_time(opened.bytes()).await.map_err(failed)?;
+        self.0.small_blobs.insert_if_sound(digest, &bytes);
+        Ok(Some(Box::new(BlobInMemory(bytes))))
     }
 
     async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>> {
         Ok(self.meta(&keys::blob(digest)).await?.map(|meta| meta.size))
     }
 
+    fn redirects(&self) -> bool {
+        self.0.signer.is_some()
+    }
+
+    async fn address_of(&self, digest: &Digest) -> io::Result<Option<String>> {
+        let Some(signer) = &self.0.signer else { return Ok(None) };
+        let path = self.path(&keys::blob(digest))?;
+        let signed = in_time(signer.signed_url(Method::GET, &path, ADDRESS_LIFETIME)).await.map_err(failed)?;
+        Ok(Some(signed.into()))
+    }
+
     async fn put_blob(&self, digest: &Digest, bytes: Vec<u8>) -> io::Result<bool> {
+        let bytes = Bytes::from(bytes);
         // Written anew, since that makes it young. Whether it was there isn't worth a question.
-        self.put(&keys::blob(digest), bytes, PutMode::Overwrite).await.map(|_| true)
+        self.put(&keys::blob(digest), bytes.clone(), PutMode::Overwrite).await?;
+        self.0.small_blobs.insert(digest, &bytes);
+        Ok(true)
     }
 
     async fn adopt(&self, digest: &Digest, from: PathBuf, _copy: bool) -> io::Result<Option<u64>> {
@@ -469,15 +581,47 @@ impl Storage for Objects {
         gc_leases::acquire_lease(self, key).await
     }
 
+    fn is_leased(&self, key: &str) -> bool {
+        self.0.known_leases.holds(key)
+    }
+
     async fn delete_if_unprotected(&self, key: &str, age: Duration) -> io::Result<bool> {
         gc_leases::delete_if_unprotected(self, key, age).await
     }
 }
 
-/// A blob, of which the service has begun to send the whole.
+/// A blob, of which the service has begun to send the first bytes.
 struct BlobObject {
     storage: Objects,
     opened: GetResult,
+}
+
+impl BlobObject {
+    /// The pieces of a part, several of them asked for at once if there is room for that; or all of it with one request.
+    fn read_ahead(storage: Objects, path: Path, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
+        let asked = Arc::clone(&storage.0.reads_ahead).try_acquire_owned();
+        let Ok(place) = asked.map(Arc::new) else {
+            let rest = async move {
+                let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+                // A client that is slow, or waits for a while, isn't taken for a service that is silent.
+                let object = in_time(storage.0.patient.get_opts(&path, options)).await.map_err(failed)?;
+                Ok::<_, io::Error>(object.into_stream().map_err(failed))
+            };
+            return stream::once(rest).try_flatten().boxed();
+        };
+        let starts = (range.start..range.end).step_by(usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX));
+        let piece = move |start| {
+            let (storage, path, place) = (storage.clone(), path.clone(), Arc::clone(&place));
+            let piece = start..range.end.min(start + PIECE_BYTES);
+            let limit = time_for(usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX));
+            let read = async move { within(limit, storage.0.objects.get_range(&path, piece)).await };
+            async move {
+                let _until_the_end = place;
+                in_background(read).await
+            }
+        };
+        stream::iter(starts).map(piece).buffered(PIECES_AHEAD).boxed()
+    }
 }
 
 impl Blob for BlobObject {
@@ -489,17 +633,34 @@ impl Blob for BlobObject {
         if range.is_empty() {
             return stream::empty().boxed();
         }
-        if range == (0..self.len()) {
-            return self.opened.into_stream().map_err(failed).boxed();
+        let Self { storage, opened: begun } = *self;
+        let (path, opened) = (begun.meta.location.clone(), begun.range.clone());
+        if range.start > 0 || range.end < opened.end {
+            return BlobObject::read_ahead(storage, path, range);
         }
-        let part = async move {
-            let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
-            let path = &self.opened.meta.location;
-            let object = in_time(self.storage.0.objects.get_opts(path, options)).await.map_err(failed)?;
-            Ok::<_, io::Error>(object.into_stream().map_err(failed).boxed())
-        };
-        stream::once(part).try_flatten().boxed()
+        let first = stream::once(in_background(async move { begun.bytes().await }));
+        if opened.end == range.end {
+            return first.boxed();
+        }
+        // Asked for when the first bytes are on their way, and not before somebody reads at all.
+        let rest = stream::once(async move { BlobObject::read_ahead(storage, path, opened.end..range.end) }).flatten();
+        first.chain(rest).boxed()
     }
+}
+
+/// Goes on while nobody polls it, so that a slow reader isn't taken for a silent service; and ends when nobody waits for it.
+async fn in_background<T: Send + 'static>(
+    work: impl Future<Output = object_store::Result<T>> + Send + 'static,
+) -> io::Result<T> {
+    struct Ended(AbortHandle);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+    let task = tokio::spawn(work);
+    let _ended = Ended(task.abort_handle());
+    task.await.map_err(io::Error::other)?.map_err(failed)
 }
 
 /// A file's bytes.

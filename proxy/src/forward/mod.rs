@@ -3,6 +3,8 @@
 //! The request line is written from the [`Operation`] that was authorized, and the headers come from an allow-list:
 //! nothing that a client says about itself reaches the registry.
 
+mod handover;
+
 use berth_oci::{Operation, UploadId, encode_user};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
@@ -12,7 +14,8 @@ use http::{
     },
 };
 
-use crate::policy::WriteCondition;
+pub use self::handover::Handover;
+use crate::{policy::WriteCondition, registry::PUSHED_BY};
 
 /// What the registry needs to know of a request, and nothing else.
 const PASSED: [HeaderName; 11] = [
@@ -32,9 +35,8 @@ const PASSED: [HeaderName; 11] = [
 /// What the registry may not say to a client: we are the door.
 pub const KEPT_BACK: [HeaderName; 4] = [SERVER, SET_COOKIE, WWW_AUTHENTICATE, PUSHED_BY];
 
-/// Who pushes, for the registry to write down with the tag; and who has, for our pages alone. Percent-encoded.
+/// Who pushes, for the registry to write down with the tag, percent-encoded.
 const USER: HeaderName = HeaderName::from_static("berth-user");
-pub const PUSHED_BY: HeaderName = HeaderName::from_static("berth-pushed-by");
 
 /// The headers of the forwarded request.
 pub fn request_headers(from: &HeaderMap, condition: WriteCondition) -> Vec<(HeaderName, HeaderValue)> {

@@ -2,12 +2,17 @@
 //!
 //! It reads as the story of one request. [`ProxyHttp::request_filter`] asks [`authorize`](crate::authorize) what becomes
 //! of it; then it is answered here, or [`ProxyHttp::upstream_request_filter`] writes the request that goes to the
-//! registry, and [`ProxyHttp::response_filter`] looks at what comes back.
+//! registry, and [`ProxyHttp::response_filter`] looks at what comes back. `asking` hands a request to the site, `giving` sends
+//! a blob that the registry has handed over, `upstream` connects to it.
+
+mod asking;
+mod giving;
+mod upstream;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -17,10 +22,12 @@ use axum::body::Body;
 use berth_config::Upstream;
 use berth_observe::{Span, Traces};
 use berth_oci::{Error as OciError, ErrorCode, Operation, Repository};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, Method, StatusCode,
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, TRANSFER_ENCODING},
+    header::{
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+    },
 };
 use http_body_util::BodyExt;
 use pingora::{
@@ -29,23 +36,27 @@ use pingora::{
     prelude::HttpPeer,
     proxy::{FailToProxy, ProxyHttp, Session},
 };
-use tower::ServiceExt;
 use uuid::Uuid;
 
+use self::upstream::{is_connecting, peer_at};
 use crate::{
-    answer::{denied, error_response},
+    answer::{denied, error_response, unavailable},
     app::App,
     authorize::{self, Forwarded, Outcome},
     connections::{self, Connections, InFlight},
-    forward,
+    events::{CantTell, Pending},
+    forward::{self, Handover},
     identity::certificate::ClientCertificate,
     observe::{Event, Labels},
     policy::WriteCondition,
     request::{Decision, RequestInfo},
-    site::{self, max_body_bytes},
+    site,
 };
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// What somebody has pushed is never a page of ours, whatever a browser makes of its bytes.
+const NOSNIFF: &str = "nosniff";
 
 /// By which a client's answer is found in the log, and the registry's lines beside ours.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -53,12 +64,18 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long a client may be silent, in the middle of a request or of an answer. There is no limit on the whole.
 const SILENCE_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// How long a form may take to come.
-const FORM_TIMEOUT: Duration = Duration::from_secs(30);
+/// For how long a request waits for a registry that isn't there: it is started again, as a rule, and few clients ask twice.
+const REGISTRY_START_TIMEOUT: Duration = Duration::from_secs(8);
+const REGISTRY_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long the registry may take to connect, and to go on with an answer. Closing a large upload flushes it.
-const REGISTRY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a request without consequences is sent again to a registry that breaks off: it may be what breaks it.
+const MAX_REPEATS: u32 = 3;
+
+/// How long the registry may take to go on with an answer. Closing a large upload flushes it.
 const REGISTRY_ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// How long the mirror may, which waits for another registry.
+const MIRROR_ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How much of a refused body is read, so that the client sees the answer and not a broken pipe.
 const MAX_DRAINED_BYTES: usize = 64 * 1024 * 1024;
@@ -71,8 +88,13 @@ pub struct Gateway {
     app: Arc<App>,
     site: axum::Router,
     upstream: Upstream,
+    mirror: Option<Upstream>,
+    /// By which the registry hands over open blobs.
+    handover: Option<Handover>,
     connections: Arc<Connections>,
     traces: Arc<Traces>,
+    /// How many bytes there are in the pieces of blobs that were handed over.
+    piece_bytes: Arc<AtomicUsize>,
     /// Whether the log says already that somebody's `X-Forwarded-For` isn't believed.
     hinted: AtomicBool,
 }
@@ -83,6 +105,12 @@ pub struct Context {
     began: Instant,
     /// What goes to the registry.
     forwarded: Option<Forwarded>,
+    /// What is to be told of it.
+    pending: Option<Pending>,
+    /// Since when the registry isn't there.
+    missed: Option<Instant>,
+    /// How often it was sent again, after the registry had broken off.
+    repeats: u32,
     /// A body of ours instead of the registry's.
     replacement: Option<Bytes>,
     /// Its connection isn't idle for as long.
@@ -91,14 +119,23 @@ pub struct Context {
 }
 
 impl Gateway {
-    /// The gateway to the registry at `upstream`, for requests on these `connections`.
-    pub fn new(app: Arc<App>, upstream: Upstream, connections: Arc<Connections>, traces: Arc<Traces>) -> Self {
+    /// The gateway to the registry at `upstream`, and to the `mirror`, for requests on these `connections`.
+    pub fn new(
+        app: Arc<App>,
+        upstream: Upstream,
+        mirror: Option<Upstream>,
+        connections: Arc<Connections>,
+        traces: Arc<Traces>,
+    ) -> Self {
         Self {
             site: site::router(Arc::clone(&app)),
             app,
+            handover: Handover::to(&upstream),
             upstream,
+            mirror,
             connections,
             traces,
+            piece_bytes: Arc::default(),
             hinted: AtomicBool::new(false),
         }
     }
@@ -139,38 +176,22 @@ impl Gateway {
         );
     }
 
-    /// Hands a request to the site.
-    async fn ask_site(&self, session: &mut Session, context: &Context) -> http::Response<Body> {
-        let bad_request = |message: &str| OciError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
-        let waiting = context.in_flight.as_ref().map(InFlight::wait_for_client);
-        let read = read_form(session).await;
-        drop(waiting);
-        let body = match read {
-            Ok(Some(body)) => body,
-            Ok(None) => {
-                let message = format!(
-                    "a request to this address has at most {} bytes",
-                    max_body_bytes(session.req_header().uri.path())
-                );
-                let error = OciError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, message);
-                return error_response(&error);
-            }
-            Err(error) if *error.etype() == ErrorType::ReadTimedout => {
-                let message = format!("the form took longer than {} s to come", FORM_TIMEOUT.as_secs());
-                let error = OciError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::Unsupported, message);
-                return error_response(&error);
-            }
-            Err(_) => return error_response(&bad_request("the body could not be read")),
-        };
-        let from = session.req_header();
-        let target = from.uri.path_and_query().map_or("/", |target| target.as_str());
-        let request = http::Request::builder().method(from.method.clone()).uri(target).extension(context.info.clone());
-        let Ok(mut request) = request.body(Body::from(body)) else {
-            return error_response(&bad_request("the request target can't be read"));
-        };
-        *request.headers_mut() = from.headers.clone();
-        let Ok(response) = self.site.clone().oneshot(request).await;
-        response
+    /// Where a request goes.
+    fn upstream_of(&self, context: &Context) -> &Upstream {
+        let to_mirror = context.forwarded.as_ref().is_some_and(|forwarded| forwarded.to_mirror);
+        self.mirror.as_ref().filter(|_| to_mirror).unwrap_or(&self.upstream)
+    }
+
+    /// What is to be told of a request that is about to be forwarded.
+    async fn intend(
+        &self,
+        session: &Session,
+        info: &RequestInfo,
+        operation: &Operation,
+    ) -> Result<Option<Pending>, CantTell> {
+        let Some(events) = &self.app.events else { return Ok(None) };
+        let request = session.req_header();
+        Pending::new(events, &self.app.registry, operation, &request.headers, info.asker(&request.method)).await
     }
 
     /// Writes an answer of ours.
@@ -189,11 +210,8 @@ impl Gateway {
         if session.req_header().uri.path().starts_with("/v2") {
             header.insert_header(API_VERSION, "registry/2.0")?;
         }
-        let refused_body = !session.is_body_empty() && !session.is_body_done();
-        if refused_body {
-            session.set_keepalive(None);
-            header.insert_header(CONNECTION, "close")?;
-        }
+        close_after_unread_body(session, &mut header)?;
+        context.in_flight.iter().for_each(InFlight::gather_answer);
         let without_body = session.req_header().method == Method::HEAD || body.is_empty();
         session.write_response_header(Box::new(header), without_body).await?;
         if !without_body {
@@ -204,6 +222,23 @@ impl Gateway {
 }
 
 impl Context {
+    /// Whether a request that went to the mirror goes to the registry instead: without the mirror, what is kept is served.
+    fn gives_up_mirror(&mut self, error: &Error) -> bool {
+        let Some(forwarded) = self.forwarded.as_mut().filter(|forwarded| forwarded.to_mirror) else { return false };
+        tracing::warn!(request = self.info.id, %error, "the mirror does not answer; the registry is asked alone");
+        forwarded.to_mirror = false;
+        true
+    }
+
+    /// Whether somebody who can't be connected to is tried again, or somebody else. Nothing of the request has been sent.
+    fn tries_again(&mut self, error: &Error) -> bool {
+        self.gives_up_mirror(error) || is_connecting(error.etype()) && self.has_patience()
+    }
+
+    fn has_patience(&mut self) -> bool {
+        self.missed.get_or_insert_with(Instant::now).elapsed() < REGISTRY_START_TIMEOUT
+    }
+
     /// Why the registry has refused a write by a condition of ours.
     fn refusal(&self) -> Option<&'static str> {
         self.replacement.as_ref().and(self.forwarded.as_ref()).map(|forwarded| forwarded.condition.refusal())
@@ -239,6 +274,15 @@ fn audited(operation: &Operation, decision: Option<Decision>, status: u16) -> Op
     }
 }
 
+/// Nothing follows on a connection whose request has a body that nobody has read.
+fn close_after_unread_body(session: &mut Session, header: &mut ResponseHeader) -> Result<()> {
+    if !session.is_body_empty() && !session.is_body_done() {
+        session.set_keepalive(None);
+        header.insert_header(CONNECTION, "close")?;
+    }
+    Ok(())
+}
+
 /// Reads a little of a body that nobody wants.
 async fn drain(session: &mut Session) {
     let reading = async {
@@ -253,29 +297,6 @@ async fn drain(session: &mut Session) {
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, reading).await;
 }
 
-/// The body of a request to the site; nothing if it is too long.
-async fn read_form(session: &mut Session) -> Result<Option<Bytes>> {
-    if session.is_body_empty() {
-        return Ok(Some(Bytes::new()));
-    }
-    if session.get_header(EXPECT).is_some() {
-        session.write_continue_response().await?;
-    }
-    let most = max_body_bytes(session.req_header().uri.path());
-    let reading = async {
-        let mut body = BytesMut::new();
-        while let Some(chunk) = session.read_request_body().await? {
-            if body.len() + chunk.len() > most {
-                return Ok(None);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Some(body.freeze()))
-    };
-    let slow = |_| Error::explain(ErrorType::ReadTimedout, "a form took too long to come").into_down();
-    tokio::time::timeout(FORM_TIMEOUT, reading).await.map_err(slow)?
-}
-
 #[async_trait]
 impl ProxyHttp for Gateway {
     type CTX = Context;
@@ -285,6 +306,9 @@ impl ProxyHttp for Gateway {
             info: RequestInfo::new(Uuid::new_v4().simple().to_string()),
             began: Instant::now(),
             forwarded: None,
+            pending: None,
+            missed: None,
+            repeats: 0,
             replacement: None,
             in_flight: None,
             span: None,
@@ -317,10 +341,16 @@ impl ProxyHttp for Gateway {
         let outcome =
             authorize::authorize(&self.app, &request.method, &request.uri, &request.headers, &context.info).await;
         let response = match outcome {
-            Outcome::Forward(forwarded) => {
-                context.forwarded = Some(forwarded);
-                return Ok(false);
-            }
+            Outcome::Forward(forwarded) => match self.intend(session, &context.info, &forwarded.operation).await {
+                Ok(pending) => {
+                    let given = self.take_over(session, context, &forwarded).await;
+                    (context.pending, context.forwarded) = (pending, Some(forwarded));
+                    let Some(given) = given else { return Ok(false) };
+                    self.give(session, context, given).await?;
+                    return Ok(true);
+                }
+                Err(error) => error_response(&unavailable(&error.to_string())),
+            },
             Outcome::Site => self.ask_site(session, context).await,
             Outcome::Answer(response) => *response,
         };
@@ -328,22 +358,69 @@ impl ProxyHttp for Gateway {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, _context: &mut Context) -> Result<Box<HttpPeer>> {
-        let mut peer = match &self.upstream {
-            Upstream::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?,
-            Upstream::Tcp { .. } => {
-                let mut addresses = tokio::net::lookup_host(self.upstream.authority()).await.map_err(|e| {
-                    Error::because(ErrorType::ConnectNoRoute, "the registry's name can't be resolved", e).into_up()
-                })?;
-                let address = addresses.next().ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))?;
-                HttpPeer::new(address, false, String::new())
+    async fn upstream_peer(&self, _session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        let mut peer = loop {
+            if context.missed.is_some() {
+                tokio::time::sleep(REGISTRY_POLL_INTERVAL).await;
+            }
+            match peer_at(self.upstream_of(context)).await {
+                Ok(peer) => break peer,
+                // A container that is started again has no name meanwhile.
+                Err(error) if context.tries_again(&error) => {}
+                Err(error) => return Err(error),
             }
         };
-        peer.options.connection_timeout = Some(REGISTRY_CONNECT_TIMEOUT);
-        peer.options.read_timeout = Some(REGISTRY_ANSWER_TIMEOUT);
+        let upstream = self.upstream_of(context);
+        let is_mirror = self.mirror.as_ref().is_some_and(|mirror| std::ptr::eq(mirror, upstream));
+        peer.options.read_timeout = Some(if is_mirror { MIRROR_ANSWER_TIMEOUT } else { REGISTRY_ANSWER_TIMEOUT });
         peer.options.write_timeout = Some(SILENCE_TIMEOUT);
         peer.options.idle_timeout = Some(Duration::from_mins(1));
         Ok(Box::new(peer))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        if context.tries_again(&error) {
+            error.set_retry(true);
+        }
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let is_unanswered = session.as_downstream().response_written().is_none();
+        let is_upstream = is_unanswered && *error.esource() == ErrorSource::Upstream;
+        let breaks_off =
+            matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
+        let method = &session.req_header().method;
+        // What of a body isn't kept any more can't be sent again.
+        let is_whole = !session.as_ref().retry_buffer_truncated();
+        let has_repeats_left = context.repeats < MAX_REPEATS;
+        if is_upstream && context.gives_up_mirror(&error) {
+            error.set_retry(true);
+        } else if is_whole && has_repeats_left && is_upstream && breaks_off && method.is_safe() {
+            // It was killed, say, and is started again.
+            context.repeats += 1;
+            error.set_retry(context.has_patience());
+        } else if is_whole && context.repeats == 0 && method.is_idempotent() {
+            // The registry may have closed a connection that was kept; and once is enough to find that out.
+            context.repeats += 1;
+            error.retry.decide_reuse(client_reused);
+        } else {
+            error.set_retry(false);
+        }
+        error
     }
 
     async fn upstream_request_filter(
@@ -352,6 +429,7 @@ impl ProxyHttp for Gateway {
         upstream: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        let upstream_authority = self.upstream_of(context).authority();
         let Some(Forwarded { operation, condition, user, .. }) = &context.forwarded else {
             return Error::e_explain(ErrorType::InternalError, "a request is forwarded that nobody allowed");
         };
@@ -361,7 +439,7 @@ impl ProxyHttp for Gateway {
         for (name, value) in headers.into_iter().chain(forward::pusher(operation, user)) {
             request.append_header(name, value)?;
         }
-        request.insert_header(HOST, self.upstream.authority())?;
+        request.insert_header(HOST, upstream_authority)?;
         request.insert_header(REQUEST_ID, &context.info.id)?;
         let mut trace = HeaderMap::new();
         context.span.iter().for_each(|span| span.inject(&mut trace));
@@ -369,7 +447,24 @@ impl ProxyHttp for Gateway {
             request.insert_header(name, value)?;
         }
         *upstream = request;
+        if let Some(pending) = &mut context.pending {
+            pending.begin_body();
+        }
         Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        let Some(pending) = &mut context.pending else { return Ok(()) };
+        pending.body(body, end_of_stream).await.map_err(|error| {
+            tracing::error!(request = context.info.id, %error, "a push was broken off");
+            Error::explain(ErrorType::HTTPStatus(503), "a push can't be told of")
+        })
     }
 
     async fn response_filter(
@@ -381,6 +476,9 @@ impl ProxyHttp for Gateway {
         let Some(forwarded) = &context.forwarded else { return Ok(()) };
         if response.status.is_informational() {
             return Ok(());
+        }
+        if let Some(pending) = &mut context.pending {
+            pending.answered(response.status).await;
         }
         for name in &forward::KEPT_BACK {
             response.remove_header(name);
@@ -397,6 +495,7 @@ impl ProxyHttp for Gateway {
         }
         response.insert_header(API_VERSION, "registry/2.0")?;
         response.insert_header(REQUEST_ID, &context.info.id)?;
+        response.insert_header(X_CONTENT_TYPE_OPTIONS, NOSNIFF)?;
         // The condition was ours, so the client learns what it means.
         if response.status != StatusCode::PRECONDITION_FAILED || forwarded.condition == WriteCondition::None {
             return Ok(());
@@ -426,6 +525,9 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
         use ErrorType::{ConnectTimedout, HTTPStatus, ReadTimedout, WriteTimedout};
         let (status, message) = match (error.esource(), error.etype()) {
+            (_, HTTPStatus(503)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "what is about to change can't be written down for events; try again")
+            }
             (_, HTTPStatus(code)) => {
                 (StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_REQUEST), "the request can't be served")
             }
@@ -538,9 +640,4 @@ impl ProxyHttp for Gateway {
     fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
         true // `logging` and `fail_to_proxy` have said it.
     }
-}
-
-fn is_connecting(kind: &ErrorType) -> bool {
-    use ErrorType::{ConnectError, ConnectNoRoute, ConnectRefused, SocketError};
-    matches!(kind, ConnectError | ConnectNoRoute | ConnectRefused | SocketError)
 }
