@@ -43,8 +43,11 @@ pub use self::{
 /// How long a request waits for a connection to the database.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long it waits for one answer. A database that takes longer is as good as away.
+/// How long it waits for one answer of a server. One that takes longer is as good as away.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The same for a file, whose disk may be busy with what others flush.
+const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a start waits for it.
 const STARTUP_TIMEOUT: Duration = Duration::from_mins(1);
@@ -170,9 +173,12 @@ impl Store {
 
     /// What a query gives, if the database answers in time.
     async fn within<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it takes longer than 2 s to answer");
-        let answer = tokio::time::timeout(QUERY_TIMEOUT, query).await;
-        Ok(answer.map_err(late).map_err(sqlx::Error::from)??)
+        let limit = if self.is_exclusive { FILE_TIMEOUT } else { QUERY_TIMEOUT };
+        let late = |_| {
+            let message = format!("it takes longer than {} s to answer", limit.as_secs());
+            sqlx::Error::from(io::Error::new(io::ErrorKind::TimedOut, message))
+        };
+        Ok(tokio::time::timeout(limit, query).await.map_err(late)??)
     }
 }
 

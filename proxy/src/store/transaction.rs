@@ -14,11 +14,12 @@ pub struct Transaction {
 }
 
 impl Store {
-    /// Begins a transaction.
+    /// Begins a transaction that writes.
     pub(super) async fn begin(&self) -> Result<Transaction, sqlx::Error> {
         let connection = self.pool.acquire().await?;
         let mut transaction = Transaction { connection, is_committed: false };
-        transaction.execute("BEGIN").await?;
+        // Who reads first and writes later is refused by SQLite at once if somebody else has written in between.
+        transaction.execute(if self.is_exclusive { "BEGIN IMMEDIATE" } else { "BEGIN" }).await?;
         Ok(transaction)
     }
 }
