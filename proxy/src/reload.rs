@@ -4,6 +4,7 @@
 //! refused whole: what was stays, and the log says why.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -37,14 +38,21 @@ impl Shown {
 }
 
 /// When files were changed, and how long they are.
-type Seen = Vec<Option<(SystemTime, u64)>>;
+type Seen = HashMap<PathBuf, Option<(SystemTime, u64)>>;
 
 fn look(files: &[PathBuf]) -> Seen {
     let seen = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     };
-    files.iter().map(seen).collect()
+    files.iter().map(|path| (path.clone(), seen(path))).collect()
+}
+
+/// Looks at files that were read just now: those that were seen before they were read are as they were then, so that what was
+/// written in between is read, too.
+fn look_after(files: &[PathBuf], before: &Seen) -> Seen {
+    let known = before.iter().filter(|(path, _)| files.contains(path)).map(|(path, seen)| (path.clone(), *seen));
+    look(files).into_iter().chain(known).collect()
 }
 
 /// Reloads for as long as the process runs.
@@ -78,7 +86,7 @@ pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: 
         seen = now;
         if let Some(config) = reload(&app, &path, &first) {
             (files, tls) = (files_of(&config), tls_of(&config));
-            (seen, seen_tls) = (look(&files), look(&tls));
+            (seen, seen_tls) = (look_after(&files, &seen), look_after(&tls, &seen_tls));
         }
     }
 }
