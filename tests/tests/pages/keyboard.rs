@@ -55,8 +55,11 @@ async fn without_a_script_and_by_keyboard_alone_everything_can_be_done() {
     tab_to(&browser, "name", "q").await;
     write(&browser, "hello").await;
     press(&browser, Key::Enter).await;
+    berth_tests::process::wait_for("what was found", async || {
+        browser.driver.current_url().await.ok()?.as_str().contains("q=hello").then_some(())
+    })
+    .await;
     browser.driver.query(By::LinkText("hello")).first().await.unwrap();
-    assert!(browser.driver.current_url().await.unwrap().as_str().contains("q=hello"));
     tab_to(&browser, "text", "hello").await;
     press(&browser, Key::Enter).await;
     browser.driver.query(By::LinkText("1.0")).first().await.unwrap();

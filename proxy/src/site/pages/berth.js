@@ -17,15 +17,18 @@ for (const box of document.querySelectorAll("pre.command")) {
 
 // A list is searched while one types.
 for (const field of document.querySelectorAll("input[data-search]")) {
-  let waiting;
+  let waiting, last;
   field.addEventListener("input", () => {
     clearTimeout(waiting);
     waiting = setTimeout(async () => {
       const address = new URL(field.form.action);
       for (const [name, value] of new FormData(field.form)) address.searchParams.set(name, value);
+      const ours = last = {};
       const answer = await fetch(address);
-      if (!answer.ok) return;
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const text = await answer.text();
+      // Answers may overtake each other: only the last question's counts.
+      if (!answer.ok || ours !== last) return;
+      const page = new DOMParser().parseFromString(text, "text/html");
       const found = page.querySelector(field.dataset.search);
       if (found) document.querySelector(field.dataset.search).replaceWith(found);
       history.replaceState(null, "", address);
