@@ -62,11 +62,12 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<Arc<Download>, SourceError> {
         let key = (repository.clone(), digest.clone());
-        if let Some(missing) = self.missing.get(&key) {
-            return Err(missing);
-        }
         let starting = {
             let mut running = self.running();
+            // Whoever found that it isn't there wrote that down before it ran no longer.
+            if let Some(missing) = self.missing.get(&key) {
+                return Err(missing);
+            }
             match running.get(&key) {
                 Some(starting) => starting.clone(),
                 None => {
