@@ -160,10 +160,7 @@ async fn what_happens_is_told_as_zot_tells_it_and_what_zot_never_tells() {
     // The log knows the sink without its path, which may be a secret.
     assert!(!system.proxy.printed().contains("/hook"));
     // Everything is told, so nothing waits.
-    system.ready().await;
-    if let Some(waiting) = waiting(&system) {
-        assert_eq!(waiting, 0);
-    }
+    wait_for("nothing to wait", async || (waiting(&system).unwrap_or(0) == 0).then_some(())).await;
 }
 
 /// How much waits in the database; nothing, if there is no `sqlite3`.
@@ -246,13 +243,15 @@ async fn what_nobody_would_hear_of_is_not_done() {
     if !filled {
         return;
     }
-    let refused = wait_for("the end of the room", async || {
+    let text = wait_for("the end of the room", async || {
         let answer = api.push_manifest("a", "3", &image.manifest).await.ok()?;
-        (answer.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(answer)
+        let is_refused = answer.status() == StatusCode::SERVICE_UNAVAILABLE;
+        let text = answer.text().await.ok()?;
+        // While so much is written to the database by somebody else, it may take too long.
+        (is_refused && text.contains("100000 events wait")).then_some(text)
     })
     .await;
-    let text = refused.text().await.unwrap();
-    assert!(text.contains("100000 events wait") && text.contains("extensions.events"), "{text}");
+    assert!(text.contains("extensions.events"), "{text}");
     assert_eq!(api.delete("/v2/a/manifests/1").await.status(), StatusCode::SERVICE_UNAVAILABLE);
     // Pulls and the blobs of others go on.
     assert_eq!(api.get("/v2/a/manifests/1").await.status(), StatusCode::OK);
@@ -323,7 +322,12 @@ async fn who_deletes_while_others_push_is_told_of_and_who_hangs_up_too() {
         deleted
     };
     let ((), deleted) = tokio::join!(pusher, deleter);
-    let of = |kind: &str| receiver.received().iter().filter(|event| event.header("ce-type").ends_with(kind)).count();
+    // One may be told twice, if the answer took long.
+    let of = |kind: &str| {
+        let of_kind =
+            |event: &Received| event.header("ce-type").ends_with(kind).then(|| event.header("ce-id").to_owned());
+        receiver.received().iter().filter_map(of_kind).collect::<HashSet<_>>().len()
+    };
     wait_for("all of it", async || (of("image.updated") == 151 && of("image.deleted") == deleted).then_some(())).await;
     // Who doesn't wait for the answer has changed something all the same.
     let stored = "/v2/raced/manifests/silent";
@@ -385,15 +389,24 @@ async fn one_repository_takes_no_other_s_turn() {
         let request = api.request(Method::PUT, &target).header(header::CONTENT_TYPE, MANIFEST).body(manifest);
         assert_eq!(request.send().await.unwrap().status(), StatusCode::CREATED);
     }
+    let of_noisy = || receiver.received().iter().filter(|event| event.data["name"] == json!("noisy")).count();
     api.must_push("quiet", "now", &image).await;
+    let before = of_noisy();
     receiver.get("image.updated", |event| event.data["reference"] == json!("now")).await;
-    let of_noisy = receiver.received().iter().filter(|event| event.data["name"] == json!("noisy")).count();
-    assert!(of_noisy < 400, "{of_noisy} of the other one came first");
+    let meanwhile = of_noisy() - before;
+    assert!(before < 500, "{before} were told before there was another");
+    assert!(meanwhile < 150, "{meanwhile} of the other one came first");
 }
 
 /// How many pushes each fault is measured with. A full run sets `BERTH_EVENT_PUSHES=10000`.
 fn pushes() -> usize {
     std::env::var("BERTH_EVENT_PUSHES").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+}
+
+/// For how long, after that, the receiver stays down.
+fn down_time() -> Duration {
+    let seconds = std::env::var("BERTH_EVENT_DOWN_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
 }
 
 /// Pushes as many manifests, from eight clients to their repositories, some again after an error; gives what was acknowledged.
@@ -527,6 +540,7 @@ async fn what_was_acknowledged_is_told_whatever_is_slow_down_hangs_or_is_killed(
         }
         let acknowledged = pushing.await.unwrap();
         if fault == "6 down" {
+            tokio::time::sleep(down_time()).await;
             receiver.restart().await;
         }
         if fault != "2 slow" {

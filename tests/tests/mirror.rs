@@ -86,6 +86,17 @@ async fn upstream() -> (System, Api) {
     (system, api)
 }
 
+/// Waits until the blobs of `up/team/app` are kept: they are given away before that.
+async fn kept(bob: &Api, image: &Image) {
+    for blob in [&image.layer, &image.config] {
+        wait_for("a blob to be kept", async || {
+            let blob = bob.head(&format!("/v2/up/team/app/blobs/{}", digest(blob))).await;
+            blob.status().is_success().then_some(())
+        })
+        .await;
+    }
+}
+
 async fn must_pull(api: &Api, repository: &str, reference: &str, image: &Image) {
     let manifest = api.get(&format!("/v2/{repository}/manifests/{reference}")).await;
     assert_eq!(manifest.status(), StatusCode::OK, "{}", manifest.text().await.unwrap());
@@ -124,11 +135,7 @@ async fn what_is_pulled_is_fetched_once_and_is_there_when_the_other_registry_is_
     let length = alice.head(&format!("/v2/up/team/app/blobs/{}", digest(&one.layer))).await;
     assert_eq!(length.headers()["content-length"], one.layer.len().to_string().as_str());
     // It is kept, for those, too, who let fetch nothing; and for ranges.
-    wait_for("the blobs to be kept", async || {
-        let blob = bob.head(&format!("/v2/up/team/app/blobs/{}", digest(&one.layer))).await;
-        blob.status().is_success().then_some(())
-    })
-    .await;
+    kept(bob, &one).await;
     must_pull(bob, "up/team/app", "1", &one).await;
     let asked = (relay.requests("GET"), relay.requests("HEAD"));
     must_pull(alice, "up/team/app", &digest(&one.manifest), &one).await;
@@ -150,6 +157,7 @@ async fn what_is_pulled_is_fetched_once_and_is_there_when_the_other_registry_is_
     })
     .await;
     must_pull(alice, "up/team/app", "1", &two).await;
+    kept(bob, &two).await;
     // With the other registry down, what is here is served, and what isn't is said to be there no longer than that.
     relay.set_down(true);
     must_pull(alice, "up/team/app", "1", &two).await;
@@ -393,9 +401,8 @@ async fn what_another_registry_makes_up_is_neither_kept_nor_believed() {
     assert_eq!((busy.status(), &busy.headers()["retry-after"]), (StatusCode::TOO_MANY_REQUESTS, &"7".parse().unwrap()));
     // A blob with other bytes breaks off before its end, and isn't kept.
     let config = format!("/v2/up/app/blobs/{}", digest(&image.config));
-    // If it breaks off before its first byte was sent, that is told instead.
-    let is_broken =
-        async |answer: reqwest::Response| answer.status() == StatusCode::BAD_GATEWAY || answer.bytes().await.is_err();
+    // If it breaks off before its first byte was sent, there is an error instead, or what the registry knows alone: nothing.
+    let is_broken = async |answer: reqwest::Response| !answer.status().is_success() || answer.bytes().await.is_err();
     assert!(is_broken(mirrored.alice.get(&config).await).await);
     // Nor is a part of it whole.
     let part = mirrored.alice.request(reqwest::Method::GET, &config).header("range", "bytes=0-9").send().await.unwrap();
@@ -456,6 +463,12 @@ async fn what_is_not_there_is_asked_for_once_and_a_slip_takes_no_tag_away() {
     let (slip, count, served) = (Arc::clone(&slips), Arc::clone(&asked), Arc::clone(&image));
     let up = hostile(move |method, target| {
         let reference = target.rsplit_once('/').unwrap().1;
+        // Or it says that it was asked too often, or knows no answer.
+        match slip.load(Ordering::Relaxed) {
+            3 => return answered(429, &[("retry-after", "60".to_owned())], ""),
+            4 => return answered(500, &[], ""),
+            _ => {}
+        }
         if target.contains("/blobs/") {
             count.fetch_add(1, Ordering::Relaxed);
             return answered(404, &[], "");
@@ -476,7 +489,7 @@ async fn what_is_not_there_is_asked_for_once_and_a_slip_takes_no_tag_away() {
     .await;
     let mirrored = Mirrored::of(&up, json!({"pollInterval": "1ms"})).await;
     let get = async || mirrored.alice.get("/v2/up/app/manifests/1").await.status();
-    for slipping in [0, 1, 2, 0] {
+    for slipping in [0, 1, 2, 3, 4, 0] {
         slips.store(slipping, Ordering::Relaxed);
         assert_eq!(get().await, StatusCode::OK, "{slipping}");
     }
@@ -487,19 +500,55 @@ async fn what_is_not_there_is_asked_for_once_and_a_slip_takes_no_tag_away() {
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
+/// What was fetched is bounded by retention: what nobody has pulled for a while goes, and comes again with who lets fetch it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_pulls_any_more_goes_and_what_is_pulled_stays() {
+    let (up, pusher) = upstream().await;
+    let (used, unused) = (Image::new(1, 1000), Image::new(2, 1000));
+    pusher.must_push("app", "used", &used).await;
+    pusher.must_push("app", "unused", &unused).await;
+    let registry = json!({"urls": [up.url], "onDemand": true, "content": [{"prefix": "**", "destination": "/up"}]});
+    let policy = json!({"repositories": ["up/**"], "keepTags": [{"pulledWithin": "15s"}]});
+    let storage = json!({"gcAnyDelay": true, "gcDelay": "1s", "gcInterval": "1s",
+        "retention": {"delay": "1s", "policies": [policy]}});
+    let mirrored = Mirrored::with(json!({"registries": [registry]}), storage).await;
+    must_pull(&mirrored.alice, "up/app", "used", &used).await;
+    must_pull(&mirrored.alice, "up/app", "unused", &unused).await;
+    let status = async |target: &str| mirrored.bob.get(&format!("/v2/up/app/{target}")).await.status();
+    let tags = async || mirrored.bob.get("/v2/up/app/tags/list").await.text().await.unwrap_or_default();
+    wait_for("what nobody pulls to go", async || {
+        assert_eq!(status("manifests/used").await, StatusCode::OK);
+        (!tags().await.contains("unused")).then_some(())
+    })
+    .await;
+    wait_for("its bytes", async || {
+        (status(&format!("blobs/{}", digest(&unused.layer))).await == StatusCode::NOT_FOUND).then_some(())
+    })
+    .await;
+    assert_eq!(status("manifests/unused").await, StatusCode::NOT_FOUND);
+    must_pull(&mirrored.bob, "up/app", "used", &used).await;
+    must_pull(&mirrored.alice, "up/app", "unused", &unused).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_store_does_not_take_is_served_all_the_same() {
     let (up, pusher) = upstream().await;
-    let image = Image::new(1, 200_000);
+    let image = Image::new(1, 2_000_000);
     pusher.must_push("app", "1", &image).await;
     let relay = Relay::to(up.authority()).await;
     let registry =
         json!({"urls": [relay.url()], "onDemand": true, "content": [{"prefix": "**", "destination": "/up"}]});
     let storage = json!({"quotas": [{"repositories": ["up/**"], "bytes": "10kB"}]});
     let mirrored = Mirrored::with(json!({"registries": [registry]}), storage).await;
-    must_pull(&mirrored.alice, "up/app", "1", &image).await;
-    mirrored.mirror.prints("can't be kept").await;
-    must_pull(&mirrored.alice, "up/app", "1", &image).await;
+    for pulls in 1..=2 {
+        must_pull(&mirrored.alice, "up/app", "1", &image).await;
+        wait_for("it to be given up", async || {
+            let printed = mirrored.mirror.printed();
+            let of_layer = |line: &&str| line.contains("can't be kept") && line.contains(&digest(&image.layer));
+            (printed.lines().filter(of_layer).count() == pulls).then_some(())
+        })
+        .await;
+    }
     // Many who want it at once share it all the same.
     let blob = format!("/v2/up/app/blobs/{}", digest(&image.layer));
     let before = relay.requests("GET /v2/app/blobs/");

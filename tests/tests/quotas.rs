@@ -11,7 +11,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 async fn limited(storage: Value) -> (System, Api) {
-    let mut all = json!({"gcAnyDelay": true, "gcDelay": "1s", "gcInterval": "1s"});
+    // What no manifest names counts as well, until it is collected: not in the middle of a test.
+    let mut all = json!({"gcAnyDelay": true, "gcDelay": "1h", "gcInterval": "1s"});
     all.as_object_mut().unwrap().extend(storage.as_object().unwrap().clone());
     let system = System::start(Setup { storage: all, ..Setup::default() }).await;
     let (key, _) = system.signed_in("alice").await.make_key("a").await;
@@ -97,6 +98,13 @@ async fn what_does_not_fit_is_refused_at_every_turn_and_deleting_gives_room_back
     let usage: Value = api.get("/v2/_berth/usage/team/a").await.json().await.unwrap();
     assert_eq!(usage["quotas"][0]["tags"]["used"], json!(3), "{usage}");
     // A page says it, and the counters.
+    let text = api.get("/metrics").await.text().await.unwrap();
+    for (what, value) in
+        [("used_bytes", sums.unwrap().0), ("limit_bytes", 100_000), ("used_tags", 3), ("limit_tags", 3)]
+    {
+        let line = format!("berth_registry_quota{{repositories=\"team/**\",what=\"{what}\"}} {value}");
+        assert!(text.lines().any(|own| own == line), "{line} is not in {text}");
+    }
     let page = system.signed_in("alice").await.get("/repository/team/a").await.text().await.unwrap();
     assert!(page.contains("Quota of") && page.contains("nearly full"), "{page}");
     system.registry.prints("a quota is nearly used up").await;
@@ -105,6 +113,8 @@ async fn what_does_not_fit_is_refused_at_every_turn_and_deleting_gives_room_back
     system.registry.kill();
     system.restart_registry().await;
     wait_for("the count", async || (used(&api, "team/a").await == Some((before, false))).then_some(())).await;
+    system.configure(|config| config["storage"]["gcDelay"] = json!("1s"));
+    system.restart_registry().await;
     // What is deleted and collected gives room.
     for (repository, target) in [("team/a", digest(&image.manifest)), ("team/b", digest(&image.manifest))] {
         let deleted = api.delete(&format!("/v2/{repository}/manifests/{target}")).await;
@@ -155,7 +165,7 @@ async fn many_pushes_at_once_never_go_beyond_a_quota_and_docker_says_why() {
 
 #[tokio::test]
 async fn there_are_no_more_repositories_than_there_may_be() {
-    let (_system, api) = limited(json!({"maxRepos": 2})).await;
+    let (_system, api) = limited(json!({"maxRepos": 2, "gcDelay": "1s"})).await;
     for repository in ["a", "b"] {
         api.must_push(repository, "1", &Image::new(1, 100)).await;
     }

@@ -13,6 +13,8 @@ use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
 async fn keeping(retention: Value, immutable: Value) -> (System, Api) {
     let storage = json!({"gcAnyDelay": true, "gcDelay": "1s", "gcInterval": "1s", "retention": retention,
@@ -208,6 +210,43 @@ async fn rules_that_cannot_be_meant_are_named() {
         std::fs::write(&path, json!({"storage": all, "sidecar": {}}).to_string()).unwrap();
         let verified = run(Command::new(binary("berth-registry")).arg("verify").arg(&path));
         assert!(!verified.success && verified.printed.contains(problem), "{problem}: {}", verified.printed);
+    }
+}
+
+/// What docker made before there were OCI's types is kept and goes by the same rules, with what it is made of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_of_docker_s_own_types_are_kept_and_go_as_others_do() {
+    let policy = json!({"repositories": ["**"], "keepTags": [{"mostRecentlyPushedCount": 1}]});
+    let (mut system, api) = keeping(json!({"policies": []}), Value::Null).await;
+    let (old, new) = (Image::new(1, 1000), Image::new(2, 1000));
+    let mut digests = Vec::new();
+    for (tag, image) in [("v1", &old), ("v2", &new)] {
+        api.must_push("oci", tag, image).await;
+        for blob in [&image.layer, &image.config] {
+            assert!(api.push_blob("docker", blob).await.unwrap().status().is_success());
+        }
+        let mut manifest: Value = serde_json::from_slice(&image.manifest).unwrap();
+        manifest["mediaType"] = json!(DOCKER_MANIFEST);
+        let child = push(&api, "docker", &digest(manifest.to_string().as_bytes()), &manifest).await;
+        let list = json!({"schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": [
+            {"mediaType": DOCKER_MANIFEST, "digest": child, "size": manifest.to_string().len(),
+             "platform": {"architecture": "amd64", "os": "linux"}}]});
+        let list = push(&api, "docker", tag, &list).await;
+        digests.push([child, list]);
+    }
+    system.configure(|config| config["storage"]["retention"] = json!({"delay": "1s", "policies": [policy]}));
+    system.restart_registry().await;
+    let status = async |reference: &str| api.get(&format!("/v2/docker/manifests/{reference}")).await.status();
+    for gone in &digests[0] {
+        wait_for("the older to go", async || (status(gone).await == StatusCode::NOT_FOUND).then_some(())).await;
+    }
+    wait_for("the others", async || (tags(&api, "oci").await == ["v2"]).then_some(())).await;
+    assert_eq!(tags(&api, "docker").await, ["v2"]);
+    for kept in &digests[1] {
+        assert_eq!(status(kept).await, StatusCode::OK);
+    }
+    for blob in [&new.layer, &new.config] {
+        assert_eq!(api.get(&format!("/v2/docker/blobs/{}", digest(blob))).await.status(), StatusCode::OK);
     }
 }
 

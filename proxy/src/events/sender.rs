@@ -319,3 +319,42 @@ async fn with_manifest(registry: &Registry, event: &Announcement) -> Result<Stri
     data["manifest"] = text.into();
     Ok(data.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_taken(wait: Option<u64>) -> Result<(), NotTaken> {
+        Err(NotTaken { why: "it answers 503".to_owned(), wait: wait.map(Duration::from_secs) })
+    }
+
+    #[test]
+    fn waits_double_up_to_a_minute_and_are_not_all_alike() {
+        for (failures, longest) in [(1, 2), (2, 4), (5, 32), (6, 60), (1000, 60)] {
+            let longest = Duration::from_secs(longest);
+            let waits: HashSet<Duration> = (0..100).map(|_| backoff(failures)).collect();
+            assert!(waits.iter().all(|wait| (longest / 2..=longest).contains(wait)), "{failures}: {waits:?}");
+            assert!(waits.len() > 1, "{failures}: {waits:?}");
+        }
+    }
+
+    #[test]
+    fn one_repository_waits_alone_and_all_wait_when_many_fail() {
+        let mut waits = Waits::default();
+        waits.note("s", "a".to_owned(), not_taken(None));
+        assert_eq!((waits.but(&HashSet::new()), waits.places()), (vec!["a".to_owned()], SEND_CONCURRENCY));
+        // As long as the receiver asks for, and no longer than some minutes.
+        for (asked, least, most) in [(120, 119, 120), (1_000_000, 299, 300)] {
+            waits.note("s", "b".to_owned(), not_taken(Some(asked)));
+            let left = waits.streams["b"].0.duration_since(Instant::now());
+            assert!((Duration::from_secs(least)..=Duration::from_secs(most)).contains(&left), "{left:?}");
+        }
+        for n in 0..MAX_FAILURES {
+            waits.note("s", n.to_string(), not_taken(None));
+        }
+        assert_eq!(waits.places(), 0);
+        // One that is taken ends that.
+        waits.note("s", "0".to_owned(), Ok(()));
+        assert_eq!(waits.places(), SEND_CONCURRENCY);
+    }
+}
