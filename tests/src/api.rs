@@ -1,5 +1,7 @@
 //! The distribution API by hand: a client that shows one credential, and shows the test every answer.
 
+use std::time::{Duration, Instant};
+
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header, redirect::Policy};
 use serde_json::{Value, json};
 
@@ -157,12 +159,19 @@ impl Api {
         self.push_manifest(repository, tag, &image.manifest).await
     }
 
-    /// Pushes an image that must be taken.
+    /// Pushes an image that must be taken. Tests keep garbage for a second: if that passes before the manifest names the blobs, they
+    /// may be gone, and are pushed again, as clients do it.
     ///
     /// # Panics
-    /// If it isn't.
+    /// If it isn't taken.
     pub async fn must_push(&self, repository: &str, tag: &str, image: &Image) {
-        let answer = self.push(repository, tag, image).await.expect("an answer");
+        let answer = loop {
+            let began = Instant::now();
+            let answer = self.push(repository, tag, image).await.expect("an answer");
+            if answer.status() != StatusCode::NOT_FOUND || began.elapsed() < Duration::from_secs(1) {
+                break answer;
+            }
+        };
         let status = answer.status();
         assert_eq!(status, StatusCode::CREATED, "{}", answer.text().await.unwrap_or_default());
     }

@@ -121,13 +121,21 @@ const PORTS: u16 = 12_000;
 ///
 /// # Panics
 /// After a minute, with `what`.
-pub async fn wait_for<T>(what: &str, mut there: impl AsyncFnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_mins(1);
+pub async fn wait_for<T>(what: &str, there: impl AsyncFnMut() -> Option<T>) -> T {
+    wait_within(Duration::from_mins(1), what, there).await
+}
+
+/// The same, for another time.
+///
+/// # Panics
+/// After that, with `what`.
+pub async fn wait_within<T>(limit: Duration, what: &str, mut there: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
     loop {
         if let Some(value) = there().await {
             return value;
         }
-        assert!(Instant::now() < end, "waited a minute for {what}");
+        assert!(Instant::now() < end, "waited {limit:?} for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -94,7 +94,8 @@ async fn somebody_signs_in_with_a_browser_makes_a_key_and_signs_out() {
     assert!(browser.text().await.contains("Your groups: dev"));
 
     browser.click(By::LinkText("Keys")).await;
-    browser.driver.find(By::Name("label")).await.unwrap().send_keys("laptop").await.unwrap();
+    let label = browser.driver.query(By::Name("label")).first().await.unwrap();
+    label.send_keys("laptop").await.unwrap();
     browser.click(By::XPath("//button[text()='Make a key']")).await;
     let key = browser.driver.query(By::Id("new-key")).first().await.unwrap().text().await.unwrap();
     let api = Api::basic(&system.url, "alice", &key);

@@ -290,7 +290,7 @@ async fn the_registry_takes_over_what_it_can_on_sighup_and_names_the_rest() {
     system.registry.prints("storage.gcInterval: is a text that can't be read as that").await;
     system.registry.prints("what was goes on").await;
     system.configure(|config| {
-        config["storage"]["gcInterval"] = json!("1s");
+        config["storage"]["gcInterval"] = json!("3s");
         config["storage"]["rootDirectory"] = json!("/elsewhere");
     });
     hang_up();

@@ -10,7 +10,7 @@ use berth_tests::{
     images::Image,
     person::Person,
     process::{free_port, wait_for},
-    system::binary,
+    system::{answers, binary},
     tools::{self, must, run},
 };
 use reqwest::{Method, StatusCode};
@@ -245,6 +245,7 @@ async fn the_compose_file_signs_people_in_and_lets_ci_push() {
 
     // A browser knows authentik.localhost; here it is looked up.
     let provider: std::net::IpAddr = project.address("server").parse().unwrap();
+    answers(&format!("http://{provider}:9000/application/o/berth/.well-known/openid-configuration")).await;
     let client = reqwest::Client::builder().resolve("authentik.localhost", (provider, 9000).into());
     let alice = Person::with(&url, client);
     let page = alice.sign_in("alice", "alice").await.text().await.unwrap();
@@ -409,6 +410,9 @@ async fn the_compose_file_with_tls_signs_people_in_behind_caddy() {
         asking.get(format!("{url}/readyz")).send().await.ok()?.status().is_success().then_some(())
     })
     .await;
+    let discovery = format!("https://{authentik_host}/application/o/berth/.well-known/openid-configuration");
+    wait_for("the provider", async || asking.get(&discovery).send().await.ok()?.status().is_success().then_some(()))
+        .await;
     let alice = Person::with(&url, client());
     let page = alice.sign_in("alice", "alice").await.text().await.unwrap();
     assert!(page.contains("Signed in as alice"), "{page}");

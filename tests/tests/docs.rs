@@ -50,7 +50,8 @@ fn the_quick_start_leads_to_a_pushed_image() {
     Image::new(1, 10_000).write_layout(&folder.path().join("image"), "1");
     let script = blocks(&document("quickstart.md"), "runs").join("\n");
     assert!(script.matches("berth-").count() > 6, "{script}");
-    let script = script.replace("8080", &free_port().to_string()).replace("5000", &free_port().to_string());
+    let upstream = format!("127.0.0.1:{}\"", free_port());
+    let script = script.replace("8080", &free_port().to_string()).replace("127.0.0.1:5000\"", &upstream);
     let printed = follow(folder.path(), &format!("trap 'kill $(jobs -p); wait' EXIT\n{script}"), &[]);
     assert!(printed.contains("\"Tags\": [\n        \"1\"\n    ]"), "{printed}");
     assert!(printed.contains("yes: http.accessControl.repositories.**.policies[0]"), "{printed}");

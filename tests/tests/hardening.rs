@@ -627,6 +627,9 @@ async fn a_pull_writes_nothing_into_the_database() {
         let metadata = |name: &str| std::fs::metadata(system.folder.join(name)).and_then(|m| m.modified()).ok();
         (metadata("proxy.db"), metadata("proxy.db-wal"))
     };
+    // What was used is written down now and then: that has just been.
+    let pushed = written();
+    wait_for("uses to be written", async || (written() != pushed).then_some(())).await;
     let before = written();
     for _ in 0..100 {
         assert_eq!(api.get(&format!("/v2/r/blobs/{}", digest(&image.layer))).await.status(), StatusCode::OK);

@@ -315,7 +315,8 @@ async fn a_database_that_goes_away_in_the_middle_of_a_synchronization_leaves_not
         assert_eq!(pusher.get(&format!("/Users/{id}")).await["active"], json!(true));
     }
     for n in 0..60 {
-        push(n).await.unwrap();
+        // A database that has just begun may be slow.
+        wait_for("a user", async || push(n).await.ok()).await;
     }
     assert_eq!((members().await.len(), pusher.get("/Users?count=0").await["totalResults"].clone()), (60, json!(60)));
 }
@@ -336,7 +337,9 @@ async fn one_replica_sends_events_and_another_goes_on_when_it_is_killed() {
         api.must_push("r", &format!("t{n}"), &image).await;
     }
     receiver.get("image.updated", |event| event.data["reference"] == json!("t19")).await;
-    let order: Vec<Value> = receiver.received().iter().map(|event| event.data["reference"].clone()).collect();
+    let mut order: Vec<Value> = receiver.received().iter().map(|event| event.data["reference"].clone()).collect();
+    // One may be told twice, if the answer took long.
+    order.dedup();
     assert_eq!(order, (0..20).map(|n| json!(format!("t{n}"))).collect::<Vec<_>>());
     // Whichever of them sends, and whatever it was about to do.
     replicas.system.proxy.kill();

@@ -353,8 +353,8 @@ impl Everything {
         let began = Instant::now();
         let left: Vec<_> = self.names().into_iter().filter(|name| !ended.contains(name)).collect();
         loop {
-            let open = self.open().await;
             let took = began.elapsed();
+            let open = self.open().await;
             if open == left {
                 return;
             }

@@ -156,7 +156,7 @@ async fn a_refusal_comes_before_the_body_is_read() {
 
 #[tokio::test]
 async fn a_push_goes_on_to_its_manifest_when_its_token_has_run_out() {
-    let sidecar = json!({"tokenLifetime": "1s"});
+    let sidecar = json!({"tokenLifetime": "3s"});
     let system = System::start(Setup { sidecar, ..Setup::default() }).await;
     let person = system.signed_in("alice").await;
     let (key, id) = person.make_key("a").await;

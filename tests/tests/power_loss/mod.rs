@@ -262,7 +262,7 @@ async fn record(folder: &Path) -> Option<(String, Vec<Done>)> {
     let strace = find("strace")?;
     let (port, config, trace) = (free_port(), folder.join("config.json"), folder.join("trace"));
     let storage =
-        json!({"rootDirectory": folder.join("store"), "gcAnyDelay": true, "gcDelay": "50ms", "gcInterval": "1s"});
+        json!({"rootDirectory": folder.join("store"), "gcAnyDelay": true, "gcDelay": "2s", "gcInterval": "1s"});
     let text = json!({"storage": storage, "sidecar": {"upstream": format!("http://127.0.0.1:{port}")}});
     fs::write(&config, text.to_string()).unwrap();
     let calls = "open,openat,creat,write,writev,sendto,sendmsg,ftruncate,mkdir,mkdirat,rename,renameat,renameat2,unlink,\

@@ -216,6 +216,9 @@ struct Flushed {
     good: u64,
     /// The number of the last one that failed.
     failed: u64,
+    /// How many have come to wait.
+    #[cfg(test)]
+    waited: u64,
 }
 
 impl Flushes {
@@ -224,6 +227,10 @@ impl Flushes {
         let mut state = lock(&self.state);
         // What is running may have looked before our name was there.
         let ours = state.begun + 1;
+        #[cfg(test)]
+        {
+            state.waited += u64::from(state.running);
+        }
         while state.running {
             state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
             if state.good >= ours {
@@ -300,8 +307,9 @@ mod tests {
                 .map(|_| {
                     scope.spawn(|| {
                         let flush = || {
-                            // All the others wait by now, or will ask for a flush of their own.
-                            std::thread::sleep(std::time::Duration::from_millis(50));
+                            while lock(&flushes.state).waited < 7 {
+                                std::thread::yield_now();
+                            }
                             match calls.fetch_add(1, Ordering::SeqCst) {
                                 0 => Ok(()),
                                 _ => Err(io::Error::other("no")),
