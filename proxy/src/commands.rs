@@ -30,7 +30,7 @@ use crate::{
     events::read_notices,
     gateway::Gateway,
     readiness::{Wanted, readiness},
-    reload::{self, Shown},
+    reload::{self, Shown, Watched},
     secrets::RootKey,
     store::{Standing, Store, back_up},
     tls::{self, Certificate},
@@ -47,7 +47,9 @@ const MAX_H2_SENT_BYTES: usize = 64 * 1024;
 
 /// `berth-proxy serve`
 pub fn serve(path: &Path) -> Result<(), String> {
+    let mut watched = Watched::new(path);
     let (config, warnings) = Config::read(path).map_err(|problems| problems.to_string())?;
+    watched.follow(&config);
     config.log.start(&QUIET, &warnings)?;
     // First, so that it is told by its key before anything is opened.
     let socket = connections::bind(config.listen).map_err(|e| {
@@ -117,7 +119,7 @@ pub fn serve(path: &Path) -> Result<(), String> {
     server.add_service(Door::new(socket, proxy, acceptor.transpose()?, Arc::clone(&connections), metrics));
     tracing::info!("listening on {address} for {}, in front of {}", config.external_url.join(""), config.upstream);
     let shown = Shown { certificate, clients };
-    runtime.spawn(reload::keep_reloading(Arc::clone(&app), path.to_owned(), config, shown, hangups));
+    runtime.spawn(reload::keep_reloading(Arc::clone(&app), watched, config, shown, hangups));
     let stop = StopSignal { app: Arc::clone(&app), connections, drain_timeout };
     server.run(RunArgs { shutdown_signal: Box::new(stop) });
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    iter,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -40,53 +41,76 @@ impl Shown {
 /// When files were changed, and how long they are.
 type Seen = HashMap<PathBuf, Option<(SystemTime, u64)>>;
 
-fn look(files: &[PathBuf]) -> Seen {
+fn look<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Seen {
     let seen = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     };
-    files.iter().map(|path| (path.clone(), seen(path))).collect()
+    files.into_iter().map(|path| (path.clone(), seen(path))).collect()
 }
 
-/// Looks at files that were read just now: those that were seen before they were read are as they were then, so that what was
-/// written in between is read, too.
-fn look_after(files: &[PathBuf], before: &Seen) -> Seen {
-    let known = before.iter().filter(|(path, _)| files.contains(path)).map(|(path, seen)| (path.clone(), *seen));
-    look(files).into_iter().chain(known).collect()
+/// The files that are looked at, and how they were when they were last read.
+pub struct Watched {
+    path: PathBuf,
+    files: Seen,
+    certificates: Seen,
+}
+
+impl Watched {
+    /// The configuration file, before it is read.
+    pub fn new(path: &Path) -> Self {
+        let path = path.to_owned();
+        Self { files: look([&path]), certificates: Seen::new(), path }
+    }
+
+    /// What the configuration names, before that is read. What was looked at already stays as it was seen then, so that what
+    /// was written while it was read is read, too.
+    pub fn follow(&mut self, config: &Config) {
+        let stay = |now: Seen, before: &Seen| -> Seen {
+            now.into_iter()
+                .map(|(path, seen)| {
+                    let seen = before.get(&path).copied().unwrap_or(seen);
+                    (path, seen)
+                })
+                .collect()
+        };
+        let certificates =
+            config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key].into_iter().chain(&tls.client_authorities));
+        self.files = stay(look(iter::once(&self.path).chain(&config.watched)), &self.files);
+        self.certificates = stay(look(certificates), &self.certificates);
+    }
+
+    /// Whether the configuration, and whether certificates have changed since this was last asked.
+    fn have_changed(&mut self) -> (bool, bool) {
+        let changed = |seen: &mut Seen| {
+            let now = look(seen.keys());
+            let is_changed = now != *seen;
+            *seen = now;
+            is_changed
+        };
+        (changed(&mut self.files), changed(&mut self.certificates))
+    }
 }
 
 /// Reloads for as long as the process runs.
-pub async fn keep_reloading(app: Arc<App>, path: PathBuf, first: Config, shown: Shown, mut hangups: Signal) {
-    let tls_of = |config: &Config| {
-        let tls = config.tls.iter();
-        let tls = tls.flat_map(|tls| [&tls.certificate, &tls.key].into_iter().chain(&tls.client_authorities));
-        tls.cloned().collect::<Vec<PathBuf>>()
-    };
-    let mut tls = tls_of(&first);
-    let files_of = |config: &Config| [vec![path.clone()], config.watched.clone()].concat();
-    let mut files = files_of(&first);
-    let (mut seen, mut seen_tls) = (look(&files), look(&tls));
+pub async fn keep_reloading(app: Arc<App>, mut watched: Watched, first: Config, shown: Shown, mut hangups: Signal) {
     loop {
         let asked = tokio::select! {
             _ = hangups.recv() => true,
             () = tokio::time::sleep(POLL_INTERVAL) => false,
         };
-        let (now, now_tls) = (look(&files), look(&tls));
         if asked {
             reopen_log();
             app.audit.reopen();
         }
-        if asked || now_tls != seen_tls {
+        let (is_changed, are_renewed) = watched.have_changed();
+        if asked || are_renewed {
             shown.read_again();
         }
-        seen_tls = now_tls;
-        if !asked && now == seen {
-            continue;
-        }
-        seen = now;
-        if let Some(config) = reload(&app, &path, &first) {
-            (files, tls) = (files_of(&config), tls_of(&config));
-            (seen, seen_tls) = (look_after(&files, &seen), look_after(&tls, &seen_tls));
+        if (asked || is_changed)
+            && let Some(config) = reload(&app, &watched.path, &first)
+        {
+            watched.follow(&config);
         }
     }
 }
@@ -123,4 +147,36 @@ fn reload(app: &App, path: &Path, running: &Config) -> Option<Config> {
         }
     }
     Some(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_while_it_is_read_is_seen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let passwords = file("htpasswd", "");
+        let text = serde_json::json!({"http": {"address": "127.0.0.1", "port": "0", "auth": {"htpasswd": {"path": passwords}}},
+            "storage": {"rootDirectory": folder.path()}, "sidecar": {}});
+        let path = file("config.json", &text.to_string());
+        let mut watched = Watched::new(&path);
+        let (config, _) = Config::read(&path).unwrap_or_else(|problems| panic!("{problems}"));
+        file("config.json", &format!("{text} "));
+        watched.follow(&config);
+        assert_eq!(watched.have_changed(), (true, false));
+        assert_eq!(watched.have_changed(), (false, false));
+        // And what it names.
+        file("htpasswd", "dave:x");
+        watched.follow(&config);
+        assert_eq!(watched.have_changed(), (true, false));
+        std::fs::remove_file(&passwords).expect("removed");
+        assert_eq!(watched.have_changed(), (true, false));
+        assert_eq!(watched.have_changed(), (false, false));
+    }
 }
