@@ -167,19 +167,25 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.within(sqlx::query("SELECT 1").execute(&self.pool)).await?;
-        Ok(())
+        // Who asks how we are waits for no disk.
+        answer_within(QUERY_TIMEOUT, sqlx::query("SELECT 1").execute(&self.pool)).await.map(drop)
     }
 
     /// What a query gives, if the database answers in time.
     async fn within<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-        let limit = if self.is_exclusive { FILE_TIMEOUT } else { QUERY_TIMEOUT };
-        let late = |_| {
-            let message = format!("it takes longer than {} s to answer", limit.as_secs());
-            sqlx::Error::from(io::Error::new(io::ErrorKind::TimedOut, message))
-        };
-        Ok(tokio::time::timeout(limit, query).await.map_err(late)??)
+        answer_within(if self.is_exclusive { FILE_TIMEOUT } else { QUERY_TIMEOUT }, query).await
     }
+}
+
+async fn answer_within<T>(
+    limit: Duration,
+    query: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    let late = |_| {
+        let message = format!("it takes longer than {} s to answer", limit.as_secs());
+        sqlx::Error::from(io::Error::new(io::ErrorKind::TimedOut, message))
+    };
+    Ok(tokio::time::timeout(limit, query).await.map_err(late)??)
 }
 
 /// Makes a database file that only its owner reads, and its folder, or takes the rights of others away. SQLite makes the

@@ -52,6 +52,9 @@ impl Usage {
 
     async fn write_now(&self, store: &Store) -> Result<(), sqlx::Error> {
         let (keys, sessions) = (taken(&self.keys), taken(&self.sessions));
+        if keys.is_empty() && sessions.is_empty() {
+            return Ok(());
+        }
         // One flush for all.
         let mut transaction = store.begin().await?;
         for (id, (at, client)) in keys {
