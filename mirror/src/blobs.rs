@@ -64,7 +64,7 @@ impl Blobs {
         let key = (repository.clone(), digest.clone());
         let starting = {
             let mut running = self.running();
-            // Whoever found that it isn't there wrote that down before it ran no longer.
+            // A transfer that found nothing notes that before it leaves `running`: one of the two is seen here.
             if let Some(missing) = self.missing.get(&key) {
                 return Err(missing);
             }

@@ -125,10 +125,10 @@ pub async fn wait_for<T>(what: &str, there: impl AsyncFnMut() -> Option<T>) -> T
     wait_within(Duration::from_mins(1), what, there).await
 }
 
-/// The same, for another time.
+/// Waits like [`wait_for`], for as long as `limit`.
 ///
 /// # Panics
-/// After that, with `what`.
+/// After `limit`, with `what`.
 pub async fn wait_within<T>(limit: Duration, what: &str, mut there: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {

@@ -102,7 +102,7 @@ async fn pushing_and_collecting_at_once_loses_nothing() {
                 let began = Instant::now();
                 let answer = api.push(&repository, "tag", &image).await.unwrap();
                 if answer.status() == StatusCode::NOT_FOUND && began.elapsed() >= Duration::from_secs(1) {
-                    continue; // Nobody was told for how long its blobs are kept.
+                    continue; // It took longer than its blobs are kept.
                 }
                 assert_eq!(answer.status(), StatusCode::CREATED, "{}", answer.text().await.unwrap());
                 let manifest = api.get(&format!("/v2/{repository}/manifests/tag")).await;

@@ -173,7 +173,8 @@ async fn withstands(system: &System, kind: Kind, key: &str) {
     })
     .await;
     let (began, mut asked) = (Instant::now(), 0);
-    let kept = trusting().local_address("127.0.0.2".parse::<IpAddr>().unwrap()).build().unwrap();
+    let kept = trusting().local_address("127.0.0.2".parse::<IpAddr>().unwrap()).timeout(Duration::from_secs(30));
+    let kept = kept.build().unwrap();
     while began.elapsed() < EACH || asked <= 20 {
         for client in [&elsewhere(), &kept] {
             let answer = client.get(format!("{}/v2/", system.url)).basic_auth("alice", Some(key)).send().await;
@@ -182,6 +183,7 @@ async fn withstands(system: &System, kind: Kind, key: &str) {
             asked += 1;
         }
     }
+    assert!(began.elapsed() < 4 * EACH, "{asked} requests in {:?}", began.elapsed());
     over.store(true, Ordering::Relaxed);
     attack.shutdown().await;
     assert!(opened.load(Ordering::Relaxed) > HOSTILE, "nobody was ever shown out");
@@ -235,7 +237,8 @@ async fn a_mebibyte_of_headers_on_each_of_1500_connections_costs_little_and_is_g
             }
             // The headers never end; the answer is there all the same.
             let mut answer = vec![0; 12];
-            let _ = tokio::time::timeout(Duration::from_secs(30), stream.read_exact(&mut answer)).await;
+            let answered = tokio::time::timeout(Duration::from_secs(60), stream.read_exact(&mut answer)).await;
+            let _ = answered.expect("an answer, or the end");
             (String::from_utf8_lossy(&answer).into_owned(), stream)
         });
     }
@@ -250,7 +253,7 @@ async fn a_mebibyte_of_headers_on_each_of_1500_connections_costs_little_and_is_g
         held.push(stream);
         highest = highest.max(system.proxy.memory() / 1024);
     }
-    assert!(refused > 100, "{refused}");
+    assert!(refused > 750, "{refused}");
     assert!(highest < 150, "{highest} MiB");
     drop(held);
     wait_for("the memory to be given back", async || (system.proxy.memory() < 100 * 1024).then_some(())).await;

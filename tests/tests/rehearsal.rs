@@ -397,7 +397,7 @@ async fn revoke(seen: Arc<Seen>, person: Arc<Person>, url: String, pods: Vec<Str
         let at = Instant::now();
         for api in &apis {
             let mut refused = false;
-            while !refused && at.elapsed() < REVOKED_WITHIN * 3 {
+            while !refused && at.elapsed() < REVOKED_WITHIN * 4 {
                 let asked = Instant::now();
                 match api.request(reqwest::Method::GET, "/v2/").send().await {
                     Ok(answer) if answer.status() == StatusCode::OK => {

@@ -19,6 +19,10 @@ const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+
 async fn keeping(retention: Value, immutable: Value) -> (System, Api) {
     let storage = json!({"gcAnyDelay": true, "gcDelay": "1s", "gcInterval": "1s", "retention": retention,
         "immutableTags": immutable});
+    storing(storage).await
+}
+
+async fn storing(storage: Value) -> (System, Api) {
     let system = System::start(Setup { storage, ..Setup::default() }).await;
     let (key, _) = system.signed_in("alice").await.make_key("a").await;
     let api = Api::basic(&system.url, "alice", &key);
@@ -217,7 +221,8 @@ async fn rules_that_cannot_be_meant_are_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn images_of_docker_s_own_types_are_kept_and_go_as_others_do() {
     let policy = json!({"repositories": ["**"], "keepTags": [{"mostRecentlyPushedCount": 1}]});
-    let (mut system, api) = keeping(json!({"policies": []}), Value::Null).await;
+    let storage = json!({"gcAnyDelay": true, "gcDelay": "1h", "gcInterval": "1s"});
+    let (mut system, api) = storing(storage).await;
     let (old, new) = (Image::new(1, 1000), Image::new(2, 1000));
     let mut digests = Vec::new();
     for (tag, image) in [("v1", &old), ("v2", &new)] {
@@ -234,7 +239,10 @@ async fn images_of_docker_s_own_types_are_kept_and_go_as_others_do() {
         let list = push(&api, "docker", tag, &list).await;
         digests.push([child, list]);
     }
-    system.configure(|config| config["storage"]["retention"] = json!({"delay": "1s", "policies": [policy]}));
+    system.configure(|config| {
+        config["storage"]["gcDelay"] = json!("1s");
+        config["storage"]["retention"] = json!({"delay": "1s", "policies": [policy]});
+    });
     system.restart_registry().await;
     let status = async |reference: &str| api.get(&format!("/v2/docker/manifests/{reference}")).await.status();
     for gone in &digests[0] {
