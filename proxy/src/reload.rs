@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    iter,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -38,54 +37,52 @@ impl Shown {
     }
 }
 
-/// When files were changed, and how long they are.
-type Seen = HashMap<PathBuf, Option<(SystemTime, u64)>>;
+/// When a file was changed, and how long it is; nothing, if it isn't there.
+type Seen = Option<(SystemTime, u64)>;
 
-fn look<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Seen {
-    let seen = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
-    };
-    files.into_iter().map(|path| (path.clone(), seen(path))).collect()
+fn look(path: &Path) -> Seen {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
 }
 
-/// The files that are looked at, and how they were when they were last read.
+/// The files that are looked at, and how they were seen last.
 pub struct Watched {
     path: PathBuf,
-    files: Seen,
-    certificates: Seen,
+    files: HashMap<PathBuf, Seen>,
+    certificates: HashMap<PathBuf, Seen>,
 }
 
 impl Watched {
     /// The configuration file, before it is read.
     pub fn new(path: &Path) -> Self {
-        let path = path.to_owned();
-        Self { files: look([&path]), certificates: Seen::new(), path }
+        let files = HashMap::from([(path.to_owned(), look(path))]);
+        Self { path: path.to_owned(), files, certificates: HashMap::new() }
     }
 
-    /// What the configuration names, before that is read. What was looked at already stays as it was seen then, so that what
-    /// was written while it was read is read, too.
+    /// Looks at what the configuration names from now on. What was looked at already stays as it was seen then: what was written
+    /// while it was read is read, too.
     pub fn follow(&mut self, config: &Config) {
-        let stay = |now: Seen, before: &Seen| -> Seen {
-            now.into_iter()
-                .map(|(path, seen)| {
-                    let seen = before.get(&path).copied().unwrap_or(seen);
-                    (path, seen)
-                })
-                .collect()
-        };
-        let certificates =
-            config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key].into_iter().chain(&tls.client_authorities));
-        self.files = stay(look(iter::once(&self.path).chain(&config.watched)), &self.files);
-        self.certificates = stay(look(certificates), &self.certificates);
+        self.files.retain(|path, _| *path == self.path || config.watched.contains(path));
+        for path in &config.watched {
+            self.files.entry(path.clone()).or_insert_with(|| look(path));
+        }
+        // Those of before are shown until a restart, and may be renewed.
+        if let Some(tls) = &config.tls {
+            for path in [&tls.certificate, &tls.key].into_iter().chain(&tls.client_authorities) {
+                self.certificates.entry(path.clone()).or_insert_with(|| look(path));
+            }
+        }
     }
 
     /// Whether the configuration, and whether certificates have changed since this was last asked.
     fn have_changed(&mut self) -> (bool, bool) {
-        let changed = |seen: &mut Seen| {
-            let now = look(seen.keys());
-            let is_changed = now != *seen;
-            *seen = now;
+        let changed = |files: &mut HashMap<PathBuf, Seen>| {
+            let mut is_changed = false;
+            for (path, seen) in files {
+                let now = look(path);
+                is_changed |= now != *seen;
+                *seen = now;
+            }
             is_changed
         };
         (changed(&mut self.files), changed(&mut self.certificates))
@@ -151,6 +148,8 @@ fn reload(app: &App, path: &Path, running: &Config) -> Option<Config> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -161,22 +160,34 @@ mod tests {
             std::fs::write(&path, text).expect("written");
             path
         };
-        let passwords = file("htpasswd", "");
-        let text = serde_json::json!({"http": {"address": "127.0.0.1", "port": "0", "auth": {"htpasswd": {"path": passwords}}},
-            "storage": {"rootDirectory": folder.path()}, "sidecar": {}});
-        let path = file("config.json", &text.to_string());
+        let (passwords, certificate) = (file("htpasswd", ""), file("cert.pem", ""));
+        let text = |tls: Value| {
+            let http = json!({"address": "127.0.0.1", "port": "0", "externalUrl": "https://localhost", "tls": tls,
+                "auth": {"htpasswd": {"path": passwords}}});
+            json!({"http": http, "storage": {"rootDirectory": folder.path()}, "sidecar": {}}).to_string()
+        };
+        let with_tls = text(json!({"cert": certificate, "key": certificate}));
+        let path = file("config.json", &with_tls);
+        let read = || Config::read(&path).unwrap_or_else(|problems| panic!("{problems}")).0;
         let mut watched = Watched::new(&path);
-        let (config, _) = Config::read(&path).unwrap_or_else(|problems| panic!("{problems}"));
-        file("config.json", &format!("{text} "));
+        let config = read();
+        file("config.json", &format!("{with_tls} "));
         watched.follow(&config);
         assert_eq!(watched.have_changed(), (true, false));
         assert_eq!(watched.have_changed(), (false, false));
         // And what it names.
         file("htpasswd", "dave:x");
+        file("cert.pem", "renewed");
         watched.follow(&config);
-        assert_eq!(watched.have_changed(), (true, false));
+        assert_eq!(watched.have_changed(), (true, true));
         std::fs::remove_file(&passwords).expect("removed");
         assert_eq!(watched.have_changed(), (true, false));
-        assert_eq!(watched.have_changed(), (false, false));
+        // A certificate that the file names no more is shown until a restart.
+        file("htpasswd", "");
+        file("config.json", &text(Value::Null));
+        assert_eq!(watched.have_changed(), (true, false));
+        watched.follow(&read());
+        file("cert.pem", "renewed once more");
+        assert_eq!(watched.have_changed(), (false, true));
     }
 }

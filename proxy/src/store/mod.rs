@@ -167,7 +167,7 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        // Who asks how we are waits for no disk.
+        // Who asks how we are hears it soon, also while the disk is busy.
         answer_within(QUERY_TIMEOUT, sqlx::query("SELECT 1").execute(&self.pool)).await.map(drop)
     }
 
