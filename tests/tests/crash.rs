@@ -93,18 +93,20 @@ async fn what_the_registry_acknowledged_survives_kill_9_in_the_middle_of_everyth
             })
             .collect();
         // Some pushes have been acknowledged; where the others are differs from round to round. In every fourth round
-        // garbage has been looked for, too.
+        // garbage has been collected, and is again about then.
         let uploads = system.folder.join("registry/uploads");
         let tags = system.folder.join("registry/repositories/r/_tags");
-        let before = std::fs::read_dir(&tags).map_or(0, Iterator::count);
-        let more = usize::try_from(round % 5).unwrap();
         let collections = || system.registry.printed().matches("garbage was collected").count();
-        let collected_before = collections();
+        let collected = collections();
+        if round % 4 == 3 {
+            wait_for("a collection", async || (collections() > collected).then_some(())).await;
+        }
+        let before = std::fs::read_dir(&tags).map_or(0, Iterator::count);
+        let more = if round % 4 == 3 { 20 } else { usize::try_from(round % 5).unwrap() };
         wait_for("some pushes", async || {
             let now = std::fs::read_dir(&tags).map_or(0, Iterator::count);
             let in_flight = std::fs::read_dir(&uploads).map_or(0, Iterator::count);
-            let is_collected = round % 4 < 3 || collections() > collected_before;
-            (now > before + more && in_flight > 0 && is_collected).then_some(())
+            (now > before + more && in_flight > 0).then_some(())
         })
         .await;
         system.registry.kill();
