@@ -3,7 +3,7 @@
 //   PORT=9400 RP=http://localhost:8080 node provider.mjs
 //
 // alice and bob sign in with their names as passwords. With CERT and KEY, PEM files, it serves https.
-import { generateKeyPairSync } from 'node:crypto';
+import { createPrivateKey, generateKeyPairSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import * as http from 'node:http';
 import * as https from 'node:https';
@@ -14,7 +14,12 @@ const origin = `${CERT ? 'https' : 'http'}://localhost:${PORT}`;
 const base = '/application/o/berth/';
 
 const users = { alice: ['dev'], bob: ['ops'] };
-const key = (type, options, kid) => ({ ...generateKeyPairSync(type, options).privateKey.export({ format: 'jwk' }), use: 'sig', kid });
+// By way of PEM: to export a generated key as JWK may wait for itself for ever, if garbage is collected just then (Node 20).
+const encodings = { privateKeyEncoding: { type: 'pkcs8', format: 'pem' }, publicKeyEncoding: { type: 'spki', format: 'pem' } };
+const key = (type, options, kid) => {
+  const { privateKey } = generateKeyPairSync(type, { ...options, ...encodings });
+  return { ...createPrivateKey(privateKey).export({ format: 'jwk' }), use: 'sig', kid };
+};
 
 const provider = new Provider(`${origin}${base}`, {
   clients: [{

@@ -11,7 +11,7 @@ use aws_lc_rs::hmac;
 use berth_tests::{
     api::{Api, Credential},
     images::{Image, MANIFEST, digest},
-    process::wait_for,
+    process::{wait_for, wait_within},
     receiver::{Mode, Received, Receiver},
     system::{Setup, System, binary},
     tools::run,
@@ -472,7 +472,10 @@ async fn all_told(receiver: &Receiver, acknowledged: &[(String, String)], what: 
 
 /// Waits until so many were told.
 async fn told(receiver: &Receiver, count: usize) {
-    wait_for("some to be told", async || (receiver.received().len() >= count).then_some(())).await;
+    wait_within(Duration::from_mins(10), "some to be told", async || {
+        (receiver.received().len() >= count).then_some(())
+    })
+    .await;
 }
 
 fn told_of(event: &Received) -> (String, String) {
